@@ -1,0 +1,71 @@
+"""The border with torch: device, dtype, array to tensor and back."""
+
+import numpy as np
+
+
+def resolve_device(device=None):
+    """Return the ``torch.device`` to compute on.
+
+    Parameters
+    ----------
+    device : None, str or torch.device
+        ``None`` takes the first of CUDA, MPS and CPU that this machine has.
+
+    Returns
+    -------
+    torch.device
+
+    Raises
+    ------
+    ValueError
+        If `device` names no device that torch knows, or one this machine lacks.
+    """
+    import torch
+
+    if device is None:
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        if torch.backends.mps.is_available():
+            return torch.device("mps")
+        return torch.device("cpu")
+    try:
+        resolved = torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(
+            f"device={device!r} is not a torch device; pass None, 'cpu', 'cuda', "
+            "'cuda:0' or 'mps'."
+        ) from error
+    present = {
+        "cpu": True,
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+    }.get(resolved.type, True)
+    if not present:
+        raise ValueError(
+            f"device={device!r} was asked for, but torch finds no {resolved.type} "
+            "device on this machine; pass device=None to take what there is."
+        )
+    return resolved
+
+
+def to_tensor(array, *, device, dtype=None):
+    """Copy `array` to a tensor on `device`.
+
+    The copy is deliberate: ``torch.from_numpy`` warns on read-only memory maps and
+    raises on negative strides, and a solver must never write into a caller's data.
+    MPS has no float64, so float64 arrays become float32 there.
+    """
+    import torch
+
+    if dtype is None:
+        dtype = torch.from_numpy(np.empty(0, dtype=np.asarray(array).dtype)).dtype
+    if torch.device(device).type == "mps" and dtype == torch.float64:
+        dtype = torch.float32
+    copied = np.array(array, order="C", copy=True, subok=False)
+    return torch.from_numpy(copied).to(device=device, dtype=dtype)
+
+
+def to_numpy(tensor, *, dtype=None):
+    """Return `tensor` as a NumPy array in memory of its own."""
+    array = tensor.detach().cpu().numpy()
+    return np.array(array, dtype=dtype, copy=True)
