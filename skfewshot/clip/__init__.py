@@ -1,0 +1,39 @@
+"""Images and class names in, embeddings out: everything that touches a CLIP model."""
+
+import importlib
+
+_PUBLIC = {
+    "CLIPFeaturizer": "featurizer",
+    "DEFAULT_PROMPT_TEMPLATES": "prompts",
+    "EmbeddingArray": "embedding",
+    "EncoderIdentity": "embedding",
+    "ImageReadError": "images",
+    "WeightsDownloadError": "sources",
+    "clear_model_cache": "models",
+    "encoder_of": "embedding",
+    "tiny_model_path": "sources",
+}
+
+__all__ = [
+    "DEFAULT_PROMPT_TEMPLATES",
+    "CLIPFeaturizer",
+    "EmbeddingArray",
+    "EncoderIdentity",
+    "ImageReadError",
+    "WeightsDownloadError",
+    "clear_model_cache",
+    "encoder_of",
+    "tiny_model_path",
+]
+
+
+def __getattr__(name):
+    # Resolved at first use, so that one part does not wait for the imports of another.
+    if name in _PUBLIC:
+        module = importlib.import_module(f"skfewshot.clip.{_PUBLIC[name]}")
+        return getattr(module, name)
+    raise AttributeError(f"module 'skfewshot.clip' has no attribute {name!r}")
+
+
+def __dir__():
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,482 @@
+"""The transformer from images to embeddings on a frozen CLIP model."""
+
+import os
+import warnings
+from contextlib import nullcontext
+from numbers import Integral
+
+import numpy as np
+from sklearn.base import (
+    BaseEstimator,
+    ClassNamePrefixFeaturesOutMixin,
+    TransformerMixin,
+)
+from sklearn.callback import CallbackSupportMixin
+
+from skfewshot._sklearn import (
+    Interval,
+    StrOptions,
+    _fit_context,
+    _get_output_config,
+)
+from skfewshot._torch import resolve_device
+from skfewshot.clip.dense import DENSE_MODES, embed_tokens
+from skfewshot.clip.embedding import EmbeddingArray
+from skfewshot.clip.images import as_image_sequence
+from skfewshot.clip.models import load_clip
+from skfewshot.clip.prompts import check_names, check_templates, fill_templates
+from skfewshot.clip.streaming import Preprocessor, stream_batches
+
+_INDEXES_SHOWN = 20
+
+
+class CLIPFeaturizer(
+    ClassNamePrefixFeaturesOutMixin,
+    CallbackSupportMixin,
+    TransformerMixin,
+    BaseEstimator,
+):
+    """Embed images, and class names, with a frozen CLIP model of open_clip.
+
+    Images and texts land in one space, so that the cosine between an image and a class
+    name says how well they fit. Nothing is trained: :meth:`transform`,
+    :meth:`encode_text` and :meth:`encode_classes` work without :meth:`fit`, which only
+    checks the parameters and notes the encoder. The weights are kept in a cache that
+    all featurizers of the process share, never in the estimator.
+
+    Parameters
+    ----------
+    model_name : str, default="ViT-B-32"
+        A built-in model of open_clip (``open_clip.list_models()``); ``"tiny"``, the
+        small model that this package ships for demos, tests and teaching;
+        ``"local-dir:PATH"``, a folder with `open_clip_config.json` and weights; or
+        ``"hf-hub:ORG/REPO"``. The last three bring their weights along, and
+        `pretrained` is ignored.
+    pretrained : str, os.PathLike or None, default="laion2b_s34b_b79k"
+        The weights: one of open_clip's tags, which is downloaded when first used; a
+        safetensors or PyTorch file (of which only tensors are loaded, no code); or
+        ``"local-dir:PATH"``, whose architecture then replaces that of `model_name`.
+        ``None`` is refused where it would mean random weights.
+    output : {"embedding", "tokens"}, default="embedding"
+        One embedding an image, or the global embedding followed by one for each patch.
+    dense_mode : {"self-self", "self-self-residual", "value", "value-residual", \
+            "plain"}, default="value"
+        How the last attention makes patch tokens, for ``output="tokens"``:
+        ``"value"``, each token keeps to its own value; ``"self-self"``, it attends to
+        tokens like itself (mean of query-query, key-key and value-value attention);
+        ``"plain"``, the ordinary tokens, whose similarity to text can be inverted. The
+        first two leave out the last block's residual and MLP, unless they end in
+        ``"-residual"``. See Notes.
+    batch_size : int, default=64
+        Images, or texts, in one pass of the model. Memory beyond the output does not
+        grow with the number of images.
+    device : str or None, default=None
+        Where the model runs; ``None`` takes the first of CUDA, MPS and CPU there is.
+    precision : {"auto", "fp32", "fp16", "bf16"}, default="auto"
+        The number format of the weights. ``"auto"`` is fp16 on CUDA and fp32 elsewhere;
+        fp16 needs CUDA, bf16 CUDA or the CPU. The output is float32 always.
+    num_workers : int, default=0
+        Threads that decode and resize images while the model runs; 0 decodes in the
+        caller's thread.
+    prompt_templates : "default", str, callable or sequence of str or callable, \
+            default="default"
+        Texts with ``{}`` in the place of the class name, or functions from a name to a
+        text, for :meth:`encode_classes`. ``"default"`` is
+        `skfewshot.clip.DEFAULT_PROMPT_TEMPLATES`.
+    on_error : {"raise", "nan"}, default="raise"
+        What to do about an image that is missing or cannot be read: raise
+        :class:`ImageReadError` with its index and path, or warn and give NaN.
+
+    Attributes
+    ----------
+    encoder_ : EncoderIdentity
+        Which weights were loaded in :meth:`fit`. Others are refused from then on.
+    embedding_dim_ : int
+        d, the width of the embeddings.
+    logit_scale_ : float
+        The model's own inverse temperature s of ``softmax(s * cosine)``.
+    device_ : torch.device
+        Where the model runs, resolved when asked for: a fitted featurizer may move to
+        a machine with another device.
+
+    See Also
+    --------
+    skfewshot.classifiers.CMMClassifier : Learns from a few embeddings a class.
+    clear_model_cache : Frees the memory of the cached models.
+
+    Notes
+    -----
+    Preprocessing (resize, crop, mean and standard deviation) is open_clip's own for the
+    model. A tag that was trained with the QuickGELU activation gets it, also under the
+    plain name of the model, where open_clip only warns.
+
+    A progress bar set by :meth:`set_callbacks`, on the featurizer or on its pipeline,
+    moves with every batch of :meth:`fit_transform`. Scikit-learn's callbacks belong to
+    fitting, so :meth:`transform` reports to callbacks only if they were set on the
+    featurizer itself.
+
+    Embeddings know their encoder (:class:`EmbeddingArray`) unless `set_output` asks
+    for a data frame.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skfewshot.clip import CLIPFeaturizer
+    >>> images = np.zeros((3, 64, 64, 3), dtype=np.uint8)
+    >>> images[1, 16:48, 16:48] = [200, 30, 30]
+    >>> featurizer = CLIPFeaturizer("tiny")
+    >>> X = featurizer.fit_transform(images)
+    >>> X.shape == (3, featurizer.embedding_dim_)
+    True
+    >>> T = featurizer.encode_classes(["star", "ring"])
+    >>> (X @ T.T).shape
+    (3, 2)
+    """
+
+    _parameter_constraints: dict = {  # noqa: RUF012
+        "model_name": [str],
+        "pretrained": [str, os.PathLike, None],
+        "output": [StrOptions({"embedding", "tokens"})],
+        "dense_mode": [StrOptions(set(DENSE_MODES))],
+        "batch_size": [Interval(Integral, 1, None, closed="left")],
+        "device": [str, None],
+        "precision": [StrOptions({"auto", "fp32", "fp16", "bf16"})],
+        "num_workers": [Interval(Integral, 0, None, closed="left")],
+        "prompt_templates": [str, callable, "array-like"],
+        "on_error": [StrOptions({"raise", "nan"})],
+    }
+
+    def __init__(
+        self,
+        model_name="ViT-B-32",
+        pretrained="laion2b_s34b_b79k",
+        *,
+        output="embedding",
+        dense_mode="value",
+        batch_size=64,
+        device=None,
+        precision="auto",
+        num_workers=0,
+        prompt_templates="default",
+        on_error="raise",
+    ):
+        self.model_name = model_name
+        self.pretrained = pretrained
+        self.output = output
+        self.dense_mode = dense_mode
+        self.batch_size = batch_size
+        self.device = device
+        self.precision = precision
+        self.num_workers = num_workers
+        self.prompt_templates = prompt_templates
+        self.on_error = on_error
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def fit(self, X, y=None):
+        """Check the parameters and X, load the model and note which one it is.
+
+        Parameters
+        ----------
+        X : sequence of images
+            See :meth:`transform`. The images themselves are not read.
+        y : ignored
+
+        Returns
+        -------
+        self : CLIPFeaturizer
+        """
+        context = self._init_callback_context()
+        context.call_on_fit_task_begin(estimator=self, X=X, y=y)
+        as_image_sequence(X)
+        self._note_encoder()
+        context.call_on_fit_task_end(estimator=self, X=X, y=y)
+        return self
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def fit_transform(self, X, y=None):
+        """Fit, and embed the images once.
+
+        Parameters
+        ----------
+        X : sequence of images
+            See :meth:`transform`.
+        y : ignored
+
+        Returns
+        -------
+        EmbeddingArray
+            See :meth:`transform`.
+        """
+        images = as_image_sequence(X)
+        context = self._init_callback_context(max_subtasks=self._n_batches(images))
+        context.call_on_fit_task_begin(estimator=self, X=X, y=y)
+        self._note_encoder()
+        embeddings = self._embed(images, context)
+        context.call_on_fit_task_end(estimator=self, X=X, y=y)
+        return embeddings
+
+    def transform(self, X):
+        """Embed images.
+
+        Parameters
+        ----------
+        X : sequence of images
+            A list, tuple or 1-D array of PIL images, paths or uint8 arrays (H, W, 3); a
+            uint8 array (n, H, W, 3); or a pandas or polars column of paths. Grey,
+            palette, transparent (laid on white), CMYK, 16-bit and EXIF-rotated images
+            come out right, and arrays may be grey, (H, W) or (H, W, 1), or have a
+            fourth channel of opacity.
+
+        Returns
+        -------
+        EmbeddingArray of float32
+            Of shape (n, d), with rows of length one; for ``output="tokens"`` of shape
+            (n, 1 + K, d), where row 0 is the global embedding and the K patches follow
+            in reading order, all of length one.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If X is not a sequence of images.
+        ImageReadError
+            If an image cannot be read, under ``on_error="raise"``. A ValueError.
+        WeightsDownloadError
+            If the weights had to be downloaded, and that failed. A ConnectionError.
+        """
+        self._validate_params()
+        images = as_image_sequence(X)
+        if not getattr(self, "_skl_callbacks", None):
+            return self._embed(images)
+        return self._embed_with_callbacks(images)
+
+    def encode_text(self, texts):
+        """Embed texts as they are.
+
+        Parameters
+        ----------
+        texts : sequence of str
+            Longer ones than the model's context (77 tokens for CLIP) are cut off.
+
+        Returns
+        -------
+        EmbeddingArray of float32 of shape (n, d)
+            Rows have length one.
+
+        Examples
+        --------
+        >>> from skfewshot.clip import CLIPFeaturizer
+        >>> T = CLIPFeaturizer("tiny").encode_text(["a red star", "a blue ring"])
+        >>> float(T[0] @ T[0]).__round__(3)
+        1.0
+        """
+        self._validate_params()
+        texts = check_names(texts, "texts")
+        clip = self.load()
+        return EmbeddingArray(self._encode(texts, clip), clip.identity)
+
+    def encode_classes(self, names, prompt_templates=None):
+        """Embed class names, each as the mean over the prompt templates.
+
+        Parameters
+        ----------
+        names : sequence of str
+            Taken as they are: write "polar bear", not "polar_bear".
+        prompt_templates : str, callable, sequence or None, default=None
+            As the parameter of the estimator, which ``None`` takes.
+
+        Returns
+        -------
+        EmbeddingArray of float32 of shape (C, d)
+            The mean of the normalised embeddings of a name's prompts, normalised again.
+
+        Raises
+        ------
+        TypeError
+            If a name is not a str.
+        ValueError
+            If a template lacks the place for the name.
+        """
+        self._validate_params()
+        if prompt_templates is None:
+            prompt_templates = self.prompt_templates
+        templates = check_templates(prompt_templates)
+        names = check_names(names)
+        texts = fill_templates(templates, names)
+        clip = self.load()
+        encoded = self._encode(texts, clip).reshape(len(names), len(templates), -1)
+        return EmbeddingArray(_unit_rows(encoded.mean(axis=1)), clip.identity)
+
+    def load(self):
+        """Load the model, or find it in the cache.
+
+        Returns
+        -------
+        CLIPModel
+            With `model` (open_clip's, shared: not to be changed), `preprocess`,
+            `tokenizer`, `device` and `identity`.
+
+        Raises
+        ------
+        ValueError
+            If the featurizer was fitted with other weights than those that load now.
+        """
+        clip = load_clip(
+            self.model_name,
+            self.pretrained,
+            device=self.device_,
+            precision=self.precision,
+        )
+        fitted = getattr(self, "encoder_", None)
+        if fitted is not None and fitted != clip.identity:
+            raise ValueError(
+                f"This featurizer was fitted with {fitted}, but now {clip.identity} "
+                "loads: the parameters or the weights have changed. Fit it again."
+            )
+        return clip
+
+    @property
+    def device_(self):
+        """torch.device: where the model runs, resolved now."""
+        return resolve_device(self.device)
+
+    @property
+    def _n_features_out(self):
+        return self.embedding_dim_
+
+    def _note_encoder(self):
+        self.__dict__.pop("encoder_", None)
+        check_templates(self.prompt_templates)
+        self.encoder_ = self.load().identity
+        self.embedding_dim_ = self.encoder_.embedding_dim
+        self.logit_scale_ = self.encoder_.logit_scale
+
+    def _n_batches(self, images):
+        return -(-len(images) // self.batch_size)
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def _embed_with_callbacks(self, images):
+        context = self._init_callback_context(
+            task_name="transform", max_subtasks=self._n_batches(images)
+        )
+        context.call_on_fit_task_begin(estimator=self)
+        embeddings = self._embed(images, context)
+        context.call_on_fit_task_end(estimator=self)
+        return embeddings
+
+    def _embed(self, images, context=None):
+        """Embed images batch by batch into memory taken once."""
+        import torch
+
+        if self.output == "tokens" and self._wants_frame():
+            raise ValueError(
+                "output='tokens' gives a 3-D array, which no data frame can hold; use "
+                "set_output(transform='default') or output='embedding'."
+            )
+        clip = self.load()
+        preprocessor = Preprocessor(clip.preprocess)
+        batches = stream_batches(
+            images,
+            preprocessor,
+            size=_input_size(clip.model),
+            batch_size=self.batch_size,
+            num_workers=self.num_workers,
+            on_error=self.on_error,
+        )
+        embeddings, unread = None, []
+        for batch in batches:
+            with _task(context, self), torch.inference_mode():
+                inputs = preprocessor.to_input(batch.pixels, clip.device, clip.dtype)
+                rows = _normalize(self._forward(clip.model, inputs))
+            if embeddings is None:
+                shape = (len(images), *rows.shape[1:])
+                embeddings = np.empty(shape, dtype=np.float32)
+            embeddings[batch.start : batch.start + len(rows)] = rows
+            unread.extend(batch.errors)
+        for error in unread:
+            embeddings[error.index] = np.nan
+        _warn_of(unread)
+        return EmbeddingArray(embeddings, clip.identity)
+
+    def _forward(self, model, inputs):
+        if self.output == "tokens":
+            return embed_tokens(model, inputs, self.dense_mode)
+        return model.encode_image(inputs)
+
+    def _wants_frame(self):
+        return _get_output_config("transform", self)["dense"] != "default"
+
+    def _encode(self, texts, clip):
+        """Embed texts batch by batch; return a plain array of unit rows."""
+        import torch
+
+        parts = []
+        for start in range(0, len(texts), self.batch_size):
+            tokens = clip.tokenizer(texts[start : start + self.batch_size])
+            with torch.inference_mode():
+                encoded = clip.model.encode_text(tokens.to(clip.device))
+                parts.append(_normalize(encoded))
+        return np.concatenate(parts)
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.requires_fit = False
+        tags.input_tags.one_d_array = True
+        tags.input_tags.two_d_array = False
+        tags.input_tags.string = True
+        tags.transformer_tags.preserves_dtype = []
+        return tags
+
+
+def _input_size(model):
+    """Return the height and width of the images that the model takes."""
+    size = model.visual.image_size
+    return (size, size) if isinstance(size, int) else tuple(size)
+
+
+def _normalize(rows):
+    """Scale rows to length one in float32; return an array."""
+    import torch
+
+    return torch.nn.functional.normalize(rows.float(), dim=-1).cpu().numpy()
+
+
+def _unit_rows(rows):
+    return rows / np.linalg.norm(rows, axis=-1, keepdims=True)
+
+
+def _task(context, estimator):
+    """Report the batch computed within as a subtask, if anyone listens."""
+    if context is None:
+        return nullcontext()
+    return _Subtask(context, estimator)
+
+
+class _Subtask:
+    """Calls the callbacks at the beginning and the end of a batch."""
+
+    def __init__(self, context, estimator):
+        self._context = context.subcontext(task_name="batch")
+        self._estimator = estimator
+
+    def __enter__(self):
+        self._context.call_on_fit_task_begin(estimator=self._estimator)
+
+    def __exit__(self, error_type, error, traceback):
+        if error is None:
+            self._context.call_on_fit_task_end(estimator=self._estimator)
+
+
+def _warn_of(unread):
+    """Warn of the images that became NaN."""
+    if not unread:
+        return
+    indexes = [error.index for error in unread]
+    more = f" and {len(indexes) - _INDEXES_SHOWN} more" * (
+        len(indexes) > _INDEXES_SHOWN
+    )
+    warnings.warn(
+        f"{len(indexes)} images could not be read and are NaN, at the indexes "
+        f"{indexes[:_INDEXES_SHOWN]}{more} of X. The first: {unread[0]}",
+        UserWarning,
+        stacklevel=4,
+    )

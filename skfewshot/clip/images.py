@@ -1,0 +1,298 @@
+"""Reading one image, from whatever it comes as, to 8-bit RGB."""
+
+import os
+import threading
+
+import numpy as np
+
+_LONGEST_REPR = 80
+_EXIF_ORIENTATION = 0x0112
+
+# Loading a lazily opened PIL image twice at once corrupts it, and one image may stand
+# in X more than once.
+_load_lock = threading.Lock()
+
+
+class ImageReadError(ValueError):
+    """An image of X could not be read.
+
+    Attributes
+    ----------
+    index : int
+        Its position in X.
+    """
+
+    def __init__(self, message, index=None):
+        super().__init__(message)
+        self.index = index
+
+    def __reduce__(self):
+        return type(self), (self.args[0], self.index)
+
+
+def as_image_sequence(X):
+    """Check that X is a sequence of images and return one that indexes by position.
+
+    Parameters
+    ----------
+    X : sequence
+        PIL images, paths or HWC uint8 arrays in a list, tuple, 1-D array, pandas or
+        polars column (or data frame of one column); or a uint8 array (n, H, W, C).
+
+    Returns
+    -------
+    sequence
+        With ``len`` and integer indexing; the images themselves are not read.
+
+    Raises
+    ------
+    TypeError
+        If X is no sequence, or one image in place of a sequence.
+    ValueError
+        If X is empty or an array of another shape or dtype.
+    """
+    X = _column_of(X)
+    if isinstance(X, np.ndarray):
+        _check_array(X)
+        X = X[:, 0] if X.ndim == 2 else X
+    elif isinstance(X, str | bytes | os.PathLike) or _is_pil(X):
+        raise TypeError(
+            f"X is a single image, {_show(X)}; wanted is a sequence of images. "
+            "For one image pass [image]."
+        )
+    elif type(X).__module__.partition(".")[0] == "torch":
+        raise TypeError(
+            f"X is a {type(X).__name__} of torch; wanted are PIL images, paths or "
+            "uint8 arrays (H, W, 3). Pass X.permute(0, 2, 3, 1).numpy() for a uint8 "
+            "tensor (n, 3, H, W)."
+        )
+    elif isinstance(X, dict | set) or not (
+        hasattr(X, "__len__") and hasattr(X, "__getitem__")
+    ):
+        raise TypeError(
+            f"X is {_show(X)} of type {type(X).__name__}; wanted is a sequence (list, "
+            "tuple, array or column) of PIL images, paths or uint8 arrays (H, W, 3)."
+        )
+    if len(X) == 0:
+        raise ValueError(
+            "Found array with 0 sample(s): X is empty, while a minimum of 1 image is "
+            "required."
+        )
+    return X
+
+
+def read_image(item, index):
+    """Read one image as 8-bit RGB, the right way up.
+
+    Transparent parts are laid on white. 16-bit grey is scaled to 8 bits, not clipped.
+    32-bit and float grey, whose range is not stored, is taken to span 1 (floats only),
+    255 or 65535, whichever is the first to hold its values, or else its own range.
+
+    Parameters
+    ----------
+    item : PIL.Image.Image, str, os.PathLike or ndarray of uint8
+        Arrays are (H, W), (H, W, 1), (H, W, 3) or, with transparency, (H, W, 4).
+    index : int
+        Its position in X, for errors.
+
+    Returns
+    -------
+    PIL.Image.Image
+        Of mode RGB.
+
+    Raises
+    ------
+    ImageReadError
+        If the image is missing, broken or in an unknown format.
+    TypeError
+        If `item` is nothing that can hold an image.
+    """
+    if isinstance(item, np.ndarray) and item.ndim > 0:
+        return _from_array(item, index)
+    if isinstance(item, str | os.PathLike):
+        return _from_path(item, index)
+    if _is_pil(item):
+        return _from_pil(item, index)
+    if _is_missing(item):
+        raise ImageReadError(f"The image at index {index} of X is missing.", index)
+    raise TypeError(
+        f"The image at index {index} of X is {_show(item)} of type "
+        f"{type(item).__name__}; wanted is a PIL image, a path or a uint8 array "
+        "(H, W, 3)."
+    )
+
+
+def to_rgb(image):
+    """Turn a PIL image of any mode into an upright RGB one; the input stays as it is.
+
+    Parameters
+    ----------
+    image : PIL.Image.Image
+
+    Returns
+    -------
+    PIL.Image.Image
+    """
+    from PIL import Image, ImageOps
+
+    image.load()
+    if _is_turned(image):
+        image = ImageOps.exif_transpose(image)
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return image
+    if image.mode == "F" or image.mode.startswith("I"):
+        return Image.fromarray(_to_8_bits(image)).convert("RGB")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(white, image).convert("RGB")
+    return image.convert("RGB")
+
+
+def _is_turned(image):
+    """Say whether EXIF data ask for the image to be turned or mirrored."""
+    try:
+        return image.getexif().get(_EXIF_ORIENTATION, 1) != 1
+    except Exception:  # broken EXIF data do not make the pixels any worse
+        return False
+
+
+def _to_8_bits(image):
+    """Scale the grey values of a 16-bit, 32-bit or float image to [0, 255]."""
+    values = np.asarray(image).astype(np.float64)
+    if not np.isfinite(values).all():
+        raise ValueError("it has values that are not finite")
+    low, high = values.min(), values.max()
+    if image.mode.startswith("I;16"):
+        span = (0, 65535)
+    else:
+        tops = (1, 255, 65535) if image.mode == "F" else (255, 65535)
+        spans = [(0, top) for top in tops if low >= 0 and high <= top]
+        span = spans[0] if spans else (low, high)
+    scaled = (values - span[0]) * (255 / max(span[1] - span[0], 1e-12))
+    return np.rint(scaled).astype(np.uint8)
+
+
+def _from_path(path, index):
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            return to_rgb(image)
+    except MemoryError:
+        raise
+    except Exception as error:  # decoders raise nearly anything on broken files
+        raise ImageReadError(
+            f"The image at index {index} of X, {os.fspath(path)!r}, could not be "
+            f"read: {type(error).__name__}: {error}",
+            index,
+        ) from error
+
+
+def _from_pil(image, index):
+    from PIL import ImageFile
+
+    try:
+        if isinstance(image, ImageFile.ImageFile):
+            with _load_lock:
+                image.load()
+        return to_rgb(image)
+    except Exception as error:
+        name = getattr(image, "filename", "")
+        raise ImageReadError(
+            f"The image at index {index} of X, a PIL image"
+            f"{f' from {name!r}' if name else ''}, could not be read: "
+            f"{type(error).__name__}: {error}",
+            index,
+        ) from error
+
+
+def _from_array(array, index):
+    from PIL import Image
+
+    if array.dtype != np.uint8:
+        raise TypeError(
+            f"The image at index {index} of X is an array of {array.dtype}; wanted is "
+            "uint8, in [0, 255]. For floats in [0, 1] pass "
+            "(255 * image).round().astype('uint8')."
+        )
+    if array.ndim == 2:
+        array = array[..., None]
+    if array.ndim != 3 or array.shape[-1] not in (1, 3, 4):
+        hint = ""
+        if array.ndim == 3 and array.shape[0] in (1, 3, 4):
+            hint = " The channels come last: pass image.transpose(1, 2, 0)."
+        raise ValueError(
+            f"The image at index {index} of X is an array of shape {array.shape}; "
+            f"wanted is (H, W), (H, W, 1), (H, W, 3) or (H, W, 4).{hint}"
+        )
+    if array.size == 0:
+        raise ImageReadError(
+            f"The image at index {index} of X has no pixels: its shape is "
+            f"{array.shape}.",
+            index,
+        )
+    array = np.ascontiguousarray(array[..., 0] if array.shape[-1] == 1 else array)
+    return to_rgb(Image.fromarray(array))
+
+
+def _column_of(X):
+    """Return the column of a data frame, or the values of a pandas or polars column."""
+    if hasattr(X, "columns") and hasattr(X, "shape"):
+        if len(X.columns) != 1:
+            raise ValueError(
+                f"X is a data frame of {len(X.columns)} columns; wanted is one column "
+                "of paths. Pass X['path'], or put the featurizer in a "
+                "ColumnTransformer."
+            )
+        X = X[X.columns[0]]
+    if hasattr(X, "to_list") and hasattr(X, "dtype") and not isinstance(X, np.ndarray):
+        return X.to_list()
+    return X
+
+
+def _check_array(X):
+    """Check an array of images or of paths."""
+    if X.dtype == object or X.dtype.kind in "UT":
+        if X.ndim == 1 or (X.ndim == 2 and X.shape[1] == 1):
+            return
+        raise ValueError(
+            f"X is an array of {X.dtype} of shape {X.shape}; wanted is a 1-D array of "
+            "images or paths."
+        )
+    if X.dtype != np.uint8:
+        raise TypeError(
+            f"X is an array of {X.dtype}; wanted is a uint8 array (n, H, W, 3) with "
+            "values in [0, 255]. For floats in [0, 1] pass "
+            "(255 * X).round().astype('uint8')."
+        )
+    if X.ndim == 3:
+        raise ValueError(
+            f"X is one array of shape {X.shape}; wanted is (n, H, W, 3). For a single "
+            "image pass X[None], for n grey images X[..., None]."
+        )
+    if X.ndim != 4 or X.shape[-1] not in (1, 3, 4):
+        hint = ""
+        if X.ndim == 4 and X.shape[1] in (1, 3, 4):
+            hint = " The channels come last: pass X.transpose(0, 2, 3, 1)."
+        raise ValueError(
+            f"X is an array of shape {X.shape}; wanted is (n, H, W, 3).{hint}"
+        )
+
+
+def _is_pil(item):
+    from PIL import Image
+
+    return isinstance(item, Image.Image)
+
+
+def _is_missing(item):
+    """Say whether `item` is None, NaN or pandas' NA."""
+    if item is None or type(item).__name__ in ("NAType", "NaTType"):
+        return True
+    return isinstance(item, float | np.floating) and bool(np.isnan(item))
+
+
+def _show(item):
+    text = repr(item)
+    return text if len(text) <= _LONGEST_REPR else f"{text[:_LONGEST_REPR]}..."

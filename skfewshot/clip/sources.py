@@ -1,0 +1,276 @@
+"""From a model's name and weights to files on this machine, before torch is needed."""
+
+import difflib
+import json
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+#: The name of the model that this package ships.
+TINY = "tiny"
+
+_LOCAL_DIR, _HF_HUB = "local-dir:", "hf-hub:"
+_CONFIG, _WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
+_ENDINGS = ("*.safetensors", "*.bin", "*.pth")
+_PROBE_SECONDS = 5
+
+
+class WeightsDownloadError(ConnectionError):
+    """Weights had to be downloaded, and that failed."""
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """Where to load a model from.
+
+    Attributes
+    ----------
+    model_name, pretrained : str, str or None
+        What to give :class:`~skfewshot.clip.CLIPFeaturizer` to load the same model
+        from any working directory.
+    architecture : str
+        What to give ``open_clip.create_model``: a built-in name or ``local-dir:PATH``.
+    files : tuple of str
+        The weights file, first, and what else the model is loaded from.
+    preprocess : tuple of (str, object)
+        What the weights want of the preprocessing, over the architecture's own.
+    quick_gelu : bool
+        Whether the weights were trained with the QuickGELU activation.
+    tokenizer : str
+        What to give ``open_clip.get_tokenizer``.
+    """
+
+    model_name: str
+    pretrained: str | None
+    architecture: str
+    files: tuple
+    preprocess: tuple = field(default=(), compare=False)
+    quick_gelu: bool = False
+    tokenizer: str = ""
+
+
+def tiny_model_path():
+    """Return the folder of the model that this package ships.
+
+    Returns
+    -------
+    pathlib.Path
+        A folder in open_clip's ``local-dir:`` layout, with `open_clip_config.json` and
+        `open_clip_model.safetensors`.
+
+    Examples
+    --------
+    >>> from skfewshot.clip import tiny_model_path
+    >>> tiny_model_path().name
+    'tiny'
+    """
+    return Path(__file__).parent / TINY
+
+
+def find_source(model_name, pretrained):
+    """Find the files of a model; download them if they are not on this machine.
+
+    Parameters
+    ----------
+    model_name : str
+        A built-in name of open_clip, ``"tiny"``, ``"local-dir:PATH"`` or
+        ``"hf-hub:ORG/REPO"``. The last three bring their weights along.
+    pretrained : str, os.PathLike or None
+        A tag, a file, or ``"local-dir:PATH"``; ignored where the model brings its own.
+
+    Returns
+    -------
+    ModelSource
+
+    Raises
+    ------
+    ValueError
+        If the model or tag is unknown, or there are no weights to load.
+    FileNotFoundError
+        If a local file or folder does not exist.
+    WeightsDownloadError
+        If weights had to be downloaded, and that failed.
+    """
+    if pretrained is not None:
+        pretrained = os.fspath(pretrained)
+    if model_name == TINY:
+        return _from_folder(tiny_model_path(), TINY, None)
+    if model_name.startswith(_LOCAL_DIR):
+        folder = _absolute(model_name.removeprefix(_LOCAL_DIR))
+        return _from_folder(folder, f"{_LOCAL_DIR}{folder}", None)
+    if model_name.startswith(_HF_HUB):
+        return _from_hub(model_name)
+    if pretrained is not None and pretrained.startswith(_LOCAL_DIR):
+        folder = _absolute(pretrained.removeprefix(_LOCAL_DIR))
+        return _from_folder(folder, model_name, f"{_LOCAL_DIR}{folder}")
+    return _from_builtin(model_name, pretrained)
+
+
+def _absolute(path):
+    return Path(path).expanduser().absolute()
+
+
+def _from_folder(folder, model_name, pretrained):
+    """Check that an open_clip folder is complete: open_clip would only log it."""
+    if not folder.is_dir():
+        raise FileNotFoundError(
+            f"There is no folder {str(folder)!r}; a local-dir: model is a folder with "
+            f"{_CONFIG} and weights such as {_WEIGHTS}."
+        )
+    if not (folder / _CONFIG).is_file():
+        raise FileNotFoundError(
+            f"The folder {str(folder)!r} has no {_CONFIG}. To load a weights file into "
+            "one of open_clip's architectures, pass the file itself: "
+            "CLIPFeaturizer('ViT-B-32', pretrained='weights.safetensors')."
+        )
+    weights = [path for ending in _ENDINGS for path in sorted(folder.glob(ending))]
+    if not weights:
+        raise FileNotFoundError(
+            f"The folder {str(folder)!r} has a {_CONFIG} but no weights: the model "
+            f"would be random. Put a weights file such as {_WEIGHTS} beside it."
+        )
+    architecture = f"{_LOCAL_DIR}{folder}"
+    files = (*map(str, weights), str(folder / _CONFIG))
+    return ModelSource(
+        model_name, pretrained, architecture, files, tokenizer=architecture
+    )
+
+
+def _from_builtin(model_name, pretrained):
+    """Find the weights of one of open_clip's built-in architectures."""
+    import open_clip
+
+    name = model_name.replace("/", "-")
+    if name not in open_clip.list_models():
+        raise ValueError(
+            f"model_name={model_name!r} is not a model of open_clip"
+            f"{_near(name, open_clip.list_models())}. open_clip.list_models() lists "
+            f"them all; {TINY!r} is the model that this package ships."
+        )
+    tags = open_clip.list_pretrained_tags_by_model(name)
+    if pretrained is None:
+        raise ValueError(
+            f"pretrained=None would give {model_name!r} random weights. Pass one of "
+            f"its tags {tags}, the path of a weights file, or use the model "
+            f"{TINY!r}, which brings its weights along."
+        )
+    tag_config = open_clip.get_pretrained_cfg(name, pretrained)
+    if tag_config:
+        return ModelSource(
+            model_name,
+            pretrained,
+            name,
+            (_tag_weights(name, pretrained, tag_config),),
+            preprocess=tuple(tag_config.items()),
+            quick_gelu=bool(tag_config.get("quick_gelu", False)),
+            tokenizer=name,
+        )
+    path = _absolute(pretrained)
+    if path.is_file():
+        return ModelSource(model_name, str(path), name, (str(path),), tokenizer=name)
+    if path.suffix or os.sep in pretrained:
+        raise FileNotFoundError(
+            f"pretrained={pretrained!r} is no file and no tag of {model_name!r}, whose "
+            f"tags are {tags}."
+        )
+    raise ValueError(
+        f"pretrained={pretrained!r} is not a tag of {model_name!r}"
+        f"{_near(pretrained, tags)}. Its tags are {tags}; a weights file works too."
+    )
+
+
+def _near(name, known):
+    """Say which of `known` is meant, if any comes near."""
+    by_lower = {item.lower(): item for item in known}
+    near = difflib.get_close_matches(name.lower(), by_lower, n=3, cutoff=0.5)
+    return f" (did you mean {[by_lower[item] for item in near]}?)" if near else ""
+
+
+def _tag_weights(name, tag, tag_config):
+    """Return the file of a tag's weights, from the cache or downloaded."""
+    import open_clip
+
+    hub = tag_config.get("hf_hub", "")
+    if hub:
+        repo, _, file = hub.rpartition("/")
+        cached = _cached(repo, _candidates(file))
+        if cached is not None:
+            return cached
+        _require_hub(f"the weights {tag!r} of {name!r}", repo)
+    try:
+        return open_clip.download_pretrained(tag_config)
+    except Exception as error:
+        raise _download_error(f"the weights {tag!r} of {name!r}", hub, error) from error
+
+
+def _candidates(file):
+    """Return the file names that open_clip tries for a hub entry, in its order."""
+    file = file or "open_clip_pytorch_model.bin"
+    if file == "open_clip_pytorch_model.bin":
+        return [_WEIGHTS, "open_clip_pytorch_model.safetensors", file]
+    if file.endswith((".bin", ".pth")):
+        return [f"{file[:-4]}.safetensors", file]
+    return [file]
+
+
+def _from_hub(model_name):
+    """Find the files of a hub repository in open_clip's layout."""
+    from open_clip.pretrained import download_pretrained_from_hf
+
+    repo = model_name.removeprefix(_HF_HUB)
+    names = _candidates("")
+    config, weights = _cached(repo, [_CONFIG]), _cached(repo, names)
+    if config is None or weights is None:
+        _require_hub(f"the model {model_name!r}", repo)
+        try:
+            config = download_pretrained_from_hf(repo, filename=_CONFIG)
+            weights = download_pretrained_from_hf(repo)
+        except Exception as error:
+            raise _download_error(f"the model {model_name!r}", repo, error) from error
+    # Both lie in the folder of one revision, which open_clip loads without asking
+    # the hub again. Only the tokenizer of a text tower by transformers has to.
+    architecture = f"{_LOCAL_DIR}{Path(config).parent}"
+    text_config = json.loads(Path(config).read_text("utf-8"))["model_cfg"]["text_cfg"]
+    return ModelSource(
+        model_name,
+        None,
+        architecture,
+        (weights, config),
+        tokenizer=model_name if "hf_tokenizer_name" in text_config else architecture,
+    )
+
+
+def _cached(repo, names):
+    """Return the first of the files that is in the hub's cache, without asking it."""
+    from huggingface_hub import try_to_load_from_cache
+
+    for name in names:
+        found = try_to_load_from_cache(repo, name)
+        if isinstance(found, str):
+            return found
+    return None
+
+
+def _require_hub(what, repo):
+    """Raise at once if the hub cannot be reached: its client retries for a minute."""
+    from huggingface_hub import constants
+    from huggingface_hub.utils import get_session
+
+    try:
+        if constants.HF_HUB_OFFLINE:
+            raise ConnectionError("HF_HUB_OFFLINE is set")
+        get_session().head(constants.ENDPOINT, timeout=_PROBE_SECONDS)
+    except Exception as error:
+        raise _download_error(what, repo, error) from error
+
+
+def _download_error(what, repo, error):
+    """Say what to do without a download."""
+    where = f" from {repo!r}" if repo else ""
+    return WeightsDownloadError(
+        f"Could not download {what}{where}: {error}. Without the network, pass a file "
+        "that is on this machine, CLIPFeaturizer(model_name, "
+        "pretrained='/path/to/open_clip_model.safetensors') or "
+        "pretrained='local-dir:/path/to/folder', or use the small model that this "
+        f"package ships, CLIPFeaturizer({TINY!r})."
+    )
