@@ -1,8 +1,10 @@
-"""Embeddings that know which encoder made them, for as long as they stay in its space."""
+"""Embeddings that know which encoder made them while they stay in its space."""
 
 from dataclasses import dataclass, field
 
 import numpy as np
+
+from skfewshot.clip.array_functions import KEEPERS, WRITERS, forget, plain
 
 
 @dataclass(frozen=True)
@@ -252,11 +254,10 @@ class EmbeddingArray(np.ndarray):
 
     def __array_ufunc__(self, ufunc, method, *inputs, out=(), **kwargs):
         for written in (*out, *(inputs[:1] if method == "at" else ())):
-            if isinstance(written, EmbeddingArray):
-                written._forget()
+            forget(written)
         if out:
-            kwargs["out"] = _plain(out)
-        result = getattr(ufunc, method)(*_plain(inputs), **_plain(kwargs))
+            kwargs["out"] = plain(out)
+        result = getattr(ufunc, method)(*plain(inputs), **plain(kwargs))
         if not out or result is NotImplemented:
             return result
         if len(out) == 1:
@@ -267,15 +268,14 @@ class EmbeddingArray(np.ndarray):
         )
 
     def __array_function__(self, func, types, args, kwargs):
-        if func in _KEEPERS:
-            return _KEEPERS[func](*args, **kwargs)
+        if func in KEEPERS:
+            return KEEPERS[func](*args, **kwargs)
         out = kwargs.get("out")
-        if func in _WRITERS:
+        if func in WRITERS:
             out = args[0] if args else next(iter(kwargs.values()))
-        if isinstance(out, EmbeddingArray):
-            out._forget()
-        result = func(*_plain(args), **_plain(kwargs))
-        return out if out is not None and func not in _WRITERS else result
+        forget(out)
+        result = func(*plain(args), **plain(kwargs))
+        return out if out is not None and func not in WRITERS else result
 
 
 def encoder_of(X):
@@ -298,19 +298,8 @@ def _rebuild(array, encoder):
     return array if encoder is None else EmbeddingArray(array, encoder)
 
 
-def _plain(value):
-    """Replace the embedding arrays in an argument, however nested, by plain views."""
-    if isinstance(value, EmbeddingArray):
-        return np.asarray(value)
-    if type(value) in (list, tuple):
-        return type(value)(_plain(item) for item in value)
-    if type(value) is dict:
-        return {name: _plain(item) for name, item in value.items()}
-    return value
-
-
 def _leaves_last_axis(key, shape):
-    """Say whether indexing an array of `shape` with `key` leaves its last axis whole."""
+    """Say whether ``array[key]``, of `shape`, has the last axis whole and last."""
     keys = list(key) if isinstance(key, tuple) else [key]
     if not any(item is Ellipsis for item in keys):
         keys.append(Ellipsis)
@@ -333,116 +322,6 @@ def _leaves_last_axis(key, shape):
     return last[0].indices(shape[-1]) == (0, shape[-1], 1)
 
 
-def _is_inner(axis, ndim):
-    """Say whether `axis` is given and is not the last one."""
-    return axis is not None and axis % ndim != ndim - 1
-
-
-def _join(func, arrays, keeps, *args, **kwargs):
-    """Join arrays; keep the identity if all of them agree on it and `keeps`."""
-    arrays = list(arrays)
-    result = func([_plain(array) for array in arrays], *args, **_plain(kwargs))
-    out = kwargs.get("out")
-    if out is not None:
-        if isinstance(out, EmbeddingArray):
-            out._forget()
-        return out
-    encoder = encoder_of(arrays[0])
-    if not keeps or encoder is None:
-        return result
-    if any(encoder_of(array) != encoder for array in arrays):
-        return result
-    # `casting` and `dtype` can turn embeddings into whole numbers.
-    if not np.issubdtype(result.dtype, np.floating):
-        return result
-    return EmbeddingArray(result, encoder)
-
-
-def _concatenate(arrays, axis=0, out=None, **kwargs):
-    ndims = {np.ndim(array) for array in arrays}
-    keeps = len(ndims) == 1 and min(ndims) > 0 and _is_inner(axis, min(ndims))
-    return _join(np.concatenate, arrays, keeps, axis, out=out, **kwargs)
-
-
-def _stack(arrays, axis=0, out=None, **kwargs):
-    keeps = _is_inner(axis, np.ndim(arrays[0]) + 1)
-    return _join(np.stack, arrays, keeps, axis, out=out, **kwargs)
-
-
-def _vstack(tup, **kwargs):
-    return _join(np.vstack, tup, True, **kwargs)
-
-
-def _pick(func, array, arguments, axis, out=None):
-    """Call a function that picks slices along `axis` out of `array`."""
-    if out is not None:
-        if isinstance(out, EmbeddingArray):
-            out._forget()
-        func(*_plain(arguments), axis=axis, out=_plain(out))
-        return out
-    result = func(*_plain(arguments), axis=axis)
-    if not isinstance(array, EmbeddingArray) or not _is_inner(axis, array.ndim):
-        return result
-    return array._keep(result)
-
-
-def _take(a, indices, axis=None, out=None, mode="raise"):
-    def take(a, indices, **kwargs):
-        return np.take(a, indices, mode=mode, **kwargs)
-
-    return _pick(take, a, (a, indices), axis, out)
-
-
-def _repeat(a, repeats, axis=None):
-    return _pick(np.repeat, a, (a, repeats), axis)
-
-
-def _delete(arr, obj, axis=None):
-    return _pick(np.delete, arr, (arr, obj), axis)
-
-
-def _compress(condition, a, axis=None, out=None):
-    return _pick(np.compress, a, (condition, a), axis, out)
-
-
-def _array_split(ary, indices_or_sections, axis=0):
-    parts = np.array_split(_plain(ary), _plain(indices_or_sections), axis=axis)
-    return [ary._keep(part) for part in parts] if _is_inner(axis, ary.ndim) else parts
-
-
-def _split(ary, indices_or_sections, axis=0):
-    parts = np.split(_plain(ary), _plain(indices_or_sections), axis=axis)
-    return [ary._keep(part) for part in parts] if _is_inner(axis, ary.ndim) else parts
-
-
-def _copy(a, order="K", subok=False):
-    return a._keep(np.array(a, order=order, copy=True, subok=True))
-
-
-#: NumPy functions that pick, copy or join embeddings.
-_KEEPERS = {
-    np.array_split: _array_split,
-    np.compress: _compress,
-    np.concatenate: _concatenate,
-    np.copy: _copy,
-    np.delete: _delete,
-    np.repeat: _repeat,
-    np.split: _split,
-    np.stack: _stack,
-    np.take: _take,
-    np.vstack: _vstack,
-}
-
-#: NumPy functions that write into their first argument.
-_WRITERS = {
-    np.copyto,
-    np.fill_diagonal,
-    np.place,
-    np.put,
-    np.put_along_axis,
-    np.putmask,
-}
-
 #: Attributes whose assignment changes the layout or the values.
 _LAYOUT = {"dtype", "flat", "imag", "real", "shape", "strides"}
 
@@ -459,9 +338,8 @@ def _writing(name):
 def _leaving(name):
     def method(self, *args, **kwargs):
         out = kwargs.get("out")
-        if isinstance(out, EmbeddingArray):
-            out._forget()
-        result = getattr(np.asarray(self), name)(*_plain(args), **_plain(kwargs))
+        forget(out)
+        result = getattr(np.asarray(self), name)(*plain(args), **plain(kwargs))
         return result if out is None else out
 
     method.__name__, method.__doc__ = name, getattr(np.ndarray, name).__doc__

@@ -1,8 +1,8 @@
 """The transformer from images to embeddings on a frozen CLIP model."""
 
 import os
-import warnings
-from contextlib import nullcontext
+from contextlib import contextmanager
+from functools import partial
 from numbers import Integral
 
 import numpy as np
@@ -20,14 +20,12 @@ from skfewshot._sklearn import (
     _get_output_config,
 )
 from skfewshot._torch import resolve_device
-from skfewshot.clip.dense import DENSE_MODES, embed_tokens
+from skfewshot.clip.dense import DENSE_MODES
 from skfewshot.clip.embedding import EmbeddingArray
+from skfewshot.clip.encoding import embed_images, embed_texts
 from skfewshot.clip.images import as_image_sequence
 from skfewshot.clip.models import load_clip
 from skfewshot.clip.prompts import check_names, check_templates, fill_templates
-from skfewshot.clip.streaming import Preprocessor, stream_batches
-
-_INDEXES_SHOWN = 20
 
 
 class CLIPFeaturizer(
@@ -272,7 +270,8 @@ class CLIPFeaturizer(
         self._validate_params()
         texts = check_names(texts, "texts")
         clip = self.load()
-        return EmbeddingArray(self._encode(texts, clip), clip.identity)
+        encoded = embed_texts(clip, texts, batch_size=self.batch_size)
+        return EmbeddingArray(encoded, clip.identity)
 
     def encode_classes(self, names, prompt_templates=None):
         """Embed class names, each as the mean over the prompt templates.
@@ -303,8 +302,10 @@ class CLIPFeaturizer(
         names = check_names(names)
         texts = fill_templates(templates, names)
         clip = self.load()
-        encoded = self._encode(texts, clip).reshape(len(names), len(templates), -1)
-        return EmbeddingArray(_unit_rows(encoded.mean(axis=1)), clip.identity)
+        encoded = embed_texts(clip, texts, batch_size=self.batch_size)
+        means = encoded.reshape(len(names), len(templates), -1).mean(axis=1)
+        means /= np.linalg.norm(means, axis=1, keepdims=True)
+        return EmbeddingArray(means, clip.identity)
 
     def load(self):
         """Load the model, or find it in the cache.
@@ -364,58 +365,37 @@ class CLIPFeaturizer(
         return embeddings
 
     def _embed(self, images, context=None):
-        """Embed images batch by batch into memory taken once."""
-        import torch
-
+        """Embed images, each batch a subtask of `context`."""
         if self.output == "tokens" and self._wants_frame():
             raise ValueError(
                 "output='tokens' gives a 3-D array, which no data frame can hold; use "
                 "set_output(transform='default') or output='embedding'."
             )
         clip = self.load()
-        preprocessor = Preprocessor(clip.preprocess)
-        batches = stream_batches(
+        embeddings = embed_images(
+            clip,
             images,
-            preprocessor,
-            size=_input_size(clip.model),
+            dense_mode=self.dense_mode if self.output == "tokens" else None,
             batch_size=self.batch_size,
             num_workers=self.num_workers,
             on_error=self.on_error,
+            task=partial(self._batch_task, context),
         )
-        embeddings, unread = None, []
-        for batch in batches:
-            with _task(context, self), torch.inference_mode():
-                inputs = preprocessor.to_input(batch.pixels, clip.device, clip.dtype)
-                rows = _normalize(self._forward(clip.model, inputs))
-            if embeddings is None:
-                shape = (len(images), *rows.shape[1:])
-                embeddings = np.empty(shape, dtype=np.float32)
-            embeddings[batch.start : batch.start + len(rows)] = rows
-            unread.extend(batch.errors)
-        for error in unread:
-            embeddings[error.index] = np.nan
-        _warn_of(unread)
         return EmbeddingArray(embeddings, clip.identity)
 
-    def _forward(self, model, inputs):
-        if self.output == "tokens":
-            return embed_tokens(model, inputs, self.dense_mode)
-        return model.encode_image(inputs)
+    @contextmanager
+    def _batch_task(self, context):
+        """Tell the callbacks, if there are any, of the batch computed within."""
+        if context is None:
+            yield
+            return
+        subtask = context.subcontext(task_name="batch")
+        subtask.call_on_fit_task_begin(estimator=self)
+        yield
+        subtask.call_on_fit_task_end(estimator=self)
 
     def _wants_frame(self):
         return _get_output_config("transform", self)["dense"] != "default"
-
-    def _encode(self, texts, clip):
-        """Embed texts batch by batch; return a plain array of unit rows."""
-        import torch
-
-        parts = []
-        for start in range(0, len(texts), self.batch_size):
-            tokens = clip.tokenizer(texts[start : start + self.batch_size])
-            with torch.inference_mode():
-                encoded = clip.model.encode_text(tokens.to(clip.device))
-                parts.append(_normalize(encoded))
-        return np.concatenate(parts)
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
@@ -425,58 +405,3 @@ class CLIPFeaturizer(
         tags.input_tags.string = True
         tags.transformer_tags.preserves_dtype = []
         return tags
-
-
-def _input_size(model):
-    """Return the height and width of the images that the model takes."""
-    size = model.visual.image_size
-    return (size, size) if isinstance(size, int) else tuple(size)
-
-
-def _normalize(rows):
-    """Scale rows to length one in float32; return an array."""
-    import torch
-
-    return torch.nn.functional.normalize(rows.float(), dim=-1).cpu().numpy()
-
-
-def _unit_rows(rows):
-    return rows / np.linalg.norm(rows, axis=-1, keepdims=True)
-
-
-def _task(context, estimator):
-    """Report the batch computed within as a subtask, if anyone listens."""
-    if context is None:
-        return nullcontext()
-    return _Subtask(context, estimator)
-
-
-class _Subtask:
-    """Calls the callbacks at the beginning and the end of a batch."""
-
-    def __init__(self, context, estimator):
-        self._context = context.subcontext(task_name="batch")
-        self._estimator = estimator
-
-    def __enter__(self):
-        self._context.call_on_fit_task_begin(estimator=self._estimator)
-
-    def __exit__(self, error_type, error, traceback):
-        if error is None:
-            self._context.call_on_fit_task_end(estimator=self._estimator)
-
-
-def _warn_of(unread):
-    """Warn of the images that became NaN."""
-    if not unread:
-        return
-    indexes = [error.index for error in unread]
-    more = f" and {len(indexes) - _INDEXES_SHOWN} more" * (
-        len(indexes) > _INDEXES_SHOWN
-    )
-    warnings.warn(
-        f"{len(indexes)} images could not be read and are NaN, at the indexes "
-        f"{indexes[:_INDEXES_SHOWN]}{more} of X. The first: {unread[0]}",
-        UserWarning,
-        stacklevel=4,
-    )

@@ -54,6 +54,12 @@ class CLIPModel:
         self.preprocess = preprocess
         self._source = source
 
+    @property
+    def input_size(self):
+        """tuple of int: height and width of the images that the model takes."""
+        size = self.model.visual.image_size
+        return (size, size) if isinstance(size, int) else tuple(size)
+
     @cached_property
     def tokenizer(self):
         """callable: texts to a tensor of tokens; built when a text is first encoded."""
