@@ -22,7 +22,9 @@ class CMMSolution:
     Attributes
     ----------
     map : tensor of shape (d, d)
-        The map W = I + Delta; the mapped feature is ``norm(f W)``.
+        The map W = I + Delta; the mapped feature is ``norm(f W + intercept)``.
+    intercept : tensor of shape (d,)
+        Zeros unless fitted.
     text : tensor of shape (C, d)
         The refined text features T, *not* normalised: logits use ``norm(T)``.
     loss_curve : list of float
@@ -34,6 +36,7 @@ class CMMSolution:
     """
 
     map: torch.Tensor
+    intercept: torch.Tensor
     text: torch.Tensor
     loss_curve: list[float]
     n_iter: int
@@ -55,6 +58,7 @@ def solve_cmm(
     learning_rate,
     max_iter,
     tol,
+    fit_intercept=False,
     chunk_size=None,
     callback=None,
 ):
@@ -89,16 +93,24 @@ def solve_cmm(
         Upper bound of the L-BFGS iterations.
     tol : float
         Stop when an iteration lowers the loss by less than ``tol`` times the loss.
+    fit_intercept : bool, default=False
+        Whether to add a constant to the mapped features before they are normalised. It
+        is penalised like Delta.
     chunk_size : int, default=None
         Rows handled at once. The gradient is the exact one whatever the chunks.
     callback : callable, default=None
-        ``callback(iteration, loss)``, called after each iteration; True stops.
+        ``callback(iteration, loss, state)``, called after each iteration; ``state()``
+        gives the solution so far. True stops.
 
     Returns
     -------
     solution : CMMSolution
     """
     width = F.shape[1]
+    # A column of ones makes the last row of the map's block the intercept.
+    inputs = torch.cat([F, F.new_ones(len(F), 1)], dim=1) if fit_intercept else F
+    map_shape = (inputs.shape[1], width)
+    map_size = inputs.shape[1] * width
     total = sample_weight.sum()
     shots = float(total) / len(torch.unique(y))
     penalties = (map_penalty / shots**0.5, text_penalty / shots**0.5)
@@ -108,12 +120,13 @@ def solve_cmm(
     map_cost, text_cost = (0.5 / (1 + 0.5 / p) if p > 0 else 0.0 for p in penalties)
 
     def unpack(x):
-        return x[: width * width].view(width, width), x[width * width :].view_as(T0)
+        return x[:map_size].view(map_shape), x[map_size:].view_as(T0)
 
     def objective(x):
         delta, shift = unpack(x)
         loss, map_gradient, text_gradient = _data_term(
             F,
+            inputs,
             y,
             T0,
             sample_weight / total,
@@ -131,27 +144,36 @@ def solve_cmm(
         text_gradient.mul_(text_unit).add_(shift, alpha=2 * text_cost)
         return loss, torch.cat([map_gradient.ravel(), text_gradient.ravel()])
 
-    x, curve, converged = minimize(
-        objective,
-        F.new_zeros(width * width + T0.numel()),
-        learning_rate=learning_rate,
-        max_iter=max_iter,
-        tol=tol,
-        callback=callback,
-    )
-    delta, shift = unpack(x)
-    identity = torch.eye(width, dtype=F.dtype, device=F.device)
-    return CMMSolution(
-        map=identity + map_unit * delta,
-        text=T0 + text_unit * shift,
-        loss_curve=curve,
-        n_iter=len(curve) - 1,
-        converged=converged,
+    def solution(x, curve, converged):
+        delta, shift = unpack(x)
+        identity = torch.eye(width, dtype=F.dtype, device=F.device)
+        return CMMSolution(
+            map=identity + map_unit * delta[:width],
+            intercept=map_unit * delta[width:].sum(dim=0),
+            text=T0 + text_unit * shift,
+            loss_curve=curve,
+            n_iter=len(curve) - 1,
+            converged=converged,
+        )
+
+    def on_iteration(x, curve):
+        return callback(len(curve) - 1, curve[-1], lambda: solution(x, curve, False))
+
+    return solution(
+        *minimize(
+            objective,
+            F.new_zeros(map_size + T0.numel()),
+            learning_rate=learning_rate,
+            max_iter=max_iter,
+            tol=tol,
+            callback=None if callback is None else on_iteration,
+        )
     )
 
 
 def _data_term(
     F,
+    inputs,
     y,
     T0,
     row_weight,
@@ -174,18 +196,17 @@ def _data_term(
     for start in range(0, len(F), step):
         rows = slice(start, start + step)
         features, labels, weight = F[rows], y[rows], row_weight[rows]
-        mapped, norms = normalize_rows(torch.addmm(features, features, delta))
+        mapped, norms = normalize_rows(torch.addmm(features, inputs[rows], delta))
         cosines = mapped @ prototypes.T
         logits = torch.addmm(cosines, features, T0.T, beta=alpha).mul_(scale)
         entropy, gradient = cross_entropy(logits, labels, weight)
         gradient.mul_(alpha * scale)
-        hinge, at_true, at_wrong, wrong = triplet(cosines, labels, weight, margin)
-        gradient.scatter_add_(1, labels[:, None], triplet_weight * at_true)
-        gradient.scatter_add_(1, wrong, triplet_weight * at_wrong)
+        hinge, by_cosine = triplet(cosines, labels, weight, margin)
+        gradient.add_(by_cosine, alpha=triplet_weight)
         loss += float(entropy) + triplet_weight * float(hinge)
         prototype_gradient.addmm_(gradient.T, mapped)
         by_mapped = normalize_rows_backward(gradient @ prototypes, mapped, norms)
-        delta_gradient.addmm_(features.T, by_mapped)
+        delta_gradient.addmm_(inputs[rows].T, by_mapped)
     text_gradient = normalize_rows_backward(prototype_gradient, prototypes, text_norms)
     return loss, delta_gradient, text_gradient
 
@@ -193,8 +214,7 @@ def _data_term(
 def minimize(objective, x, *, learning_rate, max_iter, tol, callback=None):
     """Minimise a function by L-BFGS with a weak Wolfe line search.
 
-    The line search is the bisection of Lewis and Overton (2013), which is safe for
-    functions with kinks, as the triplet hinge has.
+    The line search is the bisection of Lewis and Overton (2013).
 
     Parameters
     ----------
@@ -202,8 +222,10 @@ def minimize(objective, x, *, learning_rate, max_iter, tol, callback=None):
         ``objective(x) -> (float, gradient tensor)``.
     x : tensor of shape (p,)
         Where to start.
-    learning_rate, max_iter, tol, callback
+    learning_rate, max_iter, tol
         See :func:`solve_cmm`.
+    callback : callable, default=None
+        ``callback(x, loss_curve)``, called after each iteration; True stops.
 
     Returns
     -------
@@ -214,7 +236,7 @@ def minimize(objective, x, *, learning_rate, max_iter, tol, callback=None):
     loss, gradient = objective(x)
     curve = [loss]
     pairs = []
-    for iteration in range(1, max_iter + 1):
+    for _ in range(max_iter):
         direction = _quasi_newton_direction(gradient, pairs)
         found = _line_search(objective, x, loss, gradient, direction, learning_rate)
         if found is None:
@@ -227,7 +249,7 @@ def minimize(objective, x, *, learning_rate, max_iter, tol, callback=None):
         decrease = loss - new_loss
         x, loss, gradient = new_x, new_loss, new_gradient
         curve.append(loss)
-        stop = callback is not None and callback(iteration, loss)
+        stop = callback is not None and callback(x, curve)
         if decrease <= tol * max(abs(loss), 1e-12):
             return x, curve, True
         if stop:
