@@ -1,0 +1,346 @@
+"""Cross-Modal Mapping: a residual linear map of images into the space of the texts."""
+
+from numbers import Integral, Real
+from typing import ClassVar
+from warnings import warn
+
+from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
+from sklearn.exceptions import ConvergenceWarning
+
+from skfewshot._sklearn import Interval, _fit_context
+from skfewshot._torch import resolve_device, to_numpy, to_tensor
+from skfewshot.classifiers._base import TEXT_CONSTRAINTS, FewShotClassifier
+from skfewshot.text import unit_rows
+
+
+class CMMClassifier(
+    ClassNamePrefixFeaturesOutMixin, TransformerMixin, FewShotClassifier
+):
+    r"""Few-shot classifier by Cross-Modal Mapping (CMM).
+
+    CLIP embeds images and texts in two separate cones of one sphere, so the embedding
+    of a class name is a poor prototype of its images. CMM [1]_ learns a residual
+    linear map :math:`\Delta` of the image features into the text space, and refines
+    the text features :math:`T`, which start at the class names' embeddings
+    :math:`T_0`. The encoders stay frozen.
+
+    For a unit-norm image embedding :math:`f`, logit scale :math:`s` and
+    :math:`v(f) = \mathrm{norm}(f + f \Delta)` the logits are
+
+    .. math::
+
+        \frac{s f T_0^\top + \alpha \, s \, v(f) \, \mathrm{norm}(T)^\top}{1 + \alpha}
+
+    and the loss, over the support with :math:`\bar n` rows a class, is
+
+    .. math::
+
+        \mathrm{CE}
+        + \lambda_{\mathrm{trip}} \, \mathrm{mean} \max(0, \|v - T_y\|
+        - \|v - T_{\mathrm{neg}}\| + m)
+        + \frac{\lambda_W}{\sqrt{\bar n}} \|\Delta\|_F^2
+        + \frac{\lambda_T}{\sqrt{\bar n}} \|T - T_0\|_F^2
+
+    with *neg* the nearest wrong class. Dividing the logits by :math:`1 + \alpha`, which
+    leaves the predicted class as it is and keeps the temperature independent of
+    :math:`\alpha`, and the two penalties are this library's, not the paper's.
+
+    Parameters
+    ----------
+    text_features : "auto", None, array-like of shape (n_classes, n_features) or dict, \
+            default="auto"
+        The text prototypes :math:`T_0`; rows are scaled to unit norm.
+
+        - An array: rows follow the sorted classes. Integer labels may also index a
+          longer array, so that a fold without one of the classes still works.
+        - A dict from class to vector, of which the classes in `y` are looked up.
+        - ``"auto"``: class names encoded by `text_encoder` or, without one, by the
+          model that embedded `X`, where `X` comes straight from a
+          :class:`~skfewshot.CLIPFeaturizer` and so knows it.
+        - ``None``, or ``"auto"`` where no encoder is known: no text; the class means
+          of the support take the place of the texts.
+    class_names : sequence of str or dict, default=None
+        What to call the classes in a prompt: a sequence that follows the sorted classes
+        (or is indexed by integer labels), or a dict from class to name. By default
+        string labels are their own names; other labels have none, and a warning says
+        that class means are used.
+    text_encoder : CLIPFeaturizer or callable, default=None
+        Encodes the class names: an object with ``encode_classes(names)``, or a callable
+        from a list of names to an array of shape (n_names, n_features). It must be of
+        the model that embedded the images; a different one is refused where both are
+        known.
+    prompt_templates : str, sequence of str or callable, default=None
+        Templates with ``{}`` in place of the class name, over which text embeddings
+        are averaged. None leaves those of the encoder.
+    alpha : float, default=1.0
+        Weight :math:`\alpha \ge 0` of the mapped logits. At 0 the predictions are
+        those of zero-shot CLIP.
+    triplet_weight : float, default=1.0
+        Weight :math:`\lambda_{\mathrm{trip}} \ge 0` of the triplet loss.
+    margin : float, default=0.1
+        Margin :math:`m \ge 0` of the triplet loss, a Euclidean distance on the unit
+        sphere.
+    map_penalty : float, default=0.3
+        Penalty :math:`\lambda_W \ge 0` of the map; infinity leaves it the identity.
+    text_penalty : float, default=0.2
+        Penalty :math:`\lambda_T \ge 0` of the text features' change; infinity leaves
+        them as they are.
+    logit_scale : "auto" or float, default="auto"
+        Scale :math:`s > 0` of the cosines. ``"auto"`` is the encoder's own trained
+        scale where the encoder is known, else 100.
+    learning_rate : float, default=1.0
+        First step tried along a quasi-Newton direction; a line search corrects it.
+    max_iter : int, default=100
+        Most L-BFGS iterations.
+    tol : float, default=1e-4
+        Stop once an iteration lowers the loss by less than `tol` times the loss.
+    class_weight : dict, "balanced" or None, default=None
+        Weights of the classes, multiplied with `sample_weight`.
+    chunk_size : int or None, default=None
+        Rows of the support handled at a time. The gradient is exact whatever the
+        chunks; smaller ones need less memory. None takes as many as keep one block of
+        logits below about 256 MB.
+    device : None, str or torch.device, default=None
+        Where to fit; None takes a GPU when there is one. Prediction runs in NumPy.
+    random_state : int, RandomState instance or None, default=None
+        The solver is deterministic and draws nothing; the parameter is there so that
+        CMM can stand in for other classifiers. It does not change the result.
+
+    Attributes
+    ----------
+    classes_ : ndarray of shape (n_classes,)
+        The sorted class labels.
+    map_ : ndarray of shape (n_features, n_features)
+        The map :math:`W = I + \Delta`.
+    map_intercept_ : ndarray of shape (n_features,)
+        A constant added to the mapped features before they are scaled to unit norm,
+        penalised like :math:`\Delta`. Learned only where there is no text
+        (``prototype_source_ == "image"``); zeros otherwise.
+    text_features_ : ndarray of shape (n_classes, n_features)
+        The refined text features, unit norm.
+    zero_shot_features_ : ndarray of shape (n_classes, n_features)
+        The starting prototypes :math:`T_0`, unit norm.
+    prototype_source_ : {"text_features", "text_encoder", "embedding", "image"}
+        Where :math:`T_0` came from; ``"embedding"`` is the model that embedded `X`,
+        ``"image"`` the class means of the support.
+    encoder_ : EncoderIdentity or None
+        The model of the features, where it is known.
+    logit_scale_ : float
+        The scale used.
+    loss_curve_ : list of float
+        The loss before the first iteration and after each one.
+    n_iter_ : int
+        Iterations done.
+    n_features_in_ : int
+        Width of the embeddings.
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Names of the columns of `X`, where all are strings.
+
+    See Also
+    --------
+    skfewshot.CLIPFeaturizer : Makes the embeddings and encodes the class names.
+    sklearn.linear_model.LogisticRegression : The linear probe, which sees no text.
+
+    Notes
+    -----
+    Rows of `X` are scaled to unit norm first. Fitting takes the whole support in each
+    step, so duplicating a row equals doubling its weight, and the order of rows does
+    not matter. Rows of weight zero are dropped.
+
+    References
+    ----------
+    .. [1] Cross-Modal Mapping: Eliminating the Modality Gap for Few-Shot Image
+       Classification, arXiv:2412.20110, 2024.
+
+    Examples
+    --------
+    >>> from sklearn.pipeline import make_pipeline
+    >>> from skfewshot import CLIPFeaturizer, CMMClassifier
+    >>> from skfewshot.datasets import make_object_images
+    """
+
+    _parameter_constraints: ClassVar[dict] = {
+        **TEXT_CONSTRAINTS,
+        "alpha": [Interval(Real, 0, None, closed="left")],
+        "triplet_weight": [Interval(Real, 0, None, closed="left")],
+        "margin": [Interval(Real, 0, None, closed="left")],
+        "map_penalty": [Interval(Real, 0, None, closed="both")],
+        "text_penalty": [Interval(Real, 0, None, closed="both")],
+        "learning_rate": [Interval(Real, 0, None, closed="neither")],
+        "max_iter": [Interval(Integral, 1, None, closed="left")],
+        "tol": [Interval(Real, 0, None, closed="left")],
+        "chunk_size": [Interval(Integral, 1, None, closed="left"), None],
+        "device": "no_validation",
+        "random_state": ["random_state"],
+    }
+
+    def __init__(
+        self,
+        text_features="auto",
+        *,
+        class_names=None,
+        text_encoder=None,
+        prompt_templates=None,
+        alpha=1.0,
+        triplet_weight=1.0,
+        margin=0.1,
+        map_penalty=0.3,
+        text_penalty=0.2,
+        logit_scale="auto",
+        learning_rate=1.0,
+        max_iter=100,
+        tol=1e-4,
+        class_weight=None,
+        chunk_size=None,
+        device=None,
+        random_state=None,
+    ):
+        self.text_features = text_features
+        self.class_names = class_names
+        self.text_encoder = text_encoder
+        self.prompt_templates = prompt_templates
+        self.alpha = alpha
+        self.triplet_weight = triplet_weight
+        self.margin = margin
+        self.map_penalty = map_penalty
+        self.text_penalty = text_penalty
+        self.logit_scale = logit_scale
+        self.learning_rate = learning_rate
+        self.max_iter = max_iter
+        self.tol = tol
+        self.class_weight = class_weight
+        self.chunk_size = chunk_size
+        self.device = device
+        self.random_state = random_state
+
+    # The text encoder is a parameter that may be an estimator, with constraints of its
+    # own, so nested validation stays on.
+    @_fit_context(prefer_skip_nested_validation=False)
+    def fit(self, X, y, sample_weight=None):
+        """Learn the map and the refined text features from the support.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Image embeddings of the support. Straight from a
+            :class:`~skfewshot.CLIPFeaturizer` they know their text encoder.
+        y : array-like of shape (n_samples,)
+            Class labels.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weights, at least 0.
+
+        Returns
+        -------
+        self : CMMClassifier
+
+        Raises
+        ------
+        ValueError
+            If there are fewer than two classes, a value is not finite, a weight is
+            negative, or the text features do not fit `y` and `X`.
+        """
+        support = self._read_support(X, y, sample_weight)
+        context = self._init_callback_context(max_subtasks=self.max_iter)
+        context.call_on_fit_task_begin(estimator=self, X=X, y=y)
+        solution = self._solve(support, X, y, context)
+        self._store(solution, support.features.dtype)
+        if not solution.converged:
+            warn(
+                f"CMM stopped after max_iter={self.max_iter} iterations before the "
+                "loss settled; raise max_iter or tol.",
+                ConvergenceWarning,
+                stacklevel=2,
+            )
+        context.call_on_fit_task_end(estimator=self, X=X, y=y)
+        return self
+
+    def _solve(self, support, X, y, context):
+        """Run the solver on the device, with one callback task an iteration."""
+        import torch
+
+        from skfewshot.solvers import solve_cmm
+
+        device = resolve_device(self.device)
+        dtype = support.features.dtype
+
+        def on_iteration(iteration, loss, state):
+            def fitted():
+                copy = {"n_iter_": iteration, "loss_curve_": [loss]}
+                return copy | _fitted_arrays(state(), dtype)
+
+            task = context.subcontext(task_name="iteration")
+            task.call_on_fit_task_begin(estimator=self, X=X, y=y)
+            return task.call_on_fit_task_end(
+                estimator=self, X=X, y=y, reconstruction_attributes=fitted
+            )
+
+        # Rows in one block of logits of at most 256 MB.
+        rows = max(1, 2**28 // (len(support.text) * dtype.itemsize))
+        # `fit` may be called inside a caller's inference mode, whose tensors could not
+        # be used outside it.
+        with torch.inference_mode(False), torch.no_grad():
+            return solve_cmm(
+                to_tensor(support.features, device=device),
+                to_tensor(support.y, device=device, dtype=torch.int64),
+                to_tensor(support.text, device=device),
+                to_tensor(support.weight, device=device),
+                alpha=float(self.alpha),
+                triplet_weight=float(self.triplet_weight),
+                margin=float(self.margin),
+                map_penalty=float(self.map_penalty),
+                text_penalty=float(self.text_penalty),
+                logit_scale=self.logit_scale_,
+                learning_rate=float(self.learning_rate),
+                max_iter=self.max_iter,
+                tol=self.tol,
+                chunk_size=rows if self.chunk_size is None else self.chunk_size,
+                # Text and CLIP images: the constant offset between the two cones is within
+                # reach of the linear map, since all images share a large mean. Features
+                # of other origin may be centred, and a map through the origin would
+                # make the logits odd: f and -f could never get the same class.
+                fit_intercept=self.prototype_source_ == "image",
+                callback=on_iteration if hasattr(self, "_skl_callbacks") else None,
+            )
+
+    def _store(self, solution, dtype):
+        for name, value in _fitted_arrays(solution, dtype).items():
+            setattr(self, name, value)
+        self.loss_curve_ = solution.loss_curve
+        self.n_iter_ = solution.n_iter
+        self._n_features_out = self.map_.shape[1]
+
+    def transform(self, X):
+        """Map image embeddings into the space of the texts.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Image embeddings.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_features)
+            The mapped features :math:`v(f)`, unit norm.
+        """
+        return self._mapped(self._read_query(X))
+
+    def _mapped(self, features):
+        dtype = features.dtype
+        mapped = features @ self.map_.astype(dtype, copy=False)
+        return unit_rows(mapped + self.map_intercept_.astype(dtype, copy=False))
+
+    def _logits(self, features):
+        dtype = features.dtype
+        frozen = features @ self.zero_shot_features_.T.astype(dtype, copy=False)
+        tuned = self._mapped(features) @ self.text_features_.T.astype(dtype, copy=False)
+        scale = dtype.type(self.logit_scale_ / (1 + self.alpha))
+        return scale * (frozen + dtype.type(self.alpha) * tuned)
+
+
+def _fitted_arrays(solution, dtype):
+    """Return the arrays that predictions need, as NumPy."""
+    return {
+        "map_": to_numpy(solution.map, dtype=dtype),
+        "map_intercept_": to_numpy(solution.intercept, dtype=dtype),
+        "text_features_": unit_rows(to_numpy(solution.text, dtype=dtype)),
+    }

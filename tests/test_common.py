@@ -1,0 +1,39 @@
+"""Scikit-learn's common checks on every estimator, with no expected failure."""
+
+import pytest
+from sklearn.base import clone
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils.estimator_checks import (
+    estimator_checks_generator,
+    parametrize_with_checks,
+)
+
+from skfewshot import CMMClassifier
+
+ESTIMATORS = [
+    CMMClassifier(),
+    CMMClassifier(text_features=None, alpha=2.0, class_weight="balanced"),
+    CMMClassifier(chunk_size=7, triplet_weight=0.0),
+]
+
+
+@parametrize_with_checks(ESTIMATORS)
+def test_estimator(estimator, check):
+    check(estimator)
+
+
+PIPELINE = make_pipeline(StandardScaler(), CMMClassifier())
+#: Pipeline fits its steps in place, so these fail whatever the steps are; scikit-learn
+#: lists them for its own pipelines.
+PIPELINE_OWN = {"check_dont_overwrite_parameters", "check_estimators_overwrite_params"}
+PIPELINE_CHECKS = [
+    check
+    for _, check in estimator_checks_generator(PIPELINE)
+    if check.func.__name__ not in PIPELINE_OWN
+]
+
+
+@pytest.mark.parametrize("check", PIPELINE_CHECKS, ids=str)
+def test_pipeline(check):
+    check(clone(PIPELINE))
