@@ -167,6 +167,12 @@ class EmbeddingArray(np.ndarray):
         kept._in_space = self._in_space
         return kept
 
+    def _watch(self, result):
+        """Mark `result`, a view that has left the space, so that writes are seen."""
+        watching = np.asarray(result).view(EmbeddingArray)
+        watching._memory = self._memory
+        return watching
+
     def _forget(self):
         """Note that the memory was, or is about to be, written to."""
         self._memory.encoder = None
@@ -236,7 +242,9 @@ class EmbeddingArray(np.ndarray):
         super().__setitem__(key, value)
 
     def __setattr__(self, name, value):
-        if name in _LAYOUT:
+        if name in ("dtype", "shape", "strides"):
+            self._in_space = False
+        elif name in ("real", "imag"):
             self._forget()
         super().__setattr__(name, value)
 
@@ -248,6 +256,7 @@ class EmbeddingArray(np.ndarray):
 
     @flat.setter
     def flat(self, value):
+        self._forget()
         np.asarray(self).flat = value
 
     # Everything else leaves the space
@@ -275,7 +284,10 @@ class EmbeddingArray(np.ndarray):
             out = args[0] if args else next(iter(kwargs.values()))
         forget(out)
         result = func(*plain(args), **plain(kwargs))
-        return out if out is not None and func not in WRITERS else result
+        if out is not None and func not in WRITERS:
+            return out
+        is_view = isinstance(result, np.ndarray) and np.may_share_memory(result, self)
+        return self._watch(result) if is_view else result
 
 
 def encoder_of(X):
@@ -320,10 +332,6 @@ def _leaves_last_axis(key, shape):
     if not last or not isinstance(last[0], slice):
         return False
     return last[0].indices(shape[-1]) == (0, shape[-1], 1)
-
-
-#: Attributes whose assignment changes the layout or the values.
-_LAYOUT = {"dtype", "flat", "imag", "real", "shape", "strides"}
 
 
 def _writing(name):
