@@ -65,10 +65,11 @@ def _vision_transformer(visual, images, dense_mode):
             "output='tokens' is not available for an image tower with "
             f"{visual.attn_pool_type!r} attention pooling; output='embedding' works."
         )
-    before, pooled = _before_last_block(visual, images, len(blocks))
     block = blocks[-1]
-    parts = _custom_parts if hasattr(block.attn, "ln_q") else _standard_parts
-    tokens = _last_block(block, parts(block), before, dense_mode)[:, 1:]
+    is_custom = hasattr(block.attn, "ln_q")
+    parts = _custom_parts(block) if is_custom else _standard_parts(block)
+    before, pooled = _before_last_block(visual, images, len(blocks))
+    tokens = _last_block(block, parts, before, dense_mode)[:, 1:]
     if visual.attn_pool is not None:
         tokens = _pooler_values(visual.attn_pool, tokens)
     tokens = visual.ln_post(tokens)
