@@ -8,7 +8,13 @@ embedding: norm and projection.
 """
 
 #: How to make patch tokens, see :class:`~skfewshot.clip.CLIPFeaturizer`.
-DENSE_MODES = ("self-self", "self-self-residual", "value", "value-residual", "plain")
+DENSE_MODES = (
+    "value",
+    "self-self",
+    "value-no-residual",
+    "self-self-no-residual",
+    "plain",
+)
 
 
 def embed_tokens(model, images, dense_mode):
@@ -149,9 +155,7 @@ def _last_block(block, parts, x, dense_mode):
         return block(x)
     q, k, v = parts["project"](parts["norm"](x))
     attended = parts["scale"](parts["merge"](_attend(q, k, v, dense_mode)))
-    if not dense_mode.endswith("-residual"):
-        # The residual carries what earlier layers gathered from the whole image, and
-        # the MLP was trained on tokens that attended to it.
+    if dense_mode.endswith("-no-residual"):
         return attended
     x = x + attended
     return x + parts["mlp"](x)

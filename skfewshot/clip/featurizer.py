@@ -57,14 +57,13 @@ class CLIPFeaturizer(
         ``None`` is refused where it would mean random weights.
     output : {"embedding", "tokens"}, default="embedding"
         One embedding an image, or the global embedding followed by one for each patch.
-    dense_mode : {"self-self", "self-self-residual", "value", "value-residual", \
-            "plain"}, default="value"
+    dense_mode : {"value", "self-self", "value-no-residual", \
+            "self-self-no-residual", "plain"}, default="value"
         How the last attention makes patch tokens, for ``output="tokens"``:
         ``"value"``, each token keeps to its own value; ``"self-self"``, it attends to
         tokens like itself (mean of query-query, key-key and value-value attention);
-        ``"plain"``, the ordinary tokens, whose similarity to text can be inverted. The
-        first two leave out the last block's residual and MLP, unless they end in
-        ``"-residual"``. See Notes.
+        ``"plain"``, the ordinary tokens, whose similarity to text can be inverted.
+        ``"-no-residual"`` leaves out the last block's residual and MLP. See Notes.
     batch_size : int, default=64
         Images, or texts, in one pass of the model. Memory beyond the output does not
         grow with the number of images.
@@ -107,6 +106,11 @@ class CLIPFeaturizer(
     Preprocessing (resize, crop, mean and standard deviation) is open_clip's own for the
     model. A tag that was trained with the QuickGELU activation gets it, also under the
     plain name of the model, where open_clip only warns.
+
+    The default `dense_mode` points best at named objects on the embedded model, by
+    ``benchmarks/dense_modes.py``. For some large models the literature prefers
+    ``"self-self-no-residual"``: compare both where patch tokens matter. What attention
+    pooling mixes in ResNets, CoCa and SigLIP is taken one token at a time.
 
     A progress bar set by :meth:`set_callbacks`, on the featurizer or on its pipeline,
     moves with every batch of :meth:`fit_transform`. Scikit-learn's callbacks belong to
