@@ -235,7 +235,9 @@ def _row_indices(classes, n_rows, parameter):
 
 def _from_mapping(mapping, classes, parameter):
     """Look every class up in `mapping`."""
-    keys = [label.item() if isinstance(label, np.generic) else label for label in classes]
+    keys = [
+        label.item() if isinstance(label, np.generic) else label for label in classes
+    ]
     missing = [key for key in keys if key not in mapping]
     if missing:
         raise ValueError(

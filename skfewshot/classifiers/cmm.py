@@ -157,6 +157,15 @@ class CMMClassifier(
     >>> from sklearn.pipeline import make_pipeline
     >>> from skfewshot import CLIPFeaturizer, CMMClassifier
     >>> from skfewshot.datasets import make_object_images
+    >>> images, names = make_object_images(
+    ...     5, kinds=["striped star", "plain heart"], random_state=0, return_X_y=True
+    ... )
+    >>> model = make_pipeline(CLIPFeaturizer("tiny"), CMMClassifier())
+    >>> model = model.fit(images, names)
+    >>> model[-1].prototype_source_
+    'embedding'
+    >>> model.predict_proba(images).shape
+    (10, 2)
     """
 
     _parameter_constraints: ClassVar[dict] = {

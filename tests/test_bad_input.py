@@ -1,0 +1,83 @@
+"""Bad input gets an error that names the argument, what came and what is wanted."""
+
+import numpy as np
+import pytest
+
+from skfewshot import CMMClassifier
+
+RNG = np.random.default_rng(0)
+X = RNG.normal(size=(6, 4))
+Y = np.array(["a", "a", "b", "b", "c", "c"])
+NAN = np.where(np.arange(24).reshape(6, 4) == 5, np.nan, X)
+
+
+@pytest.mark.parametrize(
+    ("features", "labels", "weight", "message"),
+    [
+        (NAN, Y, None, "contains NaN"),
+        (X[:0], Y[:0], None, "0 sample"),
+        (X, np.full(6, "a"), None, "at least 2 classes .* got 1 class: \\['a'\\]"),
+        (X, Y, -np.ones(6), "Negative values in data"),
+        (X, Y, np.zeros(6), "non-zero"),
+        (X, Y, [1, 1, 0, 0, 0, 0], "got 1 class"),
+        (X, Y[:5], None, "inconsistent numbers of samples"),
+        (X[0], Y, None, "Expected 2D array"),
+        (X, X[:, 0], None, "Unknown label type"),
+        (X, Y, np.ones(5), "sample_weight.shape"),
+    ],
+)
+def test_support(features, labels, weight, message):
+    with pytest.raises(ValueError, match=message):
+        CMMClassifier().fit(features, labels, sample_weight=weight)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("text_features", "clip"),
+        ("text_features", 3),
+        ("class_names", 5),
+        ("text_encoder", "ViT-B-32"),
+        ("prompt_templates", 1.5),
+        ("alpha", -0.1),
+        ("triplet_weight", -1),
+        ("margin", -1e-3),
+        ("map_penalty", -1.0),
+        ("text_penalty", "strong"),
+        ("logit_scale", 0),
+        ("logit_scale", "big"),
+        ("learning_rate", 0),
+        ("max_iter", 0),
+        ("tol", -1e-9),
+        ("class_weight", "uneven"),
+        ("chunk_size", 0),
+        ("random_state", "seed"),
+    ],
+)
+def test_parameters(name, value):
+    with pytest.raises((ValueError, TypeError), match=name):
+        CMMClassifier(**{name: value}).fit(X, Y)
+
+
+def test_query():
+    model = CMMClassifier().fit(X, Y)
+    with pytest.raises(
+        ValueError, match="3 features, but CMMClassifier is expecting 4"
+    ):
+        model.predict(X[:, :3])
+    with pytest.raises(ValueError, match="contains NaN"):
+        model.predict_proba(NAN)
+
+
+def test_class_weights():
+    with pytest.raises(ValueError, match="class_weight must not be negative"):
+        CMMClassifier(class_weight={"a": -1, "b": 1, "c": 1}).fit(X, Y)
+    with pytest.raises(ValueError, match="every row of the support weight 0"):
+        CMMClassifier(class_weight={"a": 0, "b": 0, "c": 0}).fit(X, Y)
+    with pytest.raises(ValueError, match="not in class_weight"):
+        CMMClassifier(class_weight={"a": 1, "zebra": 2}).fit(X, Y)
+
+
+def test_wrong_width_of_the_texts_names_both_shapes():
+    with pytest.raises(ValueError, match=r"shape \(3, 7\); wanted \(3, 4\)"):
+        CMMClassifier(np.ones((3, 7))).fit(X, Y)

@@ -1,0 +1,82 @@
+"""``python -m skfewshot``: the table, the picture, and a folder of one's own images."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from skfewshot.__main__ import main
+from skfewshot.datasets import make_object_images
+from skfewshot.display import ModalityGapDisplay
+
+KINDS = ["striped star", "plain heart"]
+
+
+def table_rows(text):
+    lines = text.splitlines()
+    header = next(i for i, line in enumerate(lines) if line.startswith("shots"))
+    return [line.split() for line in lines[header + 1 :] if line[:5].strip().isdigit()]
+
+
+def test_rendered_images(tmp_path, capsys):
+    picture = tmp_path / "out.png"
+    assert main(["--shots", "2", "1", "--out", str(picture), "--seed", "3"]) == 0
+    rows = table_rows(capsys.readouterr().out)
+    assert [row[0] for row in rows] == ["1", "2"]
+    zero_shot = {row[1] for row in rows}
+    assert len(zero_shot) == 1 and 100 / 12 < float(zero_shot.pop()) < 100
+    with Image.open(picture) as image:
+        assert image.width > 1000
+        assert np.asarray(image.convert("L")).std() > 5
+
+
+def test_folder_of_images(tmp_path, capsys):
+    images, names = make_object_images(5, kinds=KINDS, random_state=0, return_X_y=True)
+    for index, (pixels, name) in enumerate(zip(images, names, strict=True)):
+        folder = tmp_path / "images" / name.replace(" ", "_")
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(folder / f"{index}.png")
+    out = tmp_path / "out.png"
+    arguments = ["--images", str(tmp_path / "images"), "--out", str(out)]
+    assert main([*arguments, "--shots", "1", "99"]) == 0
+    # Half of each class, rounded down, is kept aside for scoring.
+    assert [row[0] for row in table_rows(capsys.readouterr().out)] == ["1", "3"]
+    assert out.exists()
+
+
+def test_errors_are_one_line_and_a_status(tmp_path, capsys):
+    (tmp_path / "only_class").mkdir()
+    Image.new("RGB", (8, 8)).save(tmp_path / "only_class" / "a.png")
+    assert main(["--images", str(tmp_path), "--out", str(tmp_path / "x.png")]) == 1
+    assert "one class, 'only class'" in capsys.readouterr().err
+    assert main(["--images", str(tmp_path / "missing")]) == 1
+    assert "missing" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["--shots", "0"])
+
+
+def test_runs_as_a_module():
+    result = subprocess.run(
+        [sys.executable, "-m", "skfewshot", "--help"], capture_output=True, text=True
+    )
+    assert result.returncode == 0
+    for option in ("--images", "--model", "--pretrained", "--shots", "--seed", "--out"):
+        assert option in result.stdout
+
+
+def test_display_measures_the_gap():
+    from skfewshot import CLIPFeaturizer, CMMClassifier
+
+    images, names = make_object_images(6, kinds=KINDS, random_state=0, return_X_y=True)
+    X = CLIPFeaturizer("tiny").fit_transform(images)
+    model = CMMClassifier().fit(X, names)
+    display = ModalityGapDisplay.from_estimator(model, X, names)
+    gap = np.linalg.norm(
+        np.asarray(X).mean(axis=0) - model.zero_shot_features_.mean(axis=0)
+    )
+    assert display.gap_before == pytest.approx(gap, rel=1e-4)
+    assert display.gap_after < display.gap_before
+    assert display.images.shape == (12, 2)
+    assert len(display.axes_) == 2

@@ -1,0 +1,158 @@
+"""Where text prototypes come from, and which row belongs to which class."""
+
+import warnings
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose, assert_array_equal
+
+from skfewshot import CMMClassifier
+from skfewshot.clip import EmbeddingArray, EncoderIdentity
+from skfewshot.text import class_means, class_names_of, resolve_prototypes, unit_rows
+
+CLASSES = np.array(["cat", "dog", "emu"])
+TEXT = unit_rows(np.random.default_rng(0).normal(size=(3, 5)))
+ENCODER = EncoderIdentity("test-model", "here", "aaaa", 5, 37.0)
+OTHER = EncoderIdentity("other-model", "there", "bbbb", 5, 50.0)
+
+
+def resolve(text_features, classes=CLASSES, encoder=None, **params):
+    return resolve_prototypes(
+        text_features,
+        classes=classes,
+        encoder=encoder,
+        n_features=5,
+        dtype=np.float64,
+        **params,
+    )
+
+
+def encode(names):
+    """A text encoder whose vectors depend on nothing but the name."""
+    seeds = [sum(map(ord, name)) for name in names]
+    return np.stack([np.random.default_rng(seed).normal(size=5) for seed in seeds])
+
+
+def test_array_rows_follow_the_sorted_classes_and_are_normalised():
+    found = resolve(3 * TEXT)
+    assert_allclose(found.features, TEXT)
+    assert (found.source, found.encoder, found.logit_scale) == (
+        "text_features",
+        None,
+        100.0,
+    )
+
+
+def test_dict_survives_a_fold_that_lacks_a_class():
+    by_name = dict(zip(CLASSES, TEXT, strict=True))
+    found = resolve(by_name, classes=CLASSES[[0, 2]])
+    assert_allclose(found.features, TEXT[[0, 2]])
+    with pytest.raises(ValueError, match=r"text_features lacks the classes \['yak'\]"):
+        resolve(by_name, classes=np.array(["cat", "yak"]))
+
+
+def test_integer_labels_index_a_longer_array():
+    assert_allclose(resolve(TEXT, classes=np.array([0, 2])).features, TEXT[[0, 2]])
+    with pytest.raises(ValueError, match="text_features has 3 rows, but y has 2"):
+        resolve(TEXT, classes=np.array([1, 3]))
+    with pytest.raises(ValueError, match="a dict keyed by class"):
+        resolve(TEXT, classes=CLASSES[:2])
+
+
+def test_integer_keys_of_a_dict_match_numpy_labels():
+    by_label = {7: TEXT[1], 3: TEXT[0]}
+    assert_allclose(resolve(by_label, classes=np.array([3, 7])).features, TEXT[:2])
+
+
+def test_callable_encodes_the_names():
+    found = resolve("auto", text_encoder=encode)
+    assert_allclose(found.features, unit_rows(encode(list(CLASSES))))
+    assert found.source == "text_encoder"
+
+
+def test_given_features_win_over_the_encoder():
+    found = resolve(TEXT, text_encoder=encode, encoder=ENCODER)
+    assert found.source == "text_features"
+    assert found.logit_scale == 37.0
+
+
+def test_none_means_no_text_even_where_the_encoder_is_known():
+    found = resolve(None, encoder=ENCODER, text_encoder=encode)
+    assert (found.features, found.source) == (None, "image")
+    assert found.logit_scale == 37.0
+
+
+def test_integer_labels_without_names_warn_and_fall_back():
+    with pytest.warns(UserWarning, match="class_names was not given"):
+        found = resolve("auto", classes=np.arange(3), text_encoder=encode)
+    assert (found.features, found.source) == (None, "image")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert resolve("auto", classes=np.arange(3)).source == "image"
+
+
+@pytest.mark.parametrize(
+    "class_names",
+    [["cat", "dog", "emu"], np.array(["cat", "dog", "emu"]), {0: "cat", 2: "emu"}],
+)
+def test_class_names_of_integer_labels(class_names):
+    assert class_names_of(np.array([0, 2]), class_names) == ["cat", "emu"]
+
+
+def test_class_names_rename_string_labels():
+    names = {"n01": "tench", "n02": "goldfish"}
+    assert class_names_of(np.array(["n01", "n02"]), names) == ["tench", "goldfish"]
+    with pytest.raises(TypeError, match="class_names='tench' is one string"):
+        class_names_of(CLASSES, "tench")
+    with pytest.raises(TypeError, match="must hold strings; got 3 of type int"):
+        class_names_of(CLASSES, ["tench", 3, "eel"])
+    with pytest.raises(ValueError, match="class_names has 2 rows, but y has 3"):
+        class_names_of(CLASSES, ["tench", "eel"])
+
+
+def test_texts_of_another_encoder_are_refused():
+    other = EmbeddingArray(TEXT, OTHER)
+    with pytest.raises(ValueError, match="must come from the same model"):
+        resolve(other, encoder=ENCODER)
+    with pytest.raises(ValueError, match="must come from the same model"):
+        resolve("auto", encoder=ENCODER, text_encoder=lambda names: other)
+    assert resolve(other).logit_scale == 50.0
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        (TEXT[:, :4], r"shape \(3, 4\); wanted \(3, 5\)"),
+        (TEXT[0], r"an array of shape \(5,\)"),
+        (np.where(np.eye(3, 5) > 0, np.nan, TEXT), "contains NaN"),
+        (np.zeros((3, 5)), "a row of zeros"),
+        ({"cat": TEXT[0], "dog": TEXT[1, :3], "emu": TEXT[2]}, "one common length"),
+    ],
+)
+def test_bad_text_features(bad, message):
+    with pytest.raises(ValueError, match=message):
+        resolve(bad)
+
+
+def test_bad_text_encoder_output():
+    with pytest.raises(ValueError, match=r"from text_encoder\) have shape \(3, 2\)"):
+        resolve("auto", text_encoder=lambda names: np.ones((3, 2)))
+
+
+def test_class_means_weigh_rows():
+    X = np.array([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0]])
+    means = class_means(X, np.array([0, 0, 1]), np.array([3.0, 4.0, 1.0]), 2)
+    assert_allclose(means, [[0.6, 0.8], [0.0, 1.0]])
+
+
+def test_query_of_another_encoder_is_refused():
+    rng = np.random.default_rng(0)
+    X, y = unit_rows(rng.normal(size=(9, 5))), np.repeat(CLASSES, 3)
+    model = CMMClassifier(TEXT).fit(EmbeddingArray(X, ENCODER), y)
+    assert model.encoder_ == ENCODER
+    assert model.logit_scale_ == 37.0
+    with pytest.raises(ValueError, match="X comes from the encoder other-model"):
+        model.predict(EmbeddingArray(X, OTHER))
+    # A plain array says nothing of its encoder, so it is taken at its word.
+    assert_array_equal(model.predict(X), model.predict(EmbeddingArray(X, ENCODER)))
+    assert CMMClassifier(TEXT, logit_scale=20.0).fit(X, y).logit_scale_ == 20.0
