@@ -135,7 +135,7 @@ METHODS = {
 
 def _cell(scores, times):
     if not scores or np.isnan(scores).all():
-        return "–"
+        return "-"
     spread = f" ± {np.std(scores):.1f}" if len(scores) > 1 else ""
     return f"{np.mean(scores):.1f}{spread} ({np.median(times):.2f} s)"
 

@@ -61,9 +61,7 @@ def test_parameters(name, value):
 
 def test_query():
     model = CMMClassifier().fit(X, Y)
-    with pytest.raises(
-        ValueError, match="3 features, but CMMClassifier is expecting 4"
-    ):
+    with pytest.raises(ValueError, match="3 features, but .* expecting 4"):
         model.predict(X[:, :3])
     with pytest.raises(ValueError, match="contains NaN"):
         model.predict_proba(NAN)

@@ -16,7 +16,6 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from skfewshot._sklearn import (
     HasMethods,
     Interval,
-    Options,
     StrOptions,
     _check_sample_weight,
 )

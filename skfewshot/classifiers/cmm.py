@@ -303,8 +303,8 @@ class CMMClassifier(
                 max_iter=self.max_iter,
                 tol=self.tol,
                 chunk_size=rows if self.chunk_size is None else self.chunk_size,
-                # Text and CLIP images: the constant offset between the two cones is within
-                # reach of the linear map, since all images share a large mean. Features
+                # With text, the constant offset between the two cones is within reach
+                # of the linear map, since all CLIP images share a large mean. Features
                 # of other origin may be centred, and a map through the origin would
                 # make the logits odd: f and -f could never get the same class.
                 fit_intercept=self.prototype_source_ == "image",
