@@ -206,10 +206,11 @@ def test_max_iter_reached_warns_and_convergence_does_not():
 
 def test_global_generators_and_threads_are_left_alone():
     X, y, text = make_task()
-    numpy_state, torch_state = np.random.get_state()[1].copy(), torch.get_rng_state()
+    numpy_state = np.random.get_state()[1].copy()  # noqa: NPY002
+    torch_state = torch.get_rng_state()
     threads = torch.get_num_threads()
     CMMClassifier(text, random_state=3).fit(X, y).predict(X)
-    assert_array_equal(np.random.get_state()[1], numpy_state)
+    assert_array_equal(np.random.get_state()[1], numpy_state)  # noqa: NPY002
     assert torch.equal(torch.get_rng_state(), torch_state)
     assert torch.get_num_threads() == threads
 
