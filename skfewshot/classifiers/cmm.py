@@ -47,11 +47,10 @@ class CMMClassifier(
 
     Parameters
     ----------
-    text_features : "auto", None, array-like of shape (n_classes, n_features) or dict, \
-            default="auto"
+    text_features : "auto", None, array-like or dict, default="auto"
         The text prototypes :math:`T_0`; rows are scaled to unit norm.
 
-        - An array: rows follow the sorted classes. Integer labels may also index a
+        - An array of shape (n_classes, n_features): rows follow the sorted classes. Integer labels may also index a
           longer array, so that a fold without one of the classes still works.
         - A dict from class to vector, of which the classes in `y` are looked up.
         - ``"auto"``: class names encoded by `text_encoder` or, without one, by the
@@ -133,7 +132,7 @@ class CMMClassifier(
         Iterations done.
     n_features_in_ : int
         Width of the embeddings.
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (n_features,)
         Names of the columns of `X`, where all are strings.
 
     See Also

@@ -1,0 +1,17 @@
+"""Sphinx configuration: ``pip install -e ".[docs]" && sphinx-build docs docs/_build``."""
+
+from skfewshot import __version__
+
+project = "skfewshot"
+author = "The skfewshot developers"
+version = release = __version__
+extensions = [
+    "myst_parser",
+    "numpydoc",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
+    "sphinx.ext.mathjax",
+]
+autosummary_generate = True
+numpydoc_show_class_members = False
+exclude_patterns = ["_build"]
