@@ -101,7 +101,7 @@ def make_object_images(
         rng.shuffle(labels)
     drawings, captions = [], []
     for kind in labels.tolist():
-        radius = look.image_size * rng.uniform(0.19, 0.4)
+        radius = look.image_size * rng.uniform(0.22, 0.42)
         center = rng.uniform(radius, look.image_size - radius, 2)
         placement = Placement(kind, tuple(center), radius)
         drawing = render(rng, [placement], look)
