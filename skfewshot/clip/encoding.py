@@ -6,6 +6,7 @@ from contextlib import nullcontext
 import numpy as np
 
 from skfewshot.clip.dense import embed_tokens
+from skfewshot.clip.models import fork_safe_threads
 from skfewshot.clip.streaming import Preprocessor, stream_batches
 
 _INDEXES_SHOWN = 20
@@ -53,7 +54,7 @@ def embed_images(
     )
     embeddings, unread = None, []
     for batch in batches:
-        with task(), torch.inference_mode():
+        with task(), fork_safe_threads(), torch.inference_mode():
             inputs = preprocessor.to_input(batch.pixels, clip.device, clip.dtype)
             if dense_mode is None:
                 rows = _to_unit_rows(clip.model.encode_image(inputs))
@@ -88,7 +89,7 @@ def embed_texts(clip, texts, *, batch_size):
     embeddings = []
     for start in range(0, len(texts), batch_size):
         tokens = clip.tokenizer(texts[start : start + batch_size])
-        with torch.inference_mode():
+        with fork_safe_threads(), torch.inference_mode():
             encoded = clip.model.encode_text(tokens.to(clip.device))
             embeddings.append(_to_unit_rows(encoded))
     return np.concatenate(embeddings)

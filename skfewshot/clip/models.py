@@ -2,8 +2,10 @@
 
 import hashlib
 import os
+import sys
 import threading
 from collections import OrderedDict
+from contextlib import nullcontext
 from functools import cached_property
 
 import numpy as np
@@ -18,17 +20,33 @@ _SAMPLED_PER_TENSOR = 256
 
 _cache = OrderedDict()
 _lock = threading.RLock()
+_is_forked = False
 
 
-def _renew_lock():
-    # Another thread of the parent may have held it, and that thread does not exist in
-    # a forked child to let it go.
-    global _lock
+def _after_fork():
+    """Make a forked child able to load and run models."""
+    global _lock, _is_forked
+    # Another thread of the parent may have held the lock, and that thread does not
+    # exist in the child to let it go.
     _lock = threading.RLock()
+    _is_forked = _is_forked or "torch" in sys.modules
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_renew_lock)
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+def fork_safe_threads():
+    """Return a context in which torch computes safely in a forked process.
+
+    GNU OpenMP waits forever for its threads, which do not survive a fork, so a child of
+    a process that has used torch computes on one thread for as long as this lasts.
+    """
+    if not _is_forked:
+        return nullcontext()
+    from threadpoolctl import threadpool_limits
+
+    return threadpool_limits(1, user_api="openmp")
 
 
 class CLIPModel:
@@ -147,7 +165,11 @@ def _load(source, device, dtype):
     from open_clip.transform import PreprocessCfg, image_transform_v2
 
     # open_clip draws random weights before it loads the real ones.
-    with torch.random.fork_rng(devices=[]), torch.inference_mode(False):
+    with (
+        fork_safe_threads(),
+        torch.random.fork_rng(devices=[]),
+        torch.inference_mode(False),
+    ):
         model = _create(source)
         model.eval().requires_grad_(False)
         preprocess = PreprocessCfg(**model.visual.preprocess_cfg)
