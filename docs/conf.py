@@ -1,4 +1,4 @@
-"""Sphinx configuration: ``pip install -e ".[docs]" && sphinx-build docs docs/_build``."""
+"""Sphinx configuration; build with ``sphinx-build docs docs/_build``."""
 
 from skfewshot import __version__
 

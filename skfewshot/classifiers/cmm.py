@@ -50,8 +50,9 @@ class CMMClassifier(
     text_features : "auto", None, array-like or dict, default="auto"
         The text prototypes :math:`T_0`; rows are scaled to unit norm.
 
-        - An array of shape (n_classes, n_features): rows follow the sorted classes. Integer labels may also index a
-          longer array, so that a fold without one of the classes still works.
+        - An array of shape (n_classes, n_features): rows follow the sorted classes.
+          Integer labels may also index a longer array, so that a fold without one of
+          the classes still works.
         - A dict from class to vector, of which the classes in `y` are looked up.
         - ``"auto"``: class names encoded by `text_encoder` or, without one, by the
           model that embedded `X`, where `X` comes straight from a
