@@ -13,6 +13,7 @@ from skfewshot.losses import (
 
 _HISTORY = 10
 _MAX_TRIALS = 20
+_WINDOW = 5
 
 
 @dataclass
@@ -92,7 +93,8 @@ def solve_cmm(
     max_iter : int
         Upper bound of the L-BFGS iterations.
     tol : float
-        Stop when an iteration lowers the loss by less than ``tol`` times the loss.
+        Stop when the last five iterations lowered the loss by less than ``tol`` times
+        the loss each, on average.
     fit_intercept : bool, default=False
         Whether to add a constant to the mapped features before they are normalised. It
         is penalised like Delta.
@@ -106,51 +108,29 @@ def solve_cmm(
     -------
     solution : CMMSolution
     """
-    width = F.shape[1]
-    # A column of ones makes the last row of the map's block the intercept.
-    inputs = torch.cat([F, F.new_ones(len(F), 1)], dim=1) if fit_intercept else F
-    map_shape = (inputs.shape[1], width)
-    map_size = inputs.shape[1] * width
-    total = sample_weight.sum()
-    shots = float(total) / len(torch.unique(y))
-    penalties = (map_penalty / shots**0.5, text_penalty / shots**0.5)
-    # In units where each penalty has curvature at most one, a unit step suits both
-    # blocks whatever the penalties are, and an infinite one simply freezes its block.
-    map_unit, text_unit = ((2 * p + 1) ** -0.5 for p in penalties)
-    map_cost, text_cost = (0.5 / (1 + 0.5 / p) if p > 0 else 0.0 for p in penalties)
-
-    def unpack(x):
-        return x[:map_size].view(map_shape), x[map_size:].view_as(T0)
-
-    def objective(x):
-        delta, shift = unpack(x)
-        loss, map_gradient, text_gradient = _data_term(
-            F,
-            inputs,
-            y,
-            T0,
-            sample_weight / total,
-            map_unit * delta,
-            T0 + text_unit * shift,
-            alpha=alpha,
-            triplet_weight=triplet_weight,
-            margin=margin,
-            logit_scale=logit_scale,
-            chunk_size=chunk_size,
-        )
-        loss += map_cost * float((delta * delta).sum())
-        loss += text_cost * float((shift * shift).sum())
-        map_gradient.mul_(map_unit).add_(delta, alpha=2 * map_cost)
-        text_gradient.mul_(text_unit).add_(shift, alpha=2 * text_cost)
-        return loss, torch.cat([map_gradient.ravel(), text_gradient.ravel()])
+    objective = _CMMObjective(
+        F,
+        y,
+        T0,
+        sample_weight,
+        alpha=alpha,
+        triplet_weight=triplet_weight,
+        margin=margin,
+        map_penalty=map_penalty,
+        text_penalty=text_penalty,
+        logit_scale=logit_scale,
+        fit_intercept=fit_intercept,
+        chunk_size=chunk_size,
+    )
 
     def solution(x, curve, converged):
-        delta, shift = unpack(x)
+        delta, text = objective.unpack(x)
+        width = F.shape[1]
         identity = torch.eye(width, dtype=F.dtype, device=F.device)
         return CMMSolution(
-            map=identity + map_unit * delta[:width],
-            intercept=map_unit * delta[width:].sum(dim=0),
-            text=T0 + text_unit * shift,
+            map=identity + delta[:width],
+            intercept=delta[width:].sum(dim=0),
+            text=text,
             loss_curve=curve,
             n_iter=len(curve) - 1,
             converged=converged,
@@ -159,56 +139,109 @@ def solve_cmm(
     def on_iteration(x, curve):
         return callback(len(curve) - 1, curve[-1], lambda: solution(x, curve, False))
 
-    return solution(
-        *minimize(
-            objective,
-            F.new_zeros(map_size + T0.numel()),
-            learning_rate=learning_rate,
-            max_iter=max_iter,
-            tol=tol,
-            callback=None if callback is None else on_iteration,
-        )
+    found = minimize(
+        objective,
+        F.new_zeros(objective.size),
+        learning_rate=learning_rate,
+        max_iter=max_iter,
+        tol=tol,
+        callback=None if callback is None else on_iteration,
     )
+    return solution(*found)
 
 
-def _data_term(
-    F,
-    inputs,
-    y,
-    T0,
-    row_weight,
-    delta,
-    text,
-    *,
-    alpha,
-    triplet_weight,
-    margin,
-    logit_scale,
-    chunk_size,
-):
-    """Data term of the loss, its gradients by Delta and T, added up over chunks."""
-    prototypes, text_norms = normalize_rows(text)
-    scale = logit_scale / (1 + alpha)
-    loss = 0.0
-    delta_gradient = torch.zeros_like(delta)
-    prototype_gradient = torch.zeros_like(text)
-    step = len(F) if chunk_size is None else chunk_size
-    for start in range(0, len(F), step):
-        rows = slice(start, start + step)
-        features, labels, weight = F[rows], y[rows], row_weight[rows]
-        mapped, norms = normalize_rows(torch.addmm(features, inputs[rows], delta))
-        cosines = mapped @ prototypes.T
-        logits = torch.addmm(cosines, features, T0.T, beta=alpha).mul_(scale)
-        entropy, gradient = cross_entropy(logits, labels, weight)
-        gradient.mul_(alpha * scale)
-        hinge, by_cosine = triplet(cosines, labels, weight, margin)
-        gradient.add_(by_cosine, alpha=triplet_weight)
-        loss += float(entropy) + triplet_weight * float(hinge)
-        prototype_gradient.addmm_(gradient.T, mapped)
-        by_mapped = normalize_rows_backward(gradient @ prototypes, mapped, norms)
-        delta_gradient.addmm_(inputs[rows].T, by_mapped)
-    text_gradient = normalize_rows_backward(prototype_gradient, prototypes, text_norms)
-    return loss, delta_gradient, text_gradient
+class _CMMObjective:
+    """The penalised loss and its gradient as a function of one vector.
+
+    The vector holds Delta and T - T0 in units in which each penalty has a curvature
+    below one. So a unit step suits both blocks whatever the penalties are, and an
+    infinite penalty simply freezes its block.
+    """
+
+    def __init__(
+        self,
+        F,
+        y,
+        T0,
+        sample_weight,
+        *,
+        alpha,
+        triplet_weight,
+        margin,
+        map_penalty,
+        text_penalty,
+        logit_scale,
+        fit_intercept=False,
+        chunk_size=None,
+    ):
+        self.F, self.y, self.T0 = F, y, T0
+        self.row_weight = sample_weight / sample_weight.sum()
+        self.alpha, self.scale = alpha, logit_scale / (1 + alpha)
+        self.triplet_weight, self.margin = triplet_weight, margin
+        # A column of ones makes the last row of the map's block the intercept.
+        self.inputs = torch.cat([F, F.new_ones(len(F), 1)], 1) if fit_intercept else F
+        self.map_shape = (self.inputs.shape[1], F.shape[1])
+        self.map_size = self.map_shape[0] * self.map_shape[1]
+        self.size = self.map_size + T0.numel()
+        self.chunk_size = len(F) if chunk_size is None else min(chunk_size, len(F))
+        # Kept where it is no larger than the blocks that each evaluation makes anyway.
+        self.frozen = F @ T0.T if self.chunk_size == len(F) else None
+        root_shots = (float(sample_weight.sum()) / len(torch.unique(y))) ** 0.5
+        self.map_unit, self.map_cost = _scaled_penalty(map_penalty / root_shots)
+        self.text_unit, self.text_cost = _scaled_penalty(text_penalty / root_shots)
+
+    def unpack(self, x):
+        """Delta, with the intercept below it, and T."""
+        delta = self.map_unit * x[: self.map_size].view(self.map_shape)
+        return delta, self.T0 + self.text_unit * x[self.map_size :].view_as(self.T0)
+
+    def __call__(self, x):
+        loss, by_delta, by_text = self.data_term(*self.unpack(x))
+        map_part, text_part = x[: self.map_size], x[self.map_size :]
+        loss += self.map_cost * float(map_part @ map_part)
+        loss += self.text_cost * float(text_part @ text_part)
+        by_map = by_delta.mul_(self.map_unit).ravel()
+        by_map.add_(map_part, alpha=2 * self.map_cost)
+        by_shift = by_text.mul_(self.text_unit).ravel()
+        by_shift.add_(text_part, alpha=2 * self.text_cost)
+        return loss, torch.cat([by_map, by_shift])
+
+    def data_term(self, delta, text):
+        """Loss without penalties, and its gradients, added up over the chunks."""
+        prototypes, text_norms = normalize_rows(text)
+        loss = 0.0
+        by_delta, by_prototype = torch.zeros_like(delta), torch.zeros_like(text)
+        for start in range(0, len(self.F), self.chunk_size):
+            rows = slice(start, start + self.chunk_size)
+            inputs = self.inputs[rows]
+            mapped, norms = normalize_rows(torch.addmm(self.F[rows], inputs, delta))
+            chunk_loss, by_cosine = self._of_cosines(rows, mapped @ prototypes.T)
+            loss += chunk_loss
+            by_prototype.addmm_(by_cosine.T, mapped)
+            by_mapped = by_cosine @ prototypes
+            by_delta.addmm_(inputs.T, normalize_rows_backward(by_mapped, mapped, norms))
+        return (
+            loss,
+            by_delta,
+            normalize_rows_backward(by_prototype, prototypes, text_norms),
+        )
+
+    def _of_cosines(self, rows, cosines):
+        """Loss of some rows, and its gradient, given their cosines to norm(T)."""
+        y, weight = self.y[rows], self.row_weight[rows]
+        frozen = self.F[rows] @ self.T0.T if self.frozen is None else self.frozen
+        logits = torch.add(frozen, cosines, alpha=self.alpha).mul_(self.scale)
+        entropy, by_cosine = cross_entropy(logits, y, weight)
+        by_cosine.mul_(self.alpha * self.scale)
+        hinge, by_distance = triplet(cosines, y, weight, self.margin)
+        by_cosine.add_(by_distance, alpha=self.triplet_weight)
+        return float(entropy) + self.triplet_weight * float(hinge), by_cosine
+
+
+def _scaled_penalty(penalty):
+    """Unit of a block of unknowns, and the penalty on its square in that unit."""
+    unit = (2 * penalty + 1) ** -0.5
+    return unit, 1 / (2 + 1 / penalty) if penalty > 0 else 0.0
 
 
 def minimize(objective, x, *, learning_rate, max_iter, tol, callback=None):
@@ -236,21 +269,27 @@ def minimize(objective, x, *, learning_rate, max_iter, tol, callback=None):
     loss, gradient = objective(x)
     curve = [loss]
     pairs = []
-    for _ in range(max_iter):
+    while len(curve) <= max_iter:
         direction = _quasi_newton_direction(gradient, pairs)
         found = _line_search(objective, x, loss, gradient, direction, learning_rate)
         if found is None:
-            # No step lowers the loss by more than rounding: x is the minimum.
-            return x, curve, True
+            if not pairs:
+                # Not even the steepest descent lowers the loss: x is the minimum.
+                return x, curve, True
+            pairs = []
+            continue
         new_x, new_loss, new_gradient = found
         pair = (new_x - x, new_gradient - gradient)
         if float(pair[0] @ pair[1]) > 0:
             pairs = [*pairs[-_HISTORY + 1 :], pair]
-        decrease = loss - new_loss
         x, loss, gradient = new_x, new_loss, new_gradient
         curve.append(loss)
         stop = callback is not None and callback(x, curve)
-        if decrease <= tol * max(abs(loss), 1e-12):
+        # One poor direction may make one short step far from the minimum, so the
+        # decrease is judged over several.
+        if len(curve) > _WINDOW and curve[-_WINDOW - 1] - loss <= tol * _WINDOW * abs(
+            loss
+        ):
             return x, curve, True
         if stop:
             break
