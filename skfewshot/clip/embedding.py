@@ -339,7 +339,8 @@ def _writing(name):
         self._forget()
         return getattr(np.ndarray, name)(self, *args, **kwargs)
 
-    method.__name__, method.__doc__ = name, getattr(np.ndarray, name).__doc__
+    method.__name__ = name
+    method.__doc__ = f"As ``numpy.ndarray.{name}``; the array loses its identity."
     return method
 
 
@@ -350,7 +351,8 @@ def _leaving(name):
         result = getattr(np.asarray(self), name)(*plain(args), **plain(kwargs))
         return result if out is None else out
 
-    method.__name__, method.__doc__ = name, getattr(np.ndarray, name).__doc__
+    method.__name__ = name
+    method.__doc__ = f"As ``numpy.ndarray.{name}``, of a plain array."
     return method
 
 

@@ -93,8 +93,7 @@ class CLIPFeaturizer(
     logit_scale_ : float
         The model's own inverse temperature s of ``softmax(s * cosine)``.
     device_ : torch.device
-        Where the model runs, resolved when asked for: a fitted featurizer may move to
-        a machine with another device.
+        Where the model runs, resolved when asked for: a pickle may change machines.
 
     See Also
     --------
@@ -103,36 +102,34 @@ class CLIPFeaturizer(
 
     Notes
     -----
-    Preprocessing (resize, crop, mean and standard deviation) is open_clip's own for the
-    model. A tag that was trained with the QuickGELU activation gets it, also under the
-    plain name of the model, where open_clip only warns.
+    Preprocessing is open_clip's own for the model. A tag that was trained with the
+    QuickGELU activation gets it, also under the plain name, where open_clip only warns.
 
     The default `dense_mode` points best at named objects on the embedded model, by
     ``benchmarks/dense_modes.py``. For some large models the literature prefers
-    ``"self-self-no-residual"``: compare both where patch tokens matter. What attention
-    pooling mixes in ResNets, CoCa and SigLIP is taken one token at a time.
+    ``"self-self-no-residual"``: compare both where patch tokens matter. In ResNets,
+    CoCa and SigLIP, each token goes the value path of the attention pooling.
 
     A progress bar set by :meth:`set_callbacks`, on the featurizer or on its pipeline,
     moves with every batch of :meth:`fit_transform`. Scikit-learn's callbacks belong to
-    fitting, so :meth:`transform` reports to callbacks only if they were set on the
-    featurizer itself.
+    fitting, so :meth:`transform` reports only to those set on the featurizer itself.
 
-    Embeddings know their encoder (:class:`EmbeddingArray`) unless `set_output` asks
-    for a data frame.
+    Embeddings know their encoder (:class:`EmbeddingArray`), data frames do not.
 
     Examples
     --------
-    >>> import numpy as np
+    Classify images by the names of their classes alone:
+
     >>> from skfewshot.clip import CLIPFeaturizer
-    >>> images = np.zeros((3, 64, 64, 3), dtype=np.uint8)
-    >>> images[1, 16:48, 16:48] = [200, 30, 30]
+    >>> from skfewshot.datasets import make_object_images
+    >>> names = ["plain ball", "striped star"]
+    >>> data = make_object_images(8, kinds=names, random_state=0)
     >>> featurizer = CLIPFeaturizer("tiny")
-    >>> X = featurizer.fit_transform(images)
-    >>> X.shape == (3, featurizer.embedding_dim_)
-    True
-    >>> T = featurizer.encode_classes(["star", "ring"])
-    >>> (X @ T.T).shape
-    (3, 2)
+    >>> X = featurizer.fit_transform(data.images)
+    >>> T = featurizer.encode_classes(names)
+    >>> X.shape, T.shape
+    ((16, 128), (2, 128))
+    >>> guesses = (X @ T.T).argmax(axis=1)
     """
 
     _parameter_constraints: dict = {  # noqa: RUF012
@@ -267,9 +264,8 @@ class CLIPFeaturizer(
         Examples
         --------
         >>> from skfewshot.clip import CLIPFeaturizer
-        >>> T = CLIPFeaturizer("tiny").encode_text(["a red star", "a blue ring"])
-        >>> float(T[0] @ T[0]).__round__(3)
-        1.0
+        >>> CLIPFeaturizer("tiny").encode_text(["a red star", "a blue ring"]).shape
+        (2, 128)
         """
         self._validate_params()
         texts = check_names(texts, "texts")
