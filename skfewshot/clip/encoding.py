@@ -1,7 +1,7 @@
 """Running a loaded CLIP model over many images or texts, a batch at a time."""
 
 import warnings
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 
 import numpy as np
 
@@ -40,6 +40,11 @@ def embed_images(
     -------
     ndarray of float32 of shape (n, d) or (n, 1 + K, d)
         The last axis has length one, or NaN where an image could not be read.
+
+    Raises
+    ------
+    FloatingPointError
+        If the model overflows, which some do in half precision.
     """
     import torch
 
@@ -53,17 +58,20 @@ def embed_images(
         on_error=on_error,
     )
     embeddings, unread = None, []
-    for batch in batches:
-        with task(), fork_safe_threads(), torch.inference_mode():
-            inputs = preprocessor.to_input(batch.pixels, clip.device, clip.dtype)
-            if dense_mode is None:
-                rows = _to_unit_rows(clip.model.encode_image(inputs))
-            else:
-                rows = _to_unit_rows(embed_tokens(clip.model, inputs, dense_mode))
-        if embeddings is None:
-            embeddings = np.empty((len(images), *rows.shape[1:]), dtype=np.float32)
-        embeddings[batch.start : batch.start + len(rows)] = rows
-        unread.extend(batch.errors)
+    with closing(batches):  # or its threads would outlive an error
+        for batch in batches:
+            with task(), fork_safe_threads(), torch.inference_mode():
+                inputs = preprocessor.to_input(batch.pixels, clip.device, clip.dtype)
+                if dense_mode is None:
+                    encoded = clip.model.encode_image(inputs)
+                else:
+                    encoded = embed_tokens(clip.model, inputs, dense_mode)
+                rows = _to_unit_rows(encoded)
+            if embeddings is None:
+                shape = (len(images), *rows.shape[1:])
+                embeddings = np.empty(shape, dtype=np.float32)
+            embeddings[batch.start : batch.start + len(rows)] = rows
+            unread.extend(batch.errors)
     for error in unread:
         embeddings[error.index] = np.nan
     _warn_of(unread)
@@ -99,7 +107,14 @@ def _to_unit_rows(rows):
     """Scale the last axis to length one, in float32; return an array."""
     import torch
 
-    return torch.nn.functional.normalize(rows.float(), dim=-1).cpu().numpy()
+    unit_rows = torch.nn.functional.normalize(rows.float(), dim=-1).cpu().numpy()
+    if not np.isfinite(unit_rows).all():
+        raise FloatingPointError(
+            f"The model gave embeddings that are not finite, in {rows.dtype}. Some "
+            "models overflow in half precision: use precision='bf16' or 'fp32'. If "
+            "they do so in float32, the weights are broken."
+        )
+    return unit_rows
 
 
 def _warn_of(unread):

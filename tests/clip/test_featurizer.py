@@ -644,6 +644,22 @@ def test_cuda(small, images, output):
     assert featurizer.encode_classes(["cat"]).shape == (1, 24)
 
 
+def test_overflow_is_an_error(make_model, images):
+    featurizer = CLIPFeaturizer(make_model("broken"))
+    featurizer.load().model.visual.proj[0, 0] = torch.inf
+    for output in ("embedding", "tokens"):
+        with pytest.raises(FloatingPointError, match="precision='bf16' or 'fp32'"):
+            featurizer.set_params(output=output).transform(images)
+
+
+def test_error_of_the_model_ends_the_threads(make_model, images):
+    featurizer = CLIPFeaturizer(make_model("broken"), batch_size=1, num_workers=2)
+    featurizer.load().model.visual.proj[0, 0] = torch.inf
+    with pytest.raises(FloatingPointError):
+        featurizer.transform(list(images) * 5)
+    assert not [t for t in threading.enumerate() if "skfewshot" in t.name]
+
+
 # Callbacks
 
 
