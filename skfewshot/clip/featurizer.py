@@ -13,12 +13,7 @@ from sklearn.base import (
 )
 from sklearn.callback import CallbackSupportMixin
 
-from skfewshot._sklearn import (
-    Interval,
-    StrOptions,
-    _fit_context,
-    _get_output_config,
-)
+from skfewshot._sklearn import Interval, StrOptions, _fit_context, _get_output_config
 from skfewshot._torch import resolve_device
 from skfewshot.clip.dense import DENSE_MODES
 from skfewshot.clip.embedding import EmbeddingArray
@@ -105,10 +100,11 @@ class CLIPFeaturizer(
     Preprocessing is open_clip's own for the model. A tag that was trained with the
     QuickGELU activation gets it, also under the plain name, where open_clip only warns.
 
-    The default `dense_mode` points best at named objects on the embedded model, by
-    ``benchmarks/dense_modes.py``. For some large models the literature prefers
-    ``"self-self-no-residual"``: compare both where patch tokens matter. In ResNets,
-    CoCa and SigLIP, each token goes the value path of the attention pooling.
+    ``benchmarks/dense_modes.py`` measures how well each `dense_mode` points at named
+    objects; on the embedded model, which is trained to be read that way, ``"value"``
+    is best. For some large models the literature prefers ``"self-self-no-residual"``:
+    compare where patch tokens matter. ResNets, CoCa and SigLIP pool by attention;
+    there each token goes its value path.
 
     A progress bar set by :meth:`set_callbacks`, on the featurizer or on its pipeline,
     moves with every batch of :meth:`fit_transform`. Scikit-learn's callbacks belong to
@@ -290,10 +286,8 @@ class CLIPFeaturizer(
 
         Raises
         ------
-        TypeError
-            If a name is not a str.
-        ValueError
-            If a template lacks the place for the name.
+        TypeError, ValueError
+            If a name is not a str, or a template lacks the place for the name.
         """
         self._validate_params()
         if prompt_templates is None:
@@ -366,7 +360,8 @@ class CLIPFeaturizer(
 
     def _embed(self, images, context=None):
         """Embed images, each batch a subtask of `context`."""
-        if self.output == "tokens" and self._wants_frame():
+        container = _get_output_config("transform", self)["dense"]
+        if self.output == "tokens" and container != "default":
             raise ValueError(
                 "output='tokens' gives a 3-D array, which no data frame can hold; use "
                 "set_output(transform='default') or output='embedding'."
@@ -393,9 +388,6 @@ class CLIPFeaturizer(
         subtask.call_on_fit_task_begin(estimator=self)
         yield
         subtask.call_on_fit_task_end(estimator=self)
-
-    def _wants_frame(self):
-        return _get_output_config("transform", self)["dense"] != "default"
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
