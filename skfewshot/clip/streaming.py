@@ -2,6 +2,7 @@
 
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -98,18 +99,10 @@ def stream_batches(X, preprocessor, *, size, batch_size, num_workers, on_error):
         The first one in X, under ``on_error="raise"``.
     """
     starts = range(0, len(X), batch_size)
-
-    def collect(start, results):
-        batch = Batch(start, np.zeros((len(results), *size, 3), dtype=np.uint8))
-        for row, result in enumerate(results):
-            pixels = result()
-            if not isinstance(pixels, ImageReadError):
-                batch.pixels[row] = pixels
-            elif on_error == "raise":
-                raise pixels
-            else:
-                batch.errors.append(pixels)
-        return batch
+    if isinstance(X, np.ndarray) and X.ndim == 4 and X.shape[1:] == (*size, 3):
+        for start in starts:  # neither to be decoded nor to be resized
+            yield Batch(start, np.array(X[start : start + batch_size], order="C"))
+        return
 
     def read(index):
         try:
@@ -117,29 +110,42 @@ def stream_batches(X, preprocessor, *, size, batch_size, num_workers, on_error):
         except ImageReadError as error:
             return error
 
-    if _is_ready(X, size):
-        for start in starts:
-            yield Batch(start, np.array(X[start : start + batch_size], order="C"))
-        return
-    if num_workers == 0:
-        for start in starts:
-            rows = range(start, min(start + batch_size, len(X)))
-            yield collect(start, [lambda row=row: read(row) for row in rows])
-        return
+    rows = (range(start, min(start + batch_size, len(X))) for start in starts)
+    read_rows = _read_ahead if num_workers else _read_now
+    with closing(read_rows(read, rows, num_workers)) as batches:
+        for start, results in zip(starts, batches, strict=True):
+            yield _collect(start, results, size, on_error)
+
+
+def _read_now(read, batches, num_workers):
+    """Yield what `read` makes of the indexes of each batch."""
+    for batch in batches:
+        yield (read(index) for index in batch)
+
+
+def _read_ahead(read, batches, num_workers):
+    """Do so with threads that stay a few batches ahead."""
     pool = ThreadPoolExecutor(num_workers, thread_name_prefix="skfewshot-decode")
     pending = deque()
     try:
-        for start in starts:
-            rows = range(start, min(start + batch_size, len(X)))
-            pending.append((start, [pool.submit(read, row).result for row in rows]))
+        for batch in batches:
+            pending.append([pool.submit(read, index) for index in batch])
             if len(pending) > _LOOK_AHEAD:
-                yield collect(*pending.popleft())
+                yield (future.result() for future in pending.popleft())
         while pending:
-            yield collect(*pending.popleft())
+            yield (future.result() for future in pending.popleft())
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _is_ready(X, size):
-    """Say whether X is an array whose images need neither resizing nor cropping."""
-    return isinstance(X, np.ndarray) and X.ndim == 4 and X.shape[1:] == (*size, 3)
+def _collect(start, results, size, on_error):
+    """Put the pixels of a batch into one array; raise or note errors."""
+    pixels, errors = [], []
+    for result in results:
+        if isinstance(result, ImageReadError):
+            if on_error == "raise":
+                raise result
+            errors.append(result)
+            result = np.zeros((*size, 3), dtype=np.uint8)
+        pixels.append(result)
+    return Batch(start, np.stack(pixels), errors)
