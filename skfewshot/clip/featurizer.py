@@ -52,13 +52,14 @@ class CLIPFeaturizer(
         ``None`` is refused where it would mean random weights.
     output : {"embedding", "tokens"}, default="embedding"
         One embedding an image, or the global embedding followed by one for each patch.
-    dense_mode : {"value", "self-self", "value-no-residual", \
-            "self-self-no-residual", "plain"}, default="value"
+    dense_mode : {"auto", "value", "self-self", "value-no-residual", \
+            "self-self-no-residual", "plain"}, default="auto"
         How the last attention makes patch tokens, for ``output="tokens"``:
         ``"value"``, each token keeps to its own value; ``"self-self"``, it attends to
         tokens like itself (mean of query-query, key-key and value-value attention);
         ``"plain"``, the ordinary tokens, whose similarity to text can be inverted.
-        ``"-no-residual"`` leaves out the last block's residual and MLP. See Notes.
+        ``"-no-residual"`` leaves out the last block's residual and MLP. ``"auto"`` is
+        ``"value"`` for the embedded model and else ``"self-self-no-residual"``.
     batch_size : int, default=64
         Images, or texts, in one pass of the model. Memory beyond the output does not
         grow with the number of images.
@@ -101,16 +102,14 @@ class CLIPFeaturizer(
     QuickGELU activation gets it, also under the plain name, where open_clip only warns.
 
     ``benchmarks/dense_modes.py`` measures how well each `dense_mode` points at named
-    objects; on the embedded model, which is trained to be read that way, ``"value"``
-    is best. For some large models the literature prefers ``"self-self-no-residual"``:
-    compare where patch tokens matter. ResNets, CoCa and SigLIP pool by attention;
-    there each token goes its value path.
+    objects. ``"value"`` is best for the embedded model, which is trained to be read
+    that way, and ``"self-self-no-residual"`` for the same model trained on images as a
+    whole, as CLIP models are. In ResNets, CoCa and SigLIP, which pool by attention,
+    each token goes the value path of the pooling.
 
     A progress bar set by :meth:`set_callbacks`, on the featurizer or on its pipeline,
     moves with every batch of :meth:`fit_transform`. Scikit-learn's callbacks belong to
     fitting, so :meth:`transform` reports only to those set on the featurizer itself.
-
-    Embeddings know their encoder (:class:`EmbeddingArray`), data frames do not.
 
     Examples
     --------
@@ -132,7 +131,7 @@ class CLIPFeaturizer(
         "model_name": [str],
         "pretrained": [str, os.PathLike, None],
         "output": [StrOptions({"embedding", "tokens"})],
-        "dense_mode": [StrOptions(set(DENSE_MODES))],
+        "dense_mode": [StrOptions({"auto", *DENSE_MODES})],
         "batch_size": [Interval(Integral, 1, None, closed="left")],
         "device": [str, None],
         "precision": [StrOptions({"auto", "fp32", "fp16", "bf16"})],
@@ -147,7 +146,7 @@ class CLIPFeaturizer(
         pretrained="laion2b_s34b_b79k",
         *,
         output="embedding",
-        dense_mode="value",
+        dense_mode="auto",
         batch_size=64,
         device=None,
         precision="auto",
@@ -367,10 +366,11 @@ class CLIPFeaturizer(
                 "set_output(transform='default') or output='embedding'."
             )
         clip = self.load()
+        dense_mode = clip.dense_mode if self.dense_mode == "auto" else self.dense_mode
         embeddings = embed_images(
             clip,
             images,
-            dense_mode=self.dense_mode if self.output == "tokens" else None,
+            dense_mode=dense_mode if self.output == "tokens" else None,
             batch_size=self.batch_size,
             num_workers=self.num_workers,
             on_error=self.on_error,

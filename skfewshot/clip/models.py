@@ -11,7 +11,7 @@ from functools import cached_property
 import numpy as np
 
 from skfewshot.clip.embedding import EncoderIdentity
-from skfewshot.clip.sources import find_source
+from skfewshot.clip.sources import TINY, find_source
 
 #: How many models the cache holds; the one unused for longest goes first.
 MAX_CACHED_MODELS = 4
@@ -77,6 +77,14 @@ class CLIPModel:
         """tuple of int: height and width of the images that the model takes."""
         size = self.model.visual.image_size
         return (size, size) if isinstance(size, int) else tuple(size)
+
+    @property
+    def dense_mode(self):
+        """str: the dense mode that ``"auto"`` is for this model."""
+        # The embedded model is trained to be read by its values. A model that is
+        # trained on pooled outputs alone points best without the last residual.
+        is_tiny = self._source.model_name == TINY
+        return "value" if is_tiny else "self-self-no-residual"
 
     @cached_property
     def tokenizer(self):

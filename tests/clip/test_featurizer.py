@@ -188,6 +188,15 @@ def test_tokens(featurizer, images, dense_mode):
     assert encoder_of(X[:, 1:]) == encoder_of(expected)
 
 
+@pytest.mark.parametrize("name", ["tiny", "small"])
+def test_automatic_dense_mode(small, images, name):
+    expected = {"tiny": "value", "small": "self-self-no-residual"}[name]
+    featurizer = CLIPFeaturizer({"small": small}.get(name, name), output="tokens")
+    X = featurizer.transform(images)
+    featurizer.set_params(dense_mode=expected)
+    np.testing.assert_array_equal(X, featurizer.transform(images))
+
+
 # Images that cannot be read
 
 
