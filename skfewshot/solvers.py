@@ -1,5 +1,6 @@
 """Pure tensor solvers: full-batch minimisation of the cross-modal mapping loss."""
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -70,10 +71,12 @@ def solve_cmm(
 
         cross-entropy(s (f T0' + alpha v P') / (1 + alpha), y)
         + triplet_weight * mean max(0, |v - P_y| - |v - P_neg| + margin)
-        + map_penalty / sqrt(n) * |Delta|^2 + text_penalty / sqrt(n) * |T - T0|^2
+        + (map_penalty * |Delta|^2 + text_penalty * |T - T0|^2) / (n * L0)
 
     Dividing by 1 + alpha and the two penalties are ours, not the paper's: an
-    unpenalised map collapses at one shot.
+    unpenalised map collapses at one shot. L0 is the cross-entropy of the zero-shot
+    logits ``s f T0'`` on the support, so that texts which already explain the images
+    are kept and weak ones give way.
 
     Parameters
     ----------
@@ -96,8 +99,9 @@ def solve_cmm(
         Stop when the last five iterations lowered the loss by less than ``tol`` times
         the loss each, on average.
     fit_intercept : bool, default=False
-        Whether to add a constant to the mapped features before they are normalised. It
-        is penalised like Delta.
+        For prototypes T0 that are class means of this very support: adds a constant to
+        the mapped features before they are normalised, penalised like Delta, and takes
+        log C, chance level, for L0.
     chunk_size : int, default=None
         Rows handled at once. The gradient is the exact one whatever the chunks.
     callback : callable, default=None
@@ -186,9 +190,28 @@ class _CMMObjective:
         self.chunk_size = len(F) if chunk_size is None else min(chunk_size, len(F))
         # Kept where it is no larger than the blocks that each evaluation makes anyway.
         self.frozen = F @ T0.T if self.chunk_size == len(F) else None
-        root_shots = (float(sample_weight.sum()) / len(torch.unique(y))) ** 0.5
-        self.map_unit, self.map_cost = _scaled_penalty(map_penalty / root_shots)
-        self.text_unit, self.text_cost = _scaled_penalty(text_penalty / root_shots)
+        shots = float(sample_weight.sum()) / len(torch.unique(y))
+        doubt = self._doubt(logit_scale, seen=fit_intercept)
+        self.map_unit, self.map_cost = _scaled_penalty(map_penalty, shots * doubt)
+        self.text_unit, self.text_cost = _scaled_penalty(text_penalty, shots * doubt)
+
+    def _doubt(self, logit_scale, *, seen):
+        """Cross-entropy of T0 alone, by which the penalties are divided.
+
+        Texts have not seen the support, so their loss on it tells honestly how far to
+        trust them. Class means have, and their loss tells nothing: log C is chance.
+        """
+        if seen:
+            return math.log(len(self.T0))
+        loss = 0.0
+        for start in range(0, len(self.F), self.chunk_size):
+            rows = slice(start, start + self.chunk_size)
+            cosines = self.F[rows] @ self.T0.T
+            part, _ = cross_entropy(
+                cosines.mul_(logit_scale), self.y[rows], self.row_weight[rows]
+            )
+            loss += float(part)
+        return loss
 
     def unpack(self, x):
         """Delta, with the intercept below it, and T."""
@@ -238,10 +261,12 @@ class _CMMObjective:
         return float(entropy) + self.triplet_weight * float(hinge), by_cosine
 
 
-def _scaled_penalty(penalty):
+def _scaled_penalty(penalty, divisor):
     """Unit of a block of unknowns, and the penalty on its square in that unit."""
-    unit = (2 * penalty + 1) ** -0.5
-    return unit, 1 / (2 + 1 / penalty) if penalty > 0 else 0.0
+    if penalty == 0:
+        return 1.0, 0.0
+    inverse = divisor / penalty
+    return (inverse / (2 + inverse)) ** 0.5, 1 / (2 + inverse)
 
 
 def minimize(objective, x, *, learning_rate, max_iter, tol, callback=None):
