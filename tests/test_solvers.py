@@ -15,7 +15,7 @@ TERMS = {
     "alpha": 1.0,
     "triplet_weight": 1.0,
     "margin": 0.1,
-    "map_penalty": 0.3,
+    "map_penalty": 0.1,
     "text_penalty": 0.6,
     "logit_scale": 20.0,
 }
