@@ -24,11 +24,17 @@ from tiny_data import (
     render_set,
     write_caption,
 )
+from tiny_text import (
+    TOKEN_SCALE,
+    encode_texts,
+    soft_cross_entropy,
+    to_pixels,
+    tune_text,
+)
 from torch.nn import functional
 
 from skfewshot.datasets import BASE_KINDS, SHAPES, SURFACES
 
-TOKEN_SCALE = 0.02
 # Which words make up each base kind.
 IS_SHAPE, IS_SURFACE = (
     torch.tensor([[word in kind.split() for word in words] for kind in BASE_KINDS])
@@ -110,31 +116,7 @@ def finish_block(block, hidden, mixed):
     return hidden + block.mlp(block.ln_2(hidden))
 
 
-def encode_texts(model, tokens):
-    """As ``model.encode_text``, without the columns in which every text is padding."""
-    length = int(tokens.argmax(dim=1).max()) + 1
-    tokens = tokens[:, :length]
-    hidden = model.token_embedding(tokens) + model.positional_embedding[:length]
-    hidden = model.transformer(hidden, attn_mask=model.attn_mask[:length, :length])
-    last = model.ln_final(hidden)[torch.arange(len(tokens)), tokens.argmax(dim=1)]
-    return functional.normalize(last @ model.text_projection, dim=-1)
-
-
-def to_pixels(images, config):
-    """Normalise a uint8 array (n, 64, 64, 3) as the preprocessing does."""
-    pixels = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2)
-    mean = torch.tensor(config["preprocess_cfg"]["mean"]).view(3, 1, 1)
-    std = torch.tensor(config["preprocess_cfg"]["std"]).view(3, 1, 1)
-    return (pixels.float() / 255 - mean) / std
-
-
 # --- training ---------------------------------------------------------------------
-
-
-def soft_cross_entropy(logits, targets):
-    """Cross-entropy against rows of weights that are first scaled to sum to one."""
-    targets = targets / targets.sum(dim=-1, keepdim=True)
-    return -(targets * functional.log_softmax(logits, dim=-1)).sum(dim=-1).mean()
 
 
 def batch_loss(model, heads, tokenizer, data, rows, rng, config):
@@ -291,6 +273,11 @@ def main():
     parser.add_argument("--learning-rate", type=float, default=2e-3)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--n-captioned", type=int, default=250)
+    parser.add_argument("--text-steps", type=int, default=200)
+    parser.add_argument(
+        "--text-only", action="store_true", help="keep the image tower that is there"
+    )
     parser.add_argument("--evaluate-only", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -298,8 +285,13 @@ def main():
     text = (DEFAULT_FOLDER / "open_clip_config.json").read_text()
     if options.out.resolve() != DEFAULT_FOLDER:
         (options.out / "open_clip_config.json").write_text(text)
-    if not options.evaluate_only:
+    if not (options.text_only or options.evaluate_only):
         save(train(json.loads(text), options), options.out)
+    if not options.evaluate_only:
+        model = tune_text(
+            options.out, options.n_captioned, options.text_steps, options.seed
+        )
+        save(model, options.out)
     evaluate(options.out)
 
 
