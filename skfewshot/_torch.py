@@ -1,6 +1,34 @@
-"""The border with torch: device, dtype, array to tensor and back."""
+"""The border with torch: device, dtype, threads, array to tensor and back."""
+
+import os
+import sys
+from contextlib import nullcontext
 
 import numpy as np
+
+_is_forked = False
+
+
+def _after_fork():
+    global _is_forked
+    _is_forked = _is_forked or "torch" in sys.modules
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+def fork_safe_threads():
+    """Return a context in which torch computes safely in a forked process.
+
+    GNU OpenMP waits forever for its threads, which do not survive a fork, so a child of
+    a process that has used torch computes on one thread for as long as this lasts.
+    """
+    if not _is_forked:
+        return nullcontext()
+    from threadpoolctl import threadpool_limits
+
+    return threadpool_limits(1, user_api="openmp")
 
 
 def resolve_device(device=None):

@@ -1,5 +1,8 @@
 """Images to predictions inside what scikit-learn users build: real compositions."""
 
+import multiprocessing
+import os
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -186,3 +189,12 @@ def test_clone_and_html(support):
     assert copied["cmm"].text_encoder.model_name == "tiny"
     assert copied.set_params(cmm__text_encoder__batch_size=8)["cmm"].text_encoder
     assert "CMMClassifier" in model._repr_html_()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_forked_child_can_fit(embedded):
+    X, names = embedded
+    expected = CMMClassifier().fit(X, names).predict_proba(X)
+    with multiprocessing.get_context("fork").Pool(1) as pool:
+        fitted = pool.apply_async(CMMClassifier().fit, (X, names)).get(timeout=60)
+    assert_allclose(fitted.predict_proba(X), expected, atol=1e-4)

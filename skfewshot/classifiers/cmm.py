@@ -8,7 +8,7 @@ from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.exceptions import ConvergenceWarning
 
 from skfewshot._sklearn import Interval, _fit_context
-from skfewshot._torch import resolve_device, to_numpy, to_tensor
+from skfewshot._torch import fork_safe_threads, resolve_device, to_numpy, to_tensor
 from skfewshot.classifiers._base import TEXT_CONSTRAINTS, FewShotClassifier
 from skfewshot.text import unit_rows
 
@@ -287,7 +287,7 @@ class CMMClassifier(
         rows = max(1, 2**28 // (len(support.text) * dtype.itemsize))
         # `fit` may be called inside a caller's inference mode, whose tensors could not
         # be used outside it.
-        with torch.inference_mode(False), torch.no_grad():
+        with fork_safe_threads(), torch.inference_mode(False), torch.no_grad():
             return solve_cmm(
                 to_tensor(support.features, device=device),
                 to_tensor(support.y, device=device, dtype=torch.int64),

@@ -1,6 +1,7 @@
 """Embeddings that know which encoder made them while they stay in its space."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -27,6 +28,9 @@ class EncoderIdentity:
         d, the width of the joint space.
     logit_scale : float
         The trained inverse temperature s of ``softmax(s * cosine)``; 100 for CLIP.
+    prompt_templates : str, callable or sequence, default="default"
+        Those of the featurizer that made the embedding: what it would encode class
+        names with.
 
     Examples
     --------
@@ -42,6 +46,7 @@ class EncoderIdentity:
     fingerprint: str
     embedding_dim: int = field(compare=False)
     logit_scale: float = field(compare=False)
+    prompt_templates: Any = field(default="default", compare=False, repr=False)
 
     def featurizer(self, **params):
         """Rebuild the encoder, to encode class names or more images.
@@ -63,6 +68,7 @@ class EncoderIdentity:
         """
         from skfewshot.clip.featurizer import CLIPFeaturizer
 
+        params = {"prompt_templates": self.prompt_templates, **params}
         featurizer = CLIPFeaturizer(self.model_name, self.pretrained, **params)
         found = featurizer.load().identity
         if found != self:

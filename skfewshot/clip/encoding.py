@@ -5,8 +5,8 @@ from contextlib import closing, nullcontext
 
 import numpy as np
 
+from skfewshot._torch import fork_safe_threads
 from skfewshot.clip.dense import embed_tokens
-from skfewshot.clip.models import fork_safe_threads
 from skfewshot.clip.streaming import Preprocessor, stream_batches
 
 _INDEXES_SHOWN = 20

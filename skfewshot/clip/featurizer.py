@@ -2,6 +2,7 @@
 
 import os
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from numbers import Integral
 
@@ -376,7 +377,9 @@ class CLIPFeaturizer(
             on_error=self.on_error,
             task=partial(self._batch_task, context),
         )
-        return EmbeddingArray(embeddings, clip.identity)
+        # Class names are to be encoded with these templates later on.
+        encoder = replace(clip.identity, prompt_templates=self.prompt_templates)
+        return EmbeddingArray(embeddings, encoder)
 
     @contextmanager
     def _batch_task(self, context):

@@ -2,14 +2,13 @@
 
 import hashlib
 import os
-import sys
 import threading
 from collections import OrderedDict
-from contextlib import nullcontext
 from functools import cached_property
 
 import numpy as np
 
+from skfewshot._torch import fork_safe_threads
 from skfewshot.clip.embedding import EncoderIdentity
 from skfewshot.clip.sources import TINY, find_source
 
@@ -20,33 +19,20 @@ _SAMPLED_PER_TENSOR = 256
 
 _cache = OrderedDict()
 _lock = threading.RLock()
-_is_forked = False
 
 
 def _after_fork():
-    """Make a forked child able to load and run models."""
-    global _lock, _is_forked
-    # Another thread of the parent may have held the lock, and that thread does not
-    # exist in the child to let it go.
+    """Give a forked child a lock of its own.
+
+    Another thread of the parent may have held the old one, and that thread does not
+    exist in the child to let it go.
+    """
+    global _lock
     _lock = threading.RLock()
-    _is_forked = _is_forked or "torch" in sys.modules
 
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
-
-
-def fork_safe_threads():
-    """Return a context in which torch computes safely in a forked process.
-
-    GNU OpenMP waits forever for its threads, which do not survive a fork, so a child of
-    a process that has used torch computes on one thread for as long as this lasts.
-    """
-    if not _is_forked:
-        return nullcontext()
-    from threadpoolctl import threadpool_limits
-
-    return threadpool_limits(1, user_api="openmp")
 
 
 class CLIPModel:
