@@ -60,7 +60,7 @@ def solve_cmm(
     learning_rate,
     max_iter,
     tol,
-    fit_intercept=False,
+    text_from_support=False,
     chunk_size=None,
     callback=None,
 ):
@@ -98,10 +98,11 @@ def solve_cmm(
     tol : float
         Stop when the last five iterations lowered the loss by less than ``tol`` times
         the loss each, on average.
-    fit_intercept : bool, default=False
-        For prototypes T0 that are class means of this very support: adds a constant to
-        the mapped features before they are normalised, penalised like Delta, and takes
-        log C, chance level, for L0.
+    text_from_support : bool, default=False
+        Whether T0 are the class means of this very support. Then a constant is added
+        to the mapped features before they are normalised, penalised like Delta; each
+        row meets the frozen mean of its class without itself; and L0 is log C, the
+        loss of chance.
     chunk_size : int, default=None
         Rows handled at once. The gradient is the exact one whatever the chunks.
     callback : callable, default=None
@@ -123,7 +124,7 @@ def solve_cmm(
         map_penalty=map_penalty,
         text_penalty=text_penalty,
         logit_scale=logit_scale,
-        fit_intercept=fit_intercept,
+        text_from_support=text_from_support,
         chunk_size=chunk_size,
     )
 
@@ -175,7 +176,7 @@ class _CMMObjective:
         map_penalty,
         text_penalty,
         logit_scale,
-        fit_intercept=False,
+        text_from_support=False,
         chunk_size=None,
     ):
         self.F, self.y, self.T0 = F, y, T0
@@ -183,15 +184,19 @@ class _CMMObjective:
         self.alpha, self.scale = alpha, logit_scale / (1 + alpha)
         self.triplet_weight, self.margin = triplet_weight, margin
         # A column of ones makes the last row of the map's block the intercept.
-        self.inputs = torch.cat([F, F.new_ones(len(F), 1)], 1) if fit_intercept else F
+        self.inputs = (
+            torch.cat([F, F.new_ones(len(F), 1)], 1) if text_from_support else F
+        )
         self.map_shape = (self.inputs.shape[1], F.shape[1])
         self.map_size = self.map_shape[0] * self.map_shape[1]
         self.size = self.map_size + T0.numel()
         self.chunk_size = len(F) if chunk_size is None else min(chunk_size, len(F))
+        self.own = self._held_out_cosines(sample_weight) if text_from_support else None
         # Kept where it is no larger than the blocks that each evaluation makes anyway.
-        self.frozen = F @ T0.T if self.chunk_size == len(F) else None
+        whole = slice(0, len(F))
+        self.frozen = self._frozen(whole) if self.chunk_size == len(F) else None
         shots = float(sample_weight.sum()) / len(torch.unique(y))
-        doubt = self._doubt(logit_scale, seen=fit_intercept)
+        doubt = self._doubt(logit_scale, seen=text_from_support)
         self.map_unit, self.map_cost = _scaled_penalty(map_penalty, shots * doubt)
         self.text_unit, self.text_cost = _scaled_penalty(text_penalty, shots * doubt)
 
@@ -206,12 +211,31 @@ class _CMMObjective:
         loss = 0.0
         for start in range(0, len(self.F), self.chunk_size):
             rows = slice(start, start + self.chunk_size)
-            cosines = self.F[rows] @ self.T0.T
-            part, _ = cross_entropy(
-                cosines.mul_(logit_scale), self.y[rows], self.row_weight[rows]
-            )
+            logits = self._frozen(rows).mul_(logit_scale)
+            part, _ = cross_entropy(logits, self.y[rows], self.row_weight[rows])
             loss += float(part)
         return loss
+
+    def _held_out_cosines(self, sample_weight):
+        """Cosine of each row to the mean of its class without one copy of the row.
+
+        A row is much nearer to a mean that it is part of than a query will be. Of a
+        class that weighs less than two rows, half the weight is left.
+        """
+        sums = torch.zeros_like(self.T0)
+        sums.index_add_(0, self.y, sample_weight[:, None] * self.F)
+        weights = sample_weight.new_zeros(len(self.T0))
+        weights.index_add_(0, self.y, sample_weight)
+        removed = (weights / 2).clamp_max_(1)[self.y]
+        means, _ = normalize_rows(sums[self.y] - removed[:, None] * self.F)
+        return (self.F * means).sum(dim=1, keepdim=True)
+
+    def _frozen(self, rows):
+        """Cosines of some rows to T0."""
+        cosines = self.F[rows] @ self.T0.T
+        if self.own is not None:
+            cosines.scatter_(1, self.y[rows, None], self.own[rows])
+        return cosines
 
     def unpack(self, x):
         """Delta, with the intercept below it, and T."""
@@ -252,7 +276,7 @@ class _CMMObjective:
     def _of_cosines(self, rows, cosines):
         """Loss of some rows, and its gradient, given their cosines to norm(T)."""
         y, weight = self.y[rows], self.row_weight[rows]
-        frozen = self.F[rows] @ self.T0.T if self.frozen is None else self.frozen
+        frozen = self._frozen(rows) if self.frozen is None else self.frozen
         logits = torch.add(frozen, cosines, alpha=self.alpha).mul_(self.scale)
         entropy, by_cosine = cross_entropy(logits, y, weight)
         by_cosine.mul_(self.alpha * self.scale)

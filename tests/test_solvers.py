@@ -91,12 +91,12 @@ def test_objective_is_the_equation(triplet_weight):
 
 
 @pytest.mark.parametrize("map_penalty", [0.0, 0.3, 1e12, math.inf])
-@pytest.mark.parametrize("fit_intercept", [False, True])
-def test_gradient_is_that_of_the_objective(map_penalty, fit_intercept):
+@pytest.mark.parametrize("text_from_support", [False, True])
+def test_gradient_is_that_of_the_objective(map_penalty, text_from_support):
     F, y, T0, weight = make_support()
     terms = TERMS | {"map_penalty": map_penalty}
     objective = _CMMObjective(
-        F, y, T0, weight, **terms, fit_intercept=fit_intercept, chunk_size=7
+        F, y, T0, weight, **terms, text_from_support=text_from_support, chunk_size=7
     )
     generator = torch.Generator().manual_seed(1)
     x = 0.1 * torch.randn(objective.size, generator=generator, dtype=F.dtype)
@@ -261,7 +261,7 @@ def test_one_row_on_its_own_prototype():
 def test_intercept_only_where_asked():
     F, y, T0, weight = make_support()
     assert not solve(F, y, T0, weight).intercept.any()
-    assert solve(F, y, T0, weight, fit_intercept=True).intercept.any()
+    assert solve(F, y, T0, weight, text_from_support=True).intercept.any()
 
 
 def test_texts_that_explain_the_support_are_trusted_more():

@@ -60,6 +60,41 @@ class Support:
     text: np.ndarray
 
 
+def merge_rows(features, y, weight):
+    """Add up the weights of equal rows, and put the rows in an order of their own.
+
+    Sums depend on the order of their terms by a rounding error, which the many steps
+    of a solver can make large. In one order, and with copies merged, neither the order
+    of the support nor the choice between a copy and a double weight makes any.
+
+    Parameters
+    ----------
+    features : ndarray of shape (n, n_features)
+    y : ndarray of shape (n,)
+        Class indices.
+    weight : ndarray of shape (n,)
+
+    Returns
+    -------
+    features, y, weight : ndarrays of shapes (m, n_features), (m,) and (m,)
+        The m <= n different rows.
+    """
+    keys = np.column_stack([features, y.astype(features.dtype)])
+    _, first, inverse = np.unique(_row_bytes(keys), True, True)
+    total = np.bincount(inverse, weights=weight).astype(weight.dtype)
+    return features[first], y[first], total
+
+
+def row_order(rows):
+    """Return the permutation that sorts rows, by their bytes: any order will do."""
+    return np.argsort(_row_bytes(rows), kind="stable")
+
+
+def _row_bytes(rows):
+    rows = np.ascontiguousarray(rows)
+    return rows.view(np.dtype((np.void, rows.itemsize * rows.shape[1])))[:, 0]
+
+
 class FewShotClassifier(
     ClassifierMixin, CallbackSupportMixin, BaseEstimator, metaclass=ABCMeta
 ):
@@ -91,8 +126,7 @@ class FewShotClassifier(
             sample_weight, X, dtype=X.dtype, ensure_non_negative=True
         )
         kept = sample_weight > 0
-        features, y, weight = unit_rows(X[kept]), y[kept], sample_weight[kept]
-        self.classes_, index = np.unique(y, return_inverse=True)
+        self.classes_, index = np.unique(y[kept], return_inverse=True)
         n_classes = len(self.classes_)
         if n_classes < 2:
             raise ValueError(
@@ -116,20 +150,26 @@ class FewShotClassifier(
             if self.logit_scale == "auto"
             else float(self.logit_scale)
         )
+        features, index, weight = merge_rows(
+            unit_rows(X[kept]), index, sample_weight[kept]
+        )
         text = prototypes.features
         if text is None:
             text = class_means(features, index, weight, n_classes)
         self.zero_shot_features_ = text
-        weight = weight * self._class_weights(y, weight)[index]
+        weight = weight * self._class_weights(index, weight)[index]
         used = weight > 0
         if not used.any():
             raise ValueError("class_weight gives every row of the support weight 0.")
         return Support(features[used], index[used], weight[used], text)
 
-    def _class_weights(self, y, sample_weight):
+    def _class_weights(self, index, sample_weight):
         """Return the weight of each class of ``classes_``."""
         weights = compute_class_weight(
-            self.class_weight, classes=self.classes_, y=y, sample_weight=sample_weight
+            self.class_weight,
+            classes=self.classes_,
+            y=self.classes_[index],
+            sample_weight=sample_weight,
         ).astype(sample_weight.dtype)
         if (weights < 0).any():
             raise ValueError(

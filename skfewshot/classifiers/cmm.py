@@ -4,12 +4,13 @@ from numbers import Integral, Real
 from typing import ClassVar
 from warnings import warn
 
+import numpy as np
 from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.exceptions import ConvergenceWarning
 
 from skfewshot._sklearn import Interval, _fit_context
 from skfewshot._torch import fork_safe_threads, resolve_device, to_numpy, to_tensor
-from skfewshot.classifiers._base import TEXT_CONSTRAINTS, FewShotClassifier
+from skfewshot.classifiers._base import TEXT_CONSTRAINTS, FewShotClassifier, row_order
 from skfewshot.text import unit_rows
 
 
@@ -38,12 +39,15 @@ class CMMClassifier(
         \mathrm{CE}
         + \lambda_{\mathrm{trip}} \, \mathrm{mean} \max(0, \|v - T_y\|
         - \|v - T_{\mathrm{neg}}\| + m)
-        + \frac{\lambda_W}{\sqrt{\bar n}} \|\Delta\|_F^2
-        + \frac{\lambda_T}{\sqrt{\bar n}} \|T - T_0\|_F^2
+        + \frac{\lambda_W \|\Delta\|_F^2 + \lambda_T \|T - T_0\|_F^2}{\bar n \, L_0}
 
-    with *neg* the nearest wrong class. Dividing the logits by :math:`1 + \alpha`, which
-    leaves the predicted class as it is and keeps the temperature independent of
-    :math:`\alpha`, and the two penalties are this library's, not the paper's.
+    with *neg* the nearest wrong class and :math:`L_0` the cross-entropy of zero-shot
+    CLIP on the support. Three things are this library's, not the paper's: dividing the
+    logits by :math:`1 + \alpha`, which leaves the predicted class as it is and keeps
+    the temperature independent of :math:`\alpha`; the two penalties, without which the
+    map collapses at one shot; and dividing them by :math:`\bar n L_0`, so that texts
+    which already explain the images are kept, and weak ones give way. That is what
+    makes one set of defaults do for all.
 
     Parameters
     ----------
@@ -80,9 +84,9 @@ class CMMClassifier(
     margin : float, default=0.1
         Margin :math:`m \ge 0` of the triplet loss, a Euclidean distance on the unit
         sphere.
-    map_penalty : float, default=0.3
+    map_penalty : float, default=0.1
         Penalty :math:`\lambda_W \ge 0` of the map; infinity leaves it the identity.
-    text_penalty : float, default=0.2
+    text_penalty : float, default=0.6
         Penalty :math:`\lambda_T \ge 0` of the text features' change; infinity leaves
         them as they are.
     logit_scale : "auto" or float, default="auto"
@@ -90,10 +94,11 @@ class CMMClassifier(
         scale where the encoder is known, else 100.
     learning_rate : float, default=1.0
         First step tried along a quasi-Newton direction; a line search corrects it.
-    max_iter : int, default=100
+    max_iter : int, default=200
         Most L-BFGS iterations.
     tol : float, default=1e-4
-        Stop once an iteration lowers the loss by less than `tol` times the loss.
+        Stop once five iterations lowered the loss by less than `tol` times the loss
+        each, on average.
     class_weight : dict, "balanced" or None, default=None
         Weights of the classes, multiplied with `sample_weight`.
     chunk_size : int or None, default=None
@@ -143,9 +148,15 @@ class CMMClassifier(
 
     Notes
     -----
-    Rows of `X` are scaled to unit norm first. Fitting takes the whole support in each
-    step, so duplicating a row equals doubling its weight, and the order of rows does
-    not matter. Rows of weight zero are dropped.
+    Rows of `X` are scaled to unit norm first, and those of weight zero dropped. Fitting
+    takes the whole support in each step, with copies merged and in an order of its own:
+    duplicating a row is doubling its weight, and neither the order of the rows nor the
+    names of the classes matter, to the last bit. The kinks of the triplet loss are
+    rounded, so that its minimum can be reached and does not depend on rounding errors.
+
+    Without text, :math:`T_0` has seen the support, and its loss there says nothing:
+    :math:`L_0` is then that of chance, :math:`\log C`, and in training each row meets
+    the frozen mean of its class without itself.
 
     References
     ----------
@@ -193,11 +204,11 @@ class CMMClassifier(
         alpha=1.0,
         triplet_weight=1.0,
         margin=0.1,
-        map_penalty=0.3,
-        text_penalty=0.2,
+        map_penalty=0.1,
+        text_penalty=0.6,
         logit_scale="auto",
         learning_rate=1.0,
-        max_iter=100,
+        max_iter=200,
         tol=1e-4,
         class_weight=None,
         chunk_size=None,
@@ -251,9 +262,7 @@ class CMMClassifier(
         support = self._read_support(X, y, sample_weight)
         context = self._init_callback_context(max_subtasks=self.max_iter)
         context.call_on_fit_task_begin(estimator=self, X=X, y=y)
-        solution = self._solve(support, X, y, context)
-        self._store(solution, support.features.dtype)
-        if not solution.converged:
+        if not self._solve(support, X, y, context):
             warn(
                 f"CMM stopped after max_iter={self.max_iter} iterations before the "
                 "loss settled; raise max_iter or tol.",
@@ -264,7 +273,7 @@ class CMMClassifier(
         return self
 
     def _solve(self, support, X, y, context):
-        """Run the solver on the device, with one callback task an iteration."""
+        """Run the solver, one callback task an iteration; return if it converged."""
         import torch
 
         from skfewshot.solvers import solve_cmm
@@ -275,7 +284,7 @@ class CMMClassifier(
         def on_iteration(iteration, loss, state):
             def fitted():
                 copy = {"n_iter_": iteration, "loss_curve_": [loss]}
-                return copy | _fitted_arrays(state(), dtype)
+                return copy | _fitted_arrays(state(), rank, dtype)
 
             task = context.subcontext(task_name="iteration")
             task.call_on_fit_task_begin(estimator=self, X=X, y=y)
@@ -283,15 +292,19 @@ class CMMClassifier(
                 estimator=self, X=X, y=y, reconstruction_attributes=fitted
             )
 
+        # Classes in an order of their own, for the reason that rows have one: then the
+        # names of the classes do not matter.
+        order = row_order(support.text)
+        rank = np.argsort(order)
         # Rows in one block of logits of at most 256 MB.
         rows = max(1, 2**28 // (len(support.text) * dtype.itemsize))
         # `fit` may be called inside a caller's inference mode, whose tensors could not
         # be used outside it.
         with fork_safe_threads(), torch.inference_mode(False), torch.no_grad():
-            return solve_cmm(
+            solution = solve_cmm(
                 to_tensor(support.features, device=device),
-                to_tensor(support.y, device=device, dtype=torch.int64),
-                to_tensor(support.text, device=device),
+                to_tensor(rank[support.y], device=device, dtype=torch.int64),
+                to_tensor(support.text[order], device=device),
                 to_tensor(support.weight, device=device),
                 alpha=float(self.alpha),
                 triplet_weight=float(self.triplet_weight),
@@ -307,12 +320,14 @@ class CMMClassifier(
                 # of the linear map, since all CLIP images share a large mean. Features
                 # of other origin may be centred, and a map through the origin would
                 # make the logits odd: f and -f could never get the same class.
-                fit_intercept=self.prototype_source_ == "image",
+                text_from_support=self.prototype_source_ == "image",
                 callback=on_iteration if hasattr(self, "_skl_callbacks") else None,
             )
+        self._store(solution, rank, dtype)
+        return solution.converged
 
-    def _store(self, solution, dtype):
-        for name, value in _fitted_arrays(solution, dtype).items():
+    def _store(self, solution, rank, dtype):
+        for name, value in _fitted_arrays(solution, rank, dtype).items():
             setattr(self, name, value)
         self.loss_curve_ = solution.loss_curve
         self.n_iter_ = solution.n_iter
@@ -346,10 +361,10 @@ class CMMClassifier(
         return scale * (frozen + dtype.type(self.alpha) * tuned)
 
 
-def _fitted_arrays(solution, dtype):
-    """Return the arrays that predictions need, as NumPy."""
+def _fitted_arrays(solution, rank, dtype):
+    """Return the arrays that predictions need, as NumPy; class c is row ``rank[c]``."""
     return {
         "map_": to_numpy(solution.map, dtype=dtype),
         "map_intercept_": to_numpy(solution.intercept, dtype=dtype),
-        "text_features_": unit_rows(to_numpy(solution.text, dtype=dtype)),
+        "text_features_": unit_rows(to_numpy(solution.text, dtype=dtype)[rank]),
     }
