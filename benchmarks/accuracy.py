@@ -16,6 +16,7 @@ from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
+from feature_data import draw_rows, imagenet_queries, imagenet_support, load
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score
 
@@ -39,7 +40,8 @@ def main():
         for shots in arguments.shots or SHOTS[name]:
             scores, times = defaultdict(list), defaultdict(list)
             for seed in range(arguments.seeds):
-                task = load_task(arguments.data / f"{name}.npz", shots, seed)
+                path = arguments.data / f"{name}.npz"
+                task = load_task(path, shots, seed, arguments.whole_imagenet)
                 if task is None:
                     break
                 for method, make in METHODS.items():
@@ -52,57 +54,28 @@ def main():
             print(f"| {name} | {shots} | " + " | ".join(cells) + " |", flush=True)
 
 
-def load_task(path, shots, seed):
+def load_task(path, shots, seed, whole_imagenet):
     """Return (support X, support y, query X, query y, text or None), or None.
 
     Seed 0 of the data sets with supports of their own takes those; other seeds draw
     from the largest support there is. None says that no further support exists.
     """
-    with np.load(path) as data:
-        read = {key: data[key] for key in data.files if key != "class_names"}
-    for key in read:
-        if key.endswith("_X") or key == "text":
-            rows = read[key].astype(np.float32)
-            read[key] = rows / np.linalg.norm(rows, axis=1, keepdims=True)
-    text = read.get("text")
+    data = load(path)
+    text = data.get("text")
     if path.stem == "imagenet1000":
-        support = _imagenet_support(read, shots, seed)
+        support = imagenet_support(data, shots, seed)
         if support is None:
             return None
-        X, y = support
-        query, target = read["train4_X"], read["train4_y"]
-        # The same photograph is now and then in both sets.
-        fresh = np.concatenate(
-            [(part @ X.T).max(axis=1) <= 0.97 for part in np.array_split(query, 8)]
-        )
-        return X, y, query[fresh], target[fresh], text
+        part = "all" if whole_imagenet else "report"
+        return *support, *imagenet_queries(data, support[0], part), text
     if path.stem != "dtd47" and seed == 0:
-        X, y = read[f"train{shots}_X"], read[f"train{shots}_y"]
+        X, y = data[f"train{shots}_X"], data[f"train{shots}_y"]
     else:
         pool = "val" if path.stem == "dtd47" else "train16"
-        X, y = _draw(read[f"{pool}_X"], read[f"{pool}_y"], shots, seed)
-    return X, y, read["test_X"], read["test_y"], text
-
-
-def _imagenet_support(read, shots, seed):
-    """Return the support of `shots`: two seeds at one shot, else one."""
-    sets = {1: [["train1"], ["train1b"]], 2: [["train2"]]}
-    sets[4] = [["train1", "train1b", "train2"]]
-    if seed >= len(sets[shots]):
-        return None
-    parts = sets[shots][seed]
-    return tuple(np.concatenate([read[f"{p}_{k}"] for p in parts]) for k in "Xy")
-
-
-def _draw(X, y, shots, seed):
-    """Draw `shots` rows of each class."""
-    rng = np.random.default_rng(seed)
-    rows = [
-        rng.choice(np.flatnonzero(y == label), shots, replace=False)
-        for label in np.unique(y)
-    ]
-    rows = np.concatenate(rows)
-    return X[rows], y[rows]
+        X, y = data[f"{pool}_X"], data[f"{pool}_y"]
+        rows = draw_rows(y, shots, seed)
+        X, y = X[rows], y[rows]
+    return X, y, data["test_X"], data["test_y"], text
 
 
 def evaluate(make, task):
@@ -146,6 +119,11 @@ def _parse():
     parser.add_argument("--datasets", nargs="+", choices=SHOTS, default=list(SHOTS))
     parser.add_argument("--shots", nargs="+", type=int, help="default: all there are")
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument(
+        "--whole-imagenet",
+        action="store_true",
+        help="score on the half that chose the defaults too, as others' figures do",
+    )
     parser.add_argument("--skip-probe", nargs="*", default=[], help="data sets")
     return parser.parse_args()
 

@@ -15,13 +15,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from feature_data import draw_rows, imagenet_queries, imagenet_support, load
 
 from skfewshot.losses import cmm_logits
 from skfewshot.solvers import solve_cmm
 
 SHOTS = (1, 2, 4, 8, 16)
-#: Two ImageNet rows closer than this show the same photograph.
-NEAR_DUPLICATE = 0.97
 #: Standard deviation of the noise on each of 512 coordinates of a unit text.
 TEXT_NOISE = 0.045
 
@@ -51,7 +50,8 @@ def parse_arguments():
     parser.add_argument("--imagenet", action="store_true", help="all 1000 classes too")
     penalties = {"type": float, "nargs": "+", "default": [0.1, 0.3, 1.0]}
     parser.add_argument("--map-penalty", **penalties)
-    parser.add_argument("--text-penalty", **penalties | {"default": [0.2, 0.6, 2.0]})
+    penalties["default"] = [10.0, 30.0, 100.0]
+    parser.add_argument("--text-penalty", **penalties)
     return parser.parse_args()
 
 
@@ -73,43 +73,18 @@ def make_tasks(folder, seed, imagenet):
         yield f"imagenet100 noisy texts {shots}", blur_texts(task, seed)
 
 
-def load(path):
-    """Arrays of a file, with unit rows in float32."""
-    arrays = dict(np.load(path, allow_pickle=False))
-    for key, value in arrays.items():
-        if key.endswith("_X") or key == "text":
-            value = value.astype(np.float32)
-            arrays[key] = value / np.linalg.norm(value, axis=1, keepdims=True)
-        elif key.endswith("_y"):
-            arrays[key] = value.astype(np.int64)
-    return arrays
-
-
 def draw_task(name, data, shots, seed):
     """Support of some rows a class, and tuning rows that are not among them."""
-    rng = np.random.default_rng(seed)
     if name == "imagenet1000":
-        parts = {1: ["train1"], 2: ["train2"], 4: ["train1", "train1b", "train2"]}
-        X = np.concatenate([data[f"{part}_X"] for part in parts[shots]])
-        y = np.concatenate([data[f"{part}_y"] for part in parts[shots]])
-        query = np.random.default_rng(0).permutation(len(data["train4_X"]))[::2]
-        X_query, y_query = data["train4_X"][query], data["train4_y"][query]
-        new = (X_query @ X.T).max(axis=1) <= NEAR_DUPLICATE
-        return X, y, X_query[new], y_query[new], data["text"]
+        X, y = imagenet_support(data, shots, 0)
+        return X, y, *imagenet_queries(data, X, "tuning"), data["text"]
     pool = "val" if name == "dtd47" else "train16"
     X, y = data[f"{pool}_X"], data[f"{pool}_y"]
-    rows = draw_rows(y, shots, rng)
+    rows = draw_rows(y, shots, seed)
     if pool == "val":
         rest = np.setdiff1d(np.arange(len(y)), rows)
         return X[rows], y[rows], X[rest], y[rest], data["text"]
     return X[rows], y[rows], data["val_X"], data["val_y"], data["text"]
-
-
-def draw_rows(y, shots, rng):
-    classes = np.unique(y)
-    return np.concatenate(
-        [rng.permutation(np.flatnonzero(y == c))[:shots] for c in classes]
-    )
 
 
 def unbalance(task, seed):

@@ -71,7 +71,7 @@ def solve_cmm(
 
         cross-entropy(s (f T0' + alpha v P') / (1 + alpha), y)
         + triplet_weight * mean max(0, |v - P_y| - |v - P_neg| + margin)
-        + (map_penalty * |Delta|^2 + text_penalty * |T - T0|^2) / (n * L0)
+        + (map_penalty * |Delta|^2 + text_penalty * mean_c |T_c - T0_c|^2) / (n * L0)
 
     Dividing by 1 + alpha and the two penalties are ours, not the paper's: an
     unpenalised map collapses at one shot. L0 is the cross-entropy of the zero-shot
@@ -198,7 +198,10 @@ class _CMMObjective:
         shots = float(sample_weight.sum()) / len(torch.unique(y))
         doubt = self._doubt(logit_scale, seen=text_from_support)
         self.map_unit, self.map_cost = _scaled_penalty(map_penalty, shots * doubt)
-        self.text_unit, self.text_cost = _scaled_penalty(text_penalty, shots * doubt)
+        # A mean over the classes: each has but its own share of the mean loss.
+        self.text_unit, self.text_cost = _scaled_penalty(
+            text_penalty, shots * doubt * len(T0)
+        )
 
     def _doubt(self, logit_scale, *, seen):
         """Cross-entropy of T0 alone, by which the penalties are divided.

@@ -16,7 +16,7 @@ TERMS = {
     "triplet_weight": 1.0,
     "margin": 0.1,
     "map_penalty": 0.1,
-    "text_penalty": 0.6,
+    "text_penalty": 30.0,
     "logit_scale": 20.0,
 }
 SEARCH = {"learning_rate": 1.0, "max_iter": 500, "tol": 1e-8}
@@ -72,7 +72,7 @@ def reference_loss(F, y, T0, weight, delta, T, terms):
     zero_shot = torch.nn.functional.cross_entropy(s * F @ T0.T, y, reduction="none")
     zero_shot = float(zero_shot @ weight / weight.sum())
     penalty = terms["map_penalty"] * (delta**2).sum()
-    penalty += terms["text_penalty"] * ((T - T0) ** 2).sum()
+    penalty += terms["text_penalty"] * ((T - T0) ** 2).sum() / len(T0)
     return total / float(weight.sum()) + float(penalty) / (shots * zero_shot)
 
 

@@ -39,7 +39,8 @@ class CMMClassifier(
         \mathrm{CE}
         + \lambda_{\mathrm{trip}} \, \mathrm{mean} \max(0, \|v - T_y\|
         - \|v - T_{\mathrm{neg}}\| + m)
-        + \frac{\lambda_W \|\Delta\|_F^2 + \lambda_T \|T - T_0\|_F^2}{\bar n \, L_0}
+        + \frac{\lambda_W \|\Delta\|_F^2
+        + \lambda_T \, \mathrm{mean}_c \|T_c - T_{0c}\|^2}{\bar n \, L_0}
 
     with *neg* the nearest wrong class and :math:`L_0` the cross-entropy of zero-shot
     CLIP on the support. Three things are this library's, not the paper's: dividing the
@@ -86,7 +87,7 @@ class CMMClassifier(
         sphere.
     map_penalty : float, default=0.1
         Penalty :math:`\lambda_W \ge 0` of the map; infinity leaves it the identity.
-    text_penalty : float, default=0.6
+    text_penalty : float, default=30.0
         Penalty :math:`\lambda_T \ge 0` of the text features' change; infinity leaves
         them as they are.
     logit_scale : "auto" or float, default="auto"
@@ -205,7 +206,7 @@ class CMMClassifier(
         triplet_weight=1.0,
         margin=0.1,
         map_penalty=0.1,
-        text_penalty=0.6,
+        text_penalty=30.0,
         logit_scale="auto",
         learning_rate=1.0,
         max_iter=200,

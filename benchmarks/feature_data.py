@@ -1,0 +1,61 @@
+"""Reading the real CLIP features; the rows that tune are never those that report."""
+
+import numpy as np
+
+#: Two ImageNet rows closer than this show the same photograph.
+NEAR_DUPLICATE = 0.97
+#: Sets of ImageNet whose rows make a support of so many shots; one entry a seed.
+IMAGENET_SUPPORTS = {
+    1: [["train1"], ["train1b"]],
+    2: [["train2"]],
+    4: [["train1", "train1b", "train2"]],
+}
+
+
+def load(path):
+    """Return the arrays of a file, features and texts with unit rows in float32."""
+    with np.load(path) as file:
+        arrays = {key: file[key] for key in file.files}
+    for key, value in arrays.items():
+        if key.endswith("_X") or key == "text":
+            value = value.astype(np.float32)
+            arrays[key] = value / np.linalg.norm(value, axis=1, keepdims=True)
+        elif key.endswith("_y"):
+            arrays[key] = value.astype(np.int64)
+    return arrays
+
+
+def draw_rows(y, shots, seed):
+    """Return the indices of `shots` rows of each class, or of all that it has."""
+    rng = np.random.default_rng(seed)
+    return np.concatenate(
+        [rng.permutation(np.flatnonzero(y == c))[:shots] for c in np.unique(y)]
+    )
+
+
+def imagenet_support(data, shots, seed):
+    """Return the support (X, y) of a seed, or None where there are no more seeds."""
+    choices = IMAGENET_SUPPORTS[shots]
+    if seed >= len(choices):
+        return None
+    return tuple(
+        np.concatenate([data[f"{part}_{key}"] for part in choices[seed]])
+        for key in "Xy"
+    )
+
+
+def imagenet_queries(data, support, part):
+    """Return (X, y) of one half of `train4`, or of all, without the support's twins.
+
+    Parameters
+    ----------
+    part : {"tuning", "report", "all"}
+        Defaults are chosen on the first half and reported on the second.
+    """
+    shuffled = np.random.default_rng(0).permutation(len(data["train4_X"]))
+    start, step = {"tuning": (0, 2), "report": (1, 2), "all": (0, 1)}[part]
+    rows = shuffled[start::step]
+    X, y = data["train4_X"][rows], data["train4_y"][rows]
+    nearest = [(block @ support.T).max(axis=1) for block in np.array_split(X, 8)]
+    new = np.concatenate(nearest) <= NEAR_DUPLICATE
+    return X[new], y[new]
