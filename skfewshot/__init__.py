@@ -9,7 +9,7 @@ _PUBLIC = {
     "CLIPFeaturizer": "skfewshot.clip",
     "CMMClassifier": "skfewshot.classifiers",
 }
-_SUBMODULES = {"classifiers", "clip", "datasets"}
+_SUBMODULES = {"classifiers", "clip", "datasets", "display"}
 
 __all__ = ["CLIPFeaturizer", "CMMClassifier", "__version__"]
 

@@ -35,14 +35,15 @@ def main(argv=None):
     """Run the demo; returns the exit status."""
     arguments = _parser().parse_args(argv)
     try:
+        arguments.out.parent.mkdir(parents=True, exist_ok=True)
         images, labels, is_query = _read_images(arguments)
         task = _embed(arguments, images, labels, is_query)
         results = _compare(task, arguments.shots, arguments.seed)
+        print(_table(results))
+        _draw(results, task, arguments)
     except (ValueError, TypeError, OSError) as error:
         print(f"skfewshot: {error}", file=sys.stderr)
         return 1
-    print(_table(results))
-    _draw(results, task, arguments)
     print(f"\nPicture saved as {arguments.out}")
     return 0
 
@@ -62,34 +63,48 @@ def _read_images(arguments):
         place = np.arange(len(labels)) % (n_pool + n_query)
         return images, labels, place >= n_pool
 
-    from torchvision.datasets import ImageFolder
-
-    folder = ImageFolder(arguments.images)
-    names = [name.replace("_", " ") for name in folder.classes]
-    paths, indices = zip(*folder.samples, strict=True)
-    labels = np.array(names)[list(indices)]
-    if len(names) < 2:
-        raise ValueError(
-            f"--images {arguments.images} has one class, {names[0]!r}; wanted one "
-            "sub-folder for each of at least 2 classes."
-        )
+    paths, labels = _read_folder(arguments.images)
     rng = np.random.default_rng(arguments.seed)
     is_query = np.zeros(len(labels), dtype=bool)
-    for name in names:
+    for name in np.unique(labels):
         rows = rng.permutation(np.flatnonzero(labels == name))
-        if len(rows) < 2:
-            raise ValueError(
-                f"--images {arguments.images}: the class {name!r} has 1 image; wanted "
-                "at least 2, one to learn from and one to score on."
-            )
         is_query[rows[: len(rows) // 2]] = True
-    return np.array(paths, dtype=object), labels, is_query
+    return paths, labels, is_query
+
+
+def _read_folder(path):
+    """Return the paths of the images of a folder, and the names of their classes."""
+    from torchvision.datasets import ImageFolder
+
+    folder = ImageFolder(path, allow_empty=True)
+    paths = np.array([sample for sample, _ in folder.samples], dtype=object)
+    folders = np.array(folder.classes)[[index for _, index in folder.samples]]
+    found, counts = np.unique(folders, return_counts=True)
+    if len(found) < 2:
+        raise ValueError(
+            f"--images {path} has images of {len(found)} class(es), {found.tolist()}; "
+            "wanted one sub-folder for each of at least 2 classes."
+        )
+    if counts.min() < 2:
+        raise ValueError(
+            f"--images {path}: the classes {found[counts < 2].tolist()} have 1 image; "
+            "wanted at least 2, one to learn from and one to score on."
+        )
+    if len({name.replace("_", " ") for name in found}) < len(found):
+        raise ValueError(
+            f"--images {path}: two of the folders {found.tolist()} are one class, "
+            "since '_' stands for a space; rename one."
+        )
+    return paths, np.char.replace(folders, "_", " ")
 
 
 def _embed(arguments, images, labels, is_query):
     """Embed every image once, and say how fast that went."""
     featurizer = CLIPFeaturizer(
-        arguments.model, arguments.pretrained, num_workers=2 if arguments.images else 0
+        arguments.model,
+        arguments.pretrained,
+        num_workers=2 if arguments.images else 0,
+        on_error="nan",
     )
     featurizer.fit(images[:1])
     start = time.perf_counter()
@@ -99,13 +114,21 @@ def _embed(arguments, images, labels, is_query):
         f"Embedded {len(X)} images with {arguments.model} on {featurizer.device_}: "
         f"{seconds:.1f} s, {len(X) / seconds:.0f} images/s"
     )
-    return Task(X[~is_query], labels[~is_query], X[is_query], labels[is_query])
+    read = ~np.isnan(X).any(axis=1)
+    pool, query = read & ~is_query, read & is_query
+    return Task(X[pool], labels[pool], X[query], labels[query])
 
 
 def _compare(task, shots, seed):
     """Return {method: {shots: [(accuracy, seconds of the fit), ...]}}."""
     results = defaultdict(lambda: defaultdict(list))
-    largest = np.unique(task.pool_labels, return_counts=True)[1].max()
+    counts = np.unique(task.pool_labels, return_counts=True)[1]
+    largest = counts.max()
+    if max(shots) > counts.min():
+        print(
+            f"The classes have {counts.min()} to {largest} images to learn from; where "
+            "there are fewer than the shots, all are taken."
+        )
     for n_shots in sorted({min(n, largest) for n in shots}):
         for draw in range(DRAWS):
             X, y = _draw_support(task, n_shots, [seed, draw])
@@ -190,7 +213,10 @@ def _draw(results, task, arguments):
     ModalityGapDisplay.from_estimator(
         model, task.query, task.query_labels, axes=axes[1:]
     )
-    figure.suptitle(f"skfewshot: {arguments.model}, {len(model.classes_)} classes")
+    figure.suptitle(
+        f"skfewshot: {arguments.model}, {len(model.classes_)} classes; the mapping was "
+        f"learned from {shots[-1]} shots and is shown on images kept aside"
+    )
     figure.savefig(arguments.out, dpi=120)
     plt.close(figure)
 

@@ -3,10 +3,7 @@
 from sklearn.base import _fit_context
 from sklearn.utils._param_validation import (
     HasMethods,
-    Hidden,
     Interval,
-    InvalidParameterError,
-    Options,
     StrOptions,
 )
 from sklearn.utils._set_output import _get_output_config
@@ -14,12 +11,15 @@ from sklearn.utils.validation import _check_sample_weight
 
 __all__ = [
     "HasMethods",
-    "Hidden",
     "Interval",
-    "InvalidParameterError",
-    "Options",
     "StrOptions",
     "_check_sample_weight",
     "_fit_context",
     "_get_output_config",
+    "has_callbacks",
 ]
+
+
+def has_callbacks(estimator):
+    """Say whether callbacks were set on an estimator, or propagated to it."""
+    return bool(getattr(estimator, "_skl_callbacks", None))

@@ -4,6 +4,9 @@ import numpy as np
 from sklearn.decomposition import PCA
 from sklearn.utils.validation import check_is_fitted
 
+#: More classes than this are not named in the picture: the names would overlap.
+_MOST_NAMED = 16
+
 
 class ModalityGapDisplay:
     """The modality gap before and after the mapping of a :class:`CMMClassifier`.
@@ -157,13 +160,26 @@ class ModalityGapDisplay:
             if len(members):
                 ends = np.stack([text, members.mean(axis=0)])
                 ax.plot(*ends.T, color=color, linewidth=0.8, alpha=0.8, zorder=2)
-        ax.scatter(*texts.T, c=colors, s=110, marker="*", edgecolors="black", zorder=3)
+        star = {"s": 110, "marker": "*", "edgecolors": "black", "zorder": 3}
+        ax.scatter(*texts.T, c=colors, **star)
+        if len(self.classes) <= _MOST_NAMED:
+            self._name_texts(ax, texts)
         ax.scatter([], [], c="grey", s=14, label="image")
-        ax.scatter(
-            [], [], c="grey", s=110, marker="*", edgecolors="black", label="text"
-        )
+        ax.scatter([], [], c="grey", label="text", **star)
         ax.set_xticks([])
         ax.set_yticks([])
+
+    def _name_texts(self, ax, texts):
+        for text, name in zip(texts, self.classes, strict=True):
+            ax.annotate(
+                str(name),
+                text,
+                xytext=(0, 7),
+                textcoords="offset points",
+                ha="center",
+                fontsize=7,
+                zorder=4,
+            )
 
 
 def _gap(images, texts):

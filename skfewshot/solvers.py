@@ -13,7 +13,7 @@ from skfewshot.losses import (
 )
 
 _HISTORY = 10
-_MAX_TRIALS = 20
+_MAX_TRIALS = 60
 _WINDOW = 5
 
 
@@ -222,14 +222,14 @@ class _CMMObjective:
     def _held_out_cosines(self, sample_weight):
         """Cosine of each row to the mean of its class without one copy of the row.
 
-        A row is much nearer to a mean that it is part of than a query will be. Of a
-        class that weighs less than two rows, half the weight is left.
+        A row is much nearer to a mean that it is part of than a query will be. At least
+        half of the weight of a class is left, so that one row alone is its own mean.
         """
         sums = torch.zeros_like(self.T0)
         sums.index_add_(0, self.y, sample_weight[:, None] * self.F)
         weights = sample_weight.new_zeros(len(self.T0))
         weights.index_add_(0, self.y, sample_weight)
-        removed = (weights / 2).clamp_max_(1)[self.y]
+        removed = torch.minimum(sample_weight.clamp_max(1), weights[self.y] / 2)
         means, _ = normalize_rows(sums[self.y] - removed[:, None] * self.F)
         return (self.F * means).sum(dim=1, keepdim=True)
 
@@ -293,7 +293,9 @@ def _scaled_penalty(penalty, divisor):
     if penalty == 0:
         return 1.0, 0.0
     inverse = divisor / penalty
-    return (inverse / (2 + inverse)) ** 0.5, 1 / (2 + inverse)
+    if inverse == 0:
+        return 0.0, 0.5
+    return (1 + 2 / inverse) ** -0.5, 1 / (2 + inverse)
 
 
 def minimize(objective, x, *, learning_rate, max_iter, tol, callback=None):
@@ -317,8 +319,17 @@ def minimize(objective, x, *, learning_rate, max_iter, tol, callback=None):
     x : tensor of shape (p,)
     loss_curve : list of float
     converged : bool
+
+    Raises
+    ------
+    ValueError
+        If the function is not finite at `x`.
     """
     loss, gradient = objective(x)
+    if not math.isfinite(loss):
+        raise ValueError(
+            f"The loss is {loss} before the first step; a parameter is too large."
+        )
     curve = [loss]
     pairs = []
     while len(curve) <= max_iter:
@@ -368,12 +379,16 @@ def _quasi_newton_direction(gradient, pairs):
 
 
 def _line_search(objective, x, loss, gradient, direction, step):
-    """Point along the direction that meets the weak Wolfe conditions, or None."""
+    """Point along the direction that meets the weak Wolfe conditions, or None.
+
+    None says that no step lowers the loss by more than a rounding error.
+    """
     slope = float(gradient @ direction)
-    if not slope < 0:
-        return None
+    rounding = torch.finfo(x.dtype).eps * abs(loss)
     low, high, best = 0.0, float("inf"), None
     for _ in range(_MAX_TRIALS):
+        if best is None and not -slope * step > rounding:
+            return None
         point = torch.add(x, direction, alpha=step)
         new_loss, new_gradient = objective(point)
         if not new_loss <= loss + 1e-4 * step * slope:

@@ -9,8 +9,9 @@ import numpy as np
 from sklearn.utils import check_array
 
 from skfewshot.clip.embedding import encoder_of
+from skfewshot.clip.prompts import check_templates, fill_templates
 
-#: The logit scale that CLIP was trained to, used where the encoder is not known.
+#: Where the encoder is not known: what CLIP models are trained to, though not all.
 DEFAULT_LOGIT_SCALE = 100.0
 
 
@@ -64,7 +65,7 @@ def resolve_prototypes(
         The encoder that made the image features, where they know it.
     text_encoder : CLIPFeaturizer, callable or None
         Turns class names into vectors.
-    class_names : sequence of str, dict of label to str, or None
+    class_names : sequence of str, dict from label to str, or None
         What to call the classes; None takes string labels as they are.
     prompt_templates : str, sequence of str, callable or None
         None leaves the encoder's own.
@@ -82,23 +83,36 @@ def resolve_prototypes(
     ValueError
         If rows and classes do not match, the width is wrong, a value is not finite, or
         texts and images come from two different encoders.
+    TypeError
+        If a class name is not a str, or `text_encoder` cannot encode.
+
+    Warns
+    -----
+    UserWarning
+        If class means have to stand in although `class_names` or templates were given,
+        or the encoder is known but the labels are no names.
     """
     if text_features is None:
         return Prototypes(None, "image", encoder, _logit_scale(encoder))
     if not isinstance(text_features, str):
         given = _rows_of_classes(text_features, classes)
-        text_identity, source = encoder_of(text_features), "text_features"
+        text_identity, source = _common_encoder(text_features), "text_features"
     elif text_encoder is None and encoder is None:
+        if class_names is not None or prompt_templates is not None:
+            _warn_of_class_means(
+                "class_names or prompt_templates was given, but nothing that could "
+                "encode them: X does not come straight from a CLIPFeaturizer, and "
+                "text_encoder is None. Pass text_encoder."
+            )
         return Prototypes(None, "image", None, DEFAULT_LOGIT_SCALE)
     else:
         names = class_names_of(classes, class_names)
         if names is None:
-            warn(
+            _warn_of_class_means(
                 "The class labels are not strings and class_names was not given, so "
-                "no text can be encoded; the class means of the support stand in for "
-                "the text prototypes. Pass class_names to use the text encoder.",
-                UserWarning,
-                stacklevel=4,
+                "no text can be encoded. Pass class_names; some wrappers of "
+                "scikit-learn, such as VotingClassifier, turn string labels into "
+                "integers 0, 1, ... in sorted order before they fit."
             )
             return Prototypes(None, "image", encoder, _logit_scale(encoder))
         if text_encoder is None:
@@ -120,7 +134,7 @@ def class_names_of(classes, class_names):
     """Return the name of each class, or None where there is none to be had.
 
     String labels are their own names. `class_names` overrides them: a dict maps label
-    to name; a sequence follows the sorted classes, or is indexed by integer labels.
+    to name, a sequence follows the sorted classes.
     """
     if class_names is None:
         if all(isinstance(label, str) for label in classes):
@@ -134,10 +148,8 @@ def class_names_of(classes, class_names):
     if isinstance(class_names, Mapping):
         names = _from_mapping(class_names, classes, "class_names")
     else:
-        sequence = list(class_names)
-        names = [
-            sequence[row] for row in _row_indices(classes, len(sequence), "class_names")
-        ]
+        names = list(class_names)
+        _check_length(len(names), classes, "class_names")
     for name in names:
         if not isinstance(name, str):
             raise TypeError(
@@ -169,12 +181,26 @@ def class_means(features, y, sample_weight, n_classes):
 
 def unit_rows(rows):
     """Scale each row to length one; a row of zeros stays zero."""
-    norms = np.linalg.norm(rows, axis=-1, keepdims=True)
-    return rows / np.where(norms > 0, norms, np.ones_like(norms))
+    # First by the largest entry, so that no square overflows or vanishes.
+    rows = _divide_rows(rows, np.abs(rows).max(axis=-1, keepdims=True))
+    return _divide_rows(rows, np.linalg.norm(rows, axis=-1, keepdims=True))
+
+
+def _divide_rows(rows, sizes):
+    return rows / np.where(sizes > 0, sizes, np.ones_like(sizes))
 
 
 def _logit_scale(encoder):
     return DEFAULT_LOGIT_SCALE if encoder is None else float(encoder.logit_scale)
+
+
+def _warn_of_class_means(reason):
+    # Up through resolve_prototypes, _read_support, fit and scikit-learn's wrapper.
+    warn(
+        f"{reason} The class means of the support stand in for the text prototypes.",
+        UserWarning,
+        stacklevel=6,
+    )
 
 
 def _encode(text_encoder, names, prompt_templates):
@@ -184,8 +210,12 @@ def _encode(text_encoder, names, prompt_templates):
             encoded = text_encoder.encode_classes(names)
         else:
             encoded = text_encoder.encode_classes(names, prompt_templates)
-    elif callable(text_encoder):
+    elif callable(text_encoder) and prompt_templates is None:
         encoded = text_encoder(names)
+    elif callable(text_encoder):
+        templates = check_templates(prompt_templates)
+        texts = np.asarray(text_encoder(fill_templates(templates, names)))
+        encoded = unit_rows(texts).reshape(len(names), len(templates), -1).mean(axis=1)
     else:
         raise TypeError(
             "text_encoder must be a CLIPFeaturizer or a callable from a list of names "
@@ -194,8 +224,29 @@ def _encode(text_encoder, names, prompt_templates):
     return encoded, encoder_of(encoded)
 
 
+def _common_encoder(text_features):
+    """Return the encoder of an array, or the one of all vectors of a dict or list."""
+    if isinstance(text_features, Mapping):
+        vectors = text_features.values()
+    elif isinstance(text_features, list | tuple):
+        vectors = text_features
+    else:
+        return encoder_of(text_features)
+    encoders = {encoder_of(vector) for vector in vectors} - {None}
+    if len(encoders) > 1:
+        raise ValueError(
+            "text_features holds vectors of several encoders, "
+            f"{sorted(map(str, encoders))}; all must come from the same model."
+        )
+    return encoders.pop() if encoders else None
+
+
 def _rows_of_classes(text_features, classes):
-    """Pick the row of each class from an array or a dict of class to vector."""
+    """Pick the row of each class from an array, data frame or dict."""
+    if hasattr(text_features, "index") and hasattr(text_features, "to_numpy"):
+        by_label = dict(zip(text_features.index, text_features.to_numpy(), strict=True))
+        is_labelled = all(label in by_label for label in classes.tolist())
+        text_features = by_label if is_labelled else text_features.to_numpy()
     if isinstance(text_features, Mapping):
         vectors = _from_mapping(text_features, classes, "text_features")
         shapes = sorted({np.shape(vector) for vector in vectors})
@@ -211,26 +262,18 @@ def _rows_of_classes(text_features, classes):
             "text_features must be an array of shape (n_classes, n_features) or a "
             f"dict of class to vector; got an array of shape {array.shape}."
         )
-    return array[_row_indices(classes, len(array), "text_features")]
+    _check_length(len(array), classes, "text_features")
+    return array
 
 
-def _row_indices(classes, n_rows, parameter):
-    """Say which of `n_rows` belongs to each class.
-
-    Rows follow the sorted classes. Where that cannot be because a class is missing (a
-    cross-validation fold), integer labels in ``[0, n_rows)`` index the rows; with all
-    classes present both readings agree.
-    """
-    if n_rows == len(classes):
-        return np.arange(n_rows)
-    if np.issubdtype(np.asarray(classes).dtype, np.integer):
-        if classes.min() >= 0 and classes.max() < n_rows:
-            return np.asarray(classes, dtype=np.intp)
-    raise ValueError(
-        f"{parameter} has {n_rows} rows, but y has {len(classes)} classes; give one "
-        "row per sorted class, or a dict keyed by class, which also serves the "
-        "cross-validation folds that lack a class."
-    )
+def _check_length(length, classes, parameter):
+    """Refuse to guess which row belongs to which class."""
+    if length != len(classes):
+        raise ValueError(
+            f"{parameter} has {length} rows, but y has {len(classes)} classes; give "
+            "one row per sorted class, or a dict keyed by class, which also serves the "
+            "cross-validation folds that lack a class."
+        )
 
 
 def _from_mapping(mapping, classes, parameter):
@@ -240,9 +283,17 @@ def _from_mapping(mapping, classes, parameter):
     ]
     missing = [key for key in keys if key not in mapping]
     if missing:
+        encoded = any(isinstance(key, str) for key in mapping) and not any(
+            isinstance(key, str) for key in keys
+        )
+        hint = (
+            " Some tools of scikit-learn, such as cross_val_predict with "
+            "method='predict_proba', turn string labels into integers 0, 1, ... in "
+            "sorted order: key the dict by those."
+        )
         raise ValueError(
             f"{parameter} lacks the classes {missing[:10]} that y has; its keys start "
-            f"with {list(mapping)[:10]}."
+            f"with {list(mapping)[:10]}.{hint if encoded else ''}"
         )
     return [mapping[key] for key in keys]
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from skfewshot import CMMClassifier
+from skfewshot.clip import EmbeddingArray, EncoderIdentity
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(6, 4))
@@ -65,6 +66,27 @@ def test_query():
         model.predict(X[:, :3])
     with pytest.raises(ValueError, match="contains NaN"):
         model.predict_proba(NAN)
+
+
+def test_images_that_could_not_be_read_are_named():
+    encoder = EncoderIdentity("test-model", None, "aaaa", 4, 100.0)
+    embedded = EmbeddingArray(NAN, encoder)
+    message = r"Input X contains NaN: .* at the indexes \[1\]"
+    with pytest.raises(ValueError, match=message):
+        CMMClassifier(None).fit(embedded, Y)
+    model = CMMClassifier(None).fit(EmbeddingArray(X, encoder), Y)
+    with pytest.raises(ValueError, match=message):
+        model.predict(embedded)
+
+
+def test_absurd_parameters_do_not_pass_for_convergence():
+    text = np.eye(3, 4)
+    with pytest.raises(ValueError, match="before the first step"):
+        CMMClassifier(text, logit_scale=1e200).fit(X.astype(np.float32), Y)
+    tiny = CMMClassifier(text, map_penalty=1e-310).fit(X, Y)
+    assert np.isfinite(tiny.map_).all()
+    huge_step = CMMClassifier(text, learning_rate=1e10).fit(X, Y)
+    assert huge_step.loss_curve_[-1] < huge_step.loss_curve_[0]
 
 
 def test_class_weights():

@@ -165,6 +165,13 @@ def test_dtype_of_x_is_the_dtype_of_everything(dtype):
     assert model.decision_function(X).dtype == dtype
 
 
+def test_half_precision_is_computed_in_single():
+    X, y, text = make_task()
+    model = CMMClassifier(text).fit(X.astype(np.float16), y)
+    assert model.map_.dtype == np.float32
+    assert model.predict_proba(X.astype(np.float16)).dtype == np.float32
+
+
 def test_chunks_do_not_change_the_result():
     X, y, text = make_task()
     whole = CMMClassifier(text).fit(X, y)

@@ -160,6 +160,15 @@ def test_set_output_names_the_mapped_features(embedded):
     assert mapped.shape == X.shape
 
 
+def test_data_frames_of_embeddings_do_not_lose_the_texts_silently(support):
+    model = make_model()
+    model["clip"].set_output(transform="pandas")
+    with pytest.warns(UserWarning, match="does not know its encoder"):
+        model.fit(*support)
+    model.set_params(cmm__text_encoder=CLIPFeaturizer("tiny")).fit(*support)
+    assert model["cmm"].prototype_source_ == "text_encoder"
+
+
 def test_meta_estimators(embedded, query):
     X, names = embedded
     Q = CLIPFeaturizer("tiny").transform(query[0])

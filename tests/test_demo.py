@@ -40,9 +40,14 @@ def test_folder_of_images(tmp_path, capsys):
         Image.fromarray(pixels).save(folder / f"{index}.png")
     out = tmp_path / "out.png"
     arguments = ["--images", str(tmp_path / "images"), "--out", str(out)]
-    assert main([*arguments, "--shots", "1", "99"]) == 0
+    (tmp_path / "images" / ".hidden").mkdir()
+    (tmp_path / "images" / "plain_heart" / "broken.png").write_bytes(b"no picture")
+    with pytest.warns(UserWarning, match="could not be read"):
+        assert main([*arguments, "--shots", "1", "99"]) == 0
     # Half of each class, rounded down, is kept aside for scoring.
-    assert [row[0] for row in table_rows(capsys.readouterr().out)] == ["1", "3"]
+    text = capsys.readouterr().out
+    assert [row[0] for row in table_rows(text)] == ["1", "3"]
+    assert "where there are fewer than the shots, all are taken" in text
     assert out.exists()
 
 
@@ -50,7 +55,16 @@ def test_errors_are_one_line_and_a_status(tmp_path, capsys):
     (tmp_path / "only_class").mkdir()
     Image.new("RGB", (8, 8)).save(tmp_path / "only_class" / "a.png")
     assert main(["--images", str(tmp_path), "--out", str(tmp_path / "x.png")]) == 1
-    assert "one class, 'only class'" in capsys.readouterr().err
+    assert "1 class(es), ['only_class']" in capsys.readouterr().err
+    for name in ("a_b", "a b"):
+        (tmp_path / "twins" / name).mkdir(parents=True)
+        for index in range(2):
+            image = Image.new("RGB", (8, 8))
+            image.save(tmp_path / "twins" / name / f"{index}.png")
+    assert main(["--images", str(tmp_path / "twins"), "--out", "x.png"]) == 1
+    assert "'_' stands for a space" in capsys.readouterr().err
+    assert main(["--shots", "1", "--out", str(tmp_path / "x.unknown")]) == 1
+    assert "unknown" in capsys.readouterr().err
     assert main(["--images", str(tmp_path / "missing")]) == 1
     assert "missing" in capsys.readouterr().err
     with pytest.raises(SystemExit):

@@ -329,3 +329,17 @@ def test_minimize_survives_a_kink():
     x, curve, _ = minimize(objective, start, learning_rate=1, max_iter=200, tol=1e-6)
     assert curve[-1] < 1.05
     assert torch.isfinite(x).all()
+
+
+def test_held_out_means_leave_one_row_out_and_never_more():
+    F, y, T0, _ = make_support()
+    for weights in (1.0, 0.1):
+        weight = torch.full((len(F),), weights, dtype=F.dtype)
+        objective = _CMMObjective(F, y, T0, weight, **TERMS, text_from_support=True)
+        for row, cosine in enumerate(objective.own[:, 0]):
+            others = (y == y[row]) & (torch.arange(len(y)) != row)
+            if others.sum() == 0:
+                assert cosine == pytest.approx(1.0, abs=1e-6)
+                continue
+            mean = F[others].sum(dim=0)
+            assert cosine == pytest.approx(float(F[row] @ mean / mean.norm()), abs=1e-6)

@@ -3,6 +3,7 @@
 import warnings
 
 import numpy as np
+import pandas as pd
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
@@ -51,12 +52,23 @@ def test_dict_survives_a_fold_that_lacks_a_class():
         resolve(by_name, classes=np.array(["cat", "yak"]))
 
 
-def test_integer_labels_index_a_longer_array():
-    assert_allclose(resolve(TEXT, classes=np.array([0, 2])).features, TEXT[[0, 2]])
-    with pytest.raises(ValueError, match="text_features has 3 rows, but y has 2"):
-        resolve(TEXT, classes=np.array([1, 3]))
-    with pytest.raises(ValueError, match="a dict keyed by class"):
-        resolve(TEXT, classes=CLASSES[:2])
+@pytest.mark.parametrize("classes", [np.array([0, 2]), CLASSES[:2]])
+def test_an_array_with_too_many_rows_is_no_guess(classes):
+    with pytest.raises(ValueError, match="has 3 rows, but y has 2 .* keyed by class"):
+        resolve(TEXT, classes=classes)
+
+
+def test_data_frame_rows_follow_their_index():
+    frame = pd.DataFrame(TEXT[[2, 0, 1]], index=CLASSES[[2, 0, 1]])
+    assert_allclose(resolve(frame).features, TEXT)
+    assert_allclose(resolve(frame, classes=CLASSES[1:]).features, TEXT[1:])
+    assert_allclose(resolve(pd.DataFrame(TEXT)).features, TEXT)
+
+
+def test_labels_encoded_by_a_wrapper_get_a_hint():
+    by_name = dict(zip(CLASSES, TEXT, strict=True))
+    with pytest.raises(ValueError, match="turn string labels into integers"):
+        resolve(by_name, classes=np.arange(3))
 
 
 def test_integer_keys_of_a_dict_match_numpy_labels():
@@ -68,6 +80,25 @@ def test_callable_encodes_the_names():
     found = resolve("auto", text_encoder=encode)
     assert_allclose(found.features, unit_rows(encode(list(CLASSES))))
     assert found.source == "text_encoder"
+
+
+def test_templates_are_averaged_for_a_callable_too():
+    found = resolve("auto", text_encoder=encode, prompt_templates=["a {}", "one {}"])
+    by_hand = [
+        unit_rows(encode([f"a {name}", f"one {name}"])).mean(axis=0) for name in CLASSES
+    ]
+    assert_allclose(found.features, unit_rows(np.stack(by_hand)))
+
+
+def test_names_that_nothing_can_encode_warn():
+    with pytest.warns(UserWarning, match="nothing that could encode them"):
+        assert resolve("auto", class_names=["a", "b", "c"]).source == "image"
+
+
+@pytest.mark.parametrize("size", [1e-30, 1e30])
+def test_unit_rows_neither_overflow_nor_vanish(size):
+    rows = np.array([[3, 4], [0, 0]], dtype=np.float32)
+    assert_allclose(unit_rows(rows * np.float32(size)), [[0.6, 0.8], [0, 0]], rtol=1e-6)
 
 
 def test_given_features_win_over_the_encoder():
@@ -93,7 +124,7 @@ def test_integer_labels_without_names_warn_and_fall_back():
 
 @pytest.mark.parametrize(
     "class_names",
-    [["cat", "dog", "emu"], np.array(["cat", "dog", "emu"]), {0: "cat", 2: "emu"}],
+    [["cat", "emu"], np.array(["cat", "emu"]), {0: "cat", 1: "dog", 2: "emu"}],
 )
 def test_class_names_of_integer_labels(class_names):
     assert class_names_of(np.array([0, 2]), class_names) == ["cat", "emu"]
@@ -117,6 +148,13 @@ def test_texts_of_another_encoder_are_refused():
     with pytest.raises(ValueError, match="must come from the same model"):
         resolve("auto", encoder=ENCODER, text_encoder=lambda names: other)
     assert resolve(other).logit_scale == 50.0
+    for vectors in (dict(zip(CLASSES, other, strict=True)), list(other)):
+        with pytest.raises(ValueError, match="must come from the same model"):
+            resolve(vectors, encoder=ENCODER)
+        assert resolve(vectors).encoder == OTHER
+    own = EmbeddingArray(TEXT, ENCODER)
+    with pytest.raises(ValueError, match="several encoders"):
+        resolve([own[0], other[1], own[2]])
 
 
 @pytest.mark.parametrize(

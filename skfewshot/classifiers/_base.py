@@ -22,10 +22,8 @@ from skfewshot._sklearn import (
 from skfewshot.clip.embedding import encoder_of
 from skfewshot.text import class_means, resolve_prototypes, unit_rows
 
-FLOATS = [np.float64, np.float32]
-
-#: Constraints of the parameters by which any classifier finds its text prototypes.
-TEXT_CONSTRAINTS = {
+#: Constraints of the parameters that every classifier has.
+SHARED_CONSTRAINTS = {
     "text_features": [StrOptions({"auto"}), "array-like", dict, None],
     "class_names": ["array-like", dict, None],
     "text_encoder": [HasMethods("encode_classes"), callable, None],
@@ -58,6 +56,25 @@ class Support:
     y: np.ndarray
     weight: np.ndarray
     text: np.ndarray
+
+
+def _float_types(X):
+    """Return the dtypes to compute in: half precision becomes single, not double."""
+    is_half = getattr(X, "dtype", None) == np.float16
+    return np.float32 if is_half else [np.float64, np.float32]
+
+
+def _check_images(X):
+    """Name the images that could not be read; scikit-learn would only find a NaN."""
+    if encoder_of(X) is None or X.ndim != 2:
+        return
+    unread = np.flatnonzero(np.isnan(np.asarray(X)).any(axis=1))
+    if len(unread):
+        shown = f"{unread[:20].tolist()}{' ...' if len(unread) > 20 else ''}"
+        raise ValueError(
+            "Input X contains NaN: the featurizer could not read the images at the "
+            f"indexes {shown}. Leave their rows out: X[~np.isnan(X).any(axis=1)]."
+        )
 
 
 def merge_rows(features, y, weight):
@@ -100,7 +117,7 @@ class FewShotClassifier(
 ):
     """Base of the classifiers: subclasses fit, and turn unit rows into logits.
 
-    A subclass has the parameters of `TEXT_CONSTRAINTS`, calls ``_read_support`` first
+    A subclass has the parameters of `SHARED_CONSTRAINTS`, calls ``_read_support`` first
     in its ``fit`` and implements ``_logits``. Every prediction derives from those
     logits.
     """
@@ -117,7 +134,16 @@ class FewShotClassifier(
         Support
         """
         encoder = encoder_of(X)
-        X, y = validate_data(self, X, y, dtype=FLOATS)
+        _check_images(X)
+        if self._expects_texts(X, encoder):
+            warnings.warn(
+                "X is a data frame made by a CLIPFeaturizer, which does not know its "
+                "encoder. The class means of the support stand in for the text "
+                "prototypes; pass text_encoder, or leave set_output alone.",
+                UserWarning,
+                stacklevel=4,
+            )
+        X, y = validate_data(self, X, y, dtype=_float_types(X))
         with warnings.catch_warnings():
             # Half as many classes as rows is no hint of regression: it is one shot.
             warnings.filterwarnings("ignore", "The number of unique classes")
@@ -163,6 +189,13 @@ class FewShotClassifier(
             raise ValueError("class_weight gives every row of the support weight 0.")
         return Support(features[used], index[used], weight[used], text)
 
+    def _expects_texts(self, X, encoder):
+        """Say whether a data frame hides that X comes from a featurizer."""
+        names = getattr(X, "columns", ())
+        is_embedding = len(names) > 0 and str(names[0]).startswith("clipfeaturizer")
+        is_auto = isinstance(self.text_features, str) and self.text_encoder is None
+        return is_embedding and is_auto and encoder is None
+
     def _class_weights(self, index, sample_weight):
         """Return the weight of each class of ``classes_``."""
         weights = compute_class_weight(
@@ -180,6 +213,7 @@ class FewShotClassifier(
     def _read_query(self, X):
         """Check rows to predict and return them with unit norm."""
         check_is_fitted(self)
+        _check_images(X)
         encoder = encoder_of(X)
         if encoder is not None and self.encoder_ is not None:
             if encoder != self.encoder_:
@@ -188,7 +222,7 @@ class FewShotClassifier(
                     f"fitted on features of {self.encoder_}; embed the images with "
                     "the model that embedded the support."
                 )
-        return unit_rows(validate_data(self, X, reset=False, dtype=FLOATS))
+        return unit_rows(validate_data(self, X, reset=False, dtype=_float_types(X)))
 
     def _query_logits(self, X):
         return self._logits(self._read_query(X))
@@ -206,6 +240,13 @@ class FewShotClassifier(
         ndarray of shape (n_samples, n_classes) or (n_samples,)
             One column per class of ``classes_``. With two classes, the logit of the
             second less that of the first, as scikit-learn has it.
+
+        Raises
+        ------
+        sklearn.exceptions.NotFittedError
+            If the classifier is not fitted.
+        ValueError
+            If X has another width, is not finite, or comes from another encoder.
         """
         logits = self._query_logits(X)
         return logits[:, 1] - logits[:, 0] if logits.shape[1] == 2 else logits
@@ -221,6 +262,13 @@ class FewShotClassifier(
         Returns
         -------
         ndarray of shape (n_samples,)
+
+        Raises
+        ------
+        sklearn.exceptions.NotFittedError
+            If the classifier is not fitted.
+        ValueError
+            If X has another width, is not finite, or comes from another encoder.
         """
         logits = self._query_logits(X)
         return self.classes_[logits.argmax(axis=1)]
@@ -237,6 +285,13 @@ class FewShotClassifier(
         -------
         ndarray of shape (n_samples, n_classes)
             Rows add up to 1; columns follow ``classes_``.
+
+        Raises
+        ------
+        sklearn.exceptions.NotFittedError
+            If the classifier is not fitted.
+        ValueError
+            If X has another width, is not finite, or comes from another encoder.
         """
         return np.exp(self.predict_log_proba(X))
 
@@ -252,6 +307,13 @@ class FewShotClassifier(
         -------
         ndarray of shape (n_samples, n_classes)
             Columns follow ``classes_``.
+
+        Raises
+        ------
+        sklearn.exceptions.NotFittedError
+            If the classifier is not fitted.
+        ValueError
+            If X has another width, is not finite, or comes from another encoder.
         """
         logits = self._query_logits(X)
         # In float32 a wide logit gap would round a probability to 0, and its log to

@@ -8,9 +8,9 @@ import numpy as np
 from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.exceptions import ConvergenceWarning
 
-from skfewshot._sklearn import Interval, _fit_context
+from skfewshot._sklearn import Interval, _fit_context, has_callbacks
 from skfewshot._torch import fork_safe_threads, resolve_device, to_numpy, to_tensor
-from skfewshot.classifiers._base import TEXT_CONSTRAINTS, FewShotClassifier, row_order
+from skfewshot.classifiers._base import SHARED_CONSTRAINTS, FewShotClassifier, row_order
 from skfewshot.text import unit_rows
 
 
@@ -37,8 +37,8 @@ class CMMClassifier(
     .. math::
 
         \mathrm{CE}
-        + \lambda_{\mathrm{trip}} \, \mathrm{mean} \max(0, \|v - T_y\|
-        - \|v - T_{\mathrm{neg}}\| + m)
+        + \lambda_{\mathrm{trip}} \, \mathrm{mean} \max(0, \|v - \mathrm{norm}(T)_y\|
+        - \|v - \mathrm{norm}(T)_{\mathrm{neg}}\| + m)
         + \frac{\lambda_W \|\Delta\|_F^2
         + \lambda_T \, \mathrm{mean}_c \|T_c - T_{0c}\|^2}{\bar n \, L_0}
 
@@ -55,20 +55,19 @@ class CMMClassifier(
     text_features : "auto", None, array-like or dict, default="auto"
         The text prototypes :math:`T_0`; rows are scaled to unit norm.
 
+        - A dict from class to vector, of which the classes in `y` are looked up, so
+          that a cross-validation fold without one of them still works; or a data frame
+          with classes as its index.
         - An array of shape (n_classes, n_features): rows follow the sorted classes.
-          Integer labels may also index a longer array, so that a fold without one of
-          the classes still works.
-        - A dict from class to vector, of which the classes in `y` are looked up.
         - ``"auto"``: class names encoded by `text_encoder` or, without one, by the
           model that embedded `X`, where `X` comes straight from a
           :class:`~skfewshot.CLIPFeaturizer` and so knows it.
         - ``None``, or ``"auto"`` where no encoder is known: no text; the class means
           of the support take the place of the texts.
     class_names : sequence of str or dict, default=None
-        What to call the classes in a prompt: a sequence that follows the sorted classes
-        (or is indexed by integer labels), or a dict from class to name. By default
-        string labels are their own names; other labels have none, and a warning says
-        that class means are used.
+        What to call the classes in a prompt: a dict from class to name, or a sequence
+        that follows the sorted classes. By default string labels are their own names;
+        other labels have none, and a warning says that class means are used.
     text_encoder : CLIPFeaturizer or callable, default=None
         Encodes the class names: an object with ``encode_classes(names)``, or a callable
         from a list of names to an array of shape (n_names, n_features). It must be of
@@ -76,7 +75,9 @@ class CMMClassifier(
         known.
     prompt_templates : str, sequence of str or callable, default=None
         Templates with ``{}`` in place of the class name, over which text embeddings
-        are averaged. None leaves those of the encoder.
+        are averaged; ``"default"`` are ``skfewshot.clip.DEFAULT_PROMPT_TEMPLATES``.
+        None leaves those of the encoder, and gives a callable `text_encoder` the bare
+        names.
     alpha : float, default=1.0
         Weight :math:`\alpha \ge 0` of the mapped logits. At 0 the predictions are
         those of zero-shot CLIP.
@@ -154,6 +155,8 @@ class CMMClassifier(
     duplicating a row is doubling its weight, and neither the order of the rows nor the
     names of the classes matter, to the last bit. The kinks of the triplet loss are
     rounded, so that its minimum can be reached and does not depend on rounding errors.
+    The penalties see :math:`T` as it is, ``text_features_`` are its unit rows, and so
+    ``loss_curve_`` cannot be computed from the fitted attributes to the last digit.
 
     Without text, :math:`T_0` has seen the support, and its loss there says nothing:
     :math:`L_0` is then that of chance, :math:`\log C`, and in training each row meets
@@ -181,7 +184,7 @@ class CMMClassifier(
     """
 
     _parameter_constraints: ClassVar[dict] = {
-        **TEXT_CONSTRAINTS,
+        **SHARED_CONSTRAINTS,
         "alpha": [Interval(Real, 0, None, closed="left")],
         "triplet_weight": [Interval(Real, 0, None, closed="left")],
         "margin": [Interval(Real, 0, None, closed="left")],
@@ -248,7 +251,9 @@ class CMMClassifier(
         y : array-like of shape (n_samples,)
             Class labels.
         sample_weight : array-like of shape (n_samples,), default=None
-            Weights, at least 0.
+            Weights, at least 0. They count rows: a row of weight 2 is two rows. The
+            penalties weaken as the rows add up, so do not scale the weights to sum to
+            one.
 
         Returns
         -------
@@ -259,6 +264,15 @@ class CMMClassifier(
         ValueError
             If there are fewer than two classes, a value is not finite, a weight is
             negative, or the text features do not fit `y` and `X`.
+        TypeError
+            If a class name is not a str, or `text_encoder` cannot encode.
+
+        Warns
+        -----
+        UserWarning
+            If class means stand in for texts that were to be expected.
+        ConvergenceWarning
+            If `max_iter` was reached first.
         """
         support = self._read_support(X, y, sample_weight)
         context = self._init_callback_context(max_subtasks=self.max_iter)
@@ -268,7 +282,7 @@ class CMMClassifier(
                 f"CMM stopped after max_iter={self.max_iter} iterations before the "
                 "loss settled; raise max_iter or tol.",
                 ConvergenceWarning,
-                stacklevel=2,
+                stacklevel=3,
             )
         context.call_on_fit_task_end(estimator=self, X=X, y=y)
         return self
@@ -322,7 +336,7 @@ class CMMClassifier(
                 # of other origin may be centred, and a map through the origin would
                 # make the logits odd: f and -f could never get the same class.
                 text_from_support=self.prototype_source_ == "image",
-                callback=on_iteration if hasattr(self, "_skl_callbacks") else None,
+                callback=on_iteration if has_callbacks(self) else None,
             )
         self._store(solution, rank, dtype)
         return solution.converged
@@ -346,6 +360,13 @@ class CMMClassifier(
         -------
         ndarray of shape (n_samples, n_features)
             The mapped features :math:`v(f)`, unit norm.
+
+        Raises
+        ------
+        sklearn.exceptions.NotFittedError
+            If the classifier is not fitted.
+        ValueError
+            If X has another width, is not finite, or comes from another encoder.
         """
         return self._mapped(self._read_query(X))
 

@@ -125,8 +125,10 @@ class EmbeddingArray(np.ndarray):
     Notes
     -----
     ``np.asarray(X)`` gives a plain array on the same memory, as scikit-learn's
-    ``check_array`` does; a change made through that one goes unseen. ``np.save`` keeps
-    the numbers only; ``joblib.dump`` and pickle keep the identity too.
+    ``check_array`` does; a change made through that one, by ``np.nditer`` or by the
+    ``out`` of a random generator goes unseen. ``np.save`` keeps the numbers only, and
+    so do ``np.array`` and a generator's ``permutation`` and ``choice``: pick by index,
+    ``X[rng.permutation(len(X))]``. ``joblib.dump`` and pickle keep the identity.
 
     Examples
     --------
@@ -289,9 +291,14 @@ class EmbeddingArray(np.ndarray):
         if func in WRITERS:
             out = args[0] if args else next(iter(kwargs.values()))
         forget(out)
-        result = func(*plain(args), **plain(kwargs))
+        plain_args = plain(args)
+        result = func(*plain_args, **plain(kwargs))
         if out is not None and func not in WRITERS:
             return out
+        # The first argument is read, and given back as it is by such as atleast_2d.
+        written = _given_back(result, args[1:], plain_args[1:])
+        if written is not None:
+            return written
         is_view = isinstance(result, np.ndarray) and np.may_share_memory(result, self)
         return self._watch(result) if is_view else result
 
@@ -340,6 +347,15 @@ def _leaves_last_axis(key, shape):
     return last[0].indices(shape[-1]) == (0, shape[-1], 1)
 
 
+def _given_back(result, args, plain_args):
+    """Return the argument that a function wrote to, as an `out` without its name."""
+    for given, seen in zip(args, plain_args, strict=True):
+        if isinstance(given, EmbeddingArray) and result is seen:
+            forget(given)
+            return given
+    return None
+
+
 def _writing(name):
     def method(self, *args, **kwargs):
         self._forget()
@@ -354,7 +370,10 @@ def _leaving(name):
     def method(self, *args, **kwargs):
         out = kwargs.get("out")
         forget(out)
-        result = getattr(np.asarray(self), name)(*plain(args), **plain(kwargs))
+        plain_args = plain(args)
+        result = getattr(np.asarray(self), name)(*plain_args, **plain(kwargs))
+        if out is None:
+            out = _given_back(result, args, plain_args)
         return result if out is None else out
 
     method.__name__ = name

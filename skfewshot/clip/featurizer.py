@@ -14,7 +14,13 @@ from sklearn.base import (
 )
 from sklearn.callback import CallbackSupportMixin
 
-from skfewshot._sklearn import Interval, StrOptions, _fit_context, _get_output_config
+from skfewshot._sklearn import (
+    Interval,
+    StrOptions,
+    _fit_context,
+    _get_output_config,
+    has_callbacks,
+)
 from skfewshot._torch import resolve_device
 from skfewshot.clip.dense import DENSE_MODES
 from skfewshot.clip.embedding import EmbeddingArray
@@ -240,7 +246,7 @@ class CLIPFeaturizer(
         """
         self._validate_params()
         images = as_image_sequence(X)
-        if not getattr(self, "_skl_callbacks", None):
+        if not has_callbacks(self):
             return self._embed(images)
         return self._embed_with_callbacks(images)
 

@@ -449,3 +449,20 @@ def test_identity_compares_by_fingerprint():
     assert str(ENCODER) == "tiny (fingerprint 0123456789ab)"
     with pytest.raises(AttributeError):
         ENCODER.fingerprint = "x"
+
+
+def test_positional_out_loses_the_identity():
+    for write in (
+        lambda c: np.clip(c, 0, 1, c),
+        lambda c: np.cumsum(c, 1, None, c),
+        lambda c: np.round(c, 0, c),
+        lambda c: c.clip(0, 1, c),
+        lambda c: np.dot(np.asarray(c), np.eye(c.shape[1], dtype=c.dtype), c),
+    ):
+        X = embeddings()
+        assert encoder_of(X) is not None
+        write(X)
+        assert encoder_of(X) is None
+    X = embeddings()
+    np.atleast_2d(X)
+    assert encoder_of(X) is not None
