@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 
 torch = pytest.importorskip("torch")
 
+from skfewshot.lbfgs import minimize  # noqa: E402
 from skfewshot.losses import cmm_logits  # noqa: E402
-from skfewshot.solvers import _CMMObjective, minimize, solve_cmm  # noqa: E402
+from skfewshot.solvers import _CMMObjective, solve_cmm  # noqa: E402
 
 TERMS = {
     "alpha": 1.0,

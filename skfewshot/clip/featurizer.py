@@ -109,9 +109,9 @@ class CLIPFeaturizer(
     QuickGELU activation gets it, also under the plain name, where open_clip only warns.
 
     ``benchmarks/dense_modes.py`` measures how well each `dense_mode` points at named
-    objects. ``"value"`` is best for the embedded model, which is trained to be read
-    that way, and ``"self-self-no-residual"`` for the same model trained on images as a
-    whole, as CLIP models are. In ResNets, CoCa and SigLIP, which pool by attention,
+    objects. The embedded model is trained to be read by ``"value"``; the same model
+    trained on whole images, as CLIP models are, does best by
+    ``"self-self-no-residual"``. In ResNets, CoCa and SigLIP, which pool by attention,
     each token goes the value path of the pooling.
 
     A progress bar set by :meth:`set_callbacks`, on the featurizer or on its pipeline,
