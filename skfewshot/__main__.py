@@ -35,6 +35,7 @@ def main(argv=None):
     """Run the demo; returns the exit status."""
     arguments = _parser().parse_args(argv)
     try:
+        # Before the work, so that it is not for nothing.
         arguments.out.parent.mkdir(parents=True, exist_ok=True)
         images, labels, is_query = _read_images(arguments)
         task = _embed(arguments, images, labels, is_query)
@@ -63,6 +64,11 @@ def _read_images(arguments):
         place = np.arange(len(labels)) % (n_pool + n_query)
         return images, labels, place >= n_pool
 
+    if arguments.model == "tiny":
+        print(
+            "The model 'tiny' knows rendered objects only. For photographs name a real "
+            "one: --model ViT-B-32 --pretrained TAG_OR_FILE"
+        )
     paths, labels = _read_folder(arguments.images)
     rng = np.random.default_rng(arguments.seed)
     is_query = np.zeros(len(labels), dtype=bool)
