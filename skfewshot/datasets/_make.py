@@ -54,6 +54,7 @@ def make_object_images(
         With n = ``n_per_class * len(kinds)``:
 
         images : uint8 array of shape (n, image_size, image_size, 3)
+            RGB pixels.
         labels : str array of shape (n,)
             The kind of the object.
         boxes : int64 array of shape (n, 4)
@@ -155,6 +156,7 @@ def make_scenes(
         With n = `n_samples` and k = the number of objects of a scene:
 
         images : uint8 array of shape (n, image_size, image_size, 3)
+            RGB pixels.
         labels : int64 array of shape (n, len(kinds))
             Multi-hot: 1 where the kind of that column is in the scene.
         captions : list of n str
