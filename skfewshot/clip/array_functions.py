@@ -103,8 +103,10 @@ def _split(ary, indices_or_sections, axis=0):
 def _part(func, array, indices_or_sections, axis):
     """Call a function that cuts `array` into parts along `axis`."""
     parts = func(plain(array), plain(indices_or_sections), axis=axis)
-    if not is_embedding(array) or not _is_inner(axis, array.ndim):
+    if not is_embedding(array):
         return parts
+    if not _is_inner(axis, array.ndim):
+        return array._watch_views(parts)
     return [array._keep(part) for part in parts]
 
 

@@ -125,9 +125,10 @@ class EmbeddingArray(np.ndarray):
     Notes
     -----
     ``np.asarray(X)`` gives a plain array on the same memory, as scikit-learn's
-    ``check_array`` does; a change made through that one, by ``np.nditer`` or by the
-    ``out`` of a random generator goes unseen. ``np.save`` keeps the numbers only, and
-    so do ``np.array`` and a generator's ``permutation`` and ``choice``: pick by index,
+    ``check_array`` does; a change made through that one (``copy=False`` in
+    scikit-learn), by ``np.nditer`` or by the ``out`` of a random generator goes unseen.
+    ``np.save`` keeps the numbers only, and so do ``np.array`` and a generator's
+    ``permutation`` and ``choice``: pick by index,
     ``X[rng.permutation(len(X))]``. ``joblib.dump`` and pickle keep the identity.
 
     Examples
@@ -143,6 +144,11 @@ class EmbeddingArray(np.ndarray):
     """
 
     def __new__(cls, array, encoder=None):
+        if not isinstance(encoder, EncoderIdentity | None):
+            raise TypeError(
+                f"encoder must be an EncoderIdentity or None; got {encoder!r} of type "
+                f"{type(encoder).__name__}."
+            )
         embeddings = np.asarray(array).view(cls)
         if encoder is not None and (
             embeddings.ndim == 0 or embeddings.shape[-1] != encoder.embedding_dim
@@ -151,7 +157,9 @@ class EmbeddingArray(np.ndarray):
                 f"array has the shape {embeddings.shape}, but the encoder {encoder} "
                 f"makes embeddings of width {encoder.embedding_dim}."
             )
-        embeddings._memory = _Memory(encoder)
+        known = encoder_of(array)
+        shares = known is not None and known == encoder
+        embeddings._memory = array._memory if shares else _Memory(encoder)
         embeddings._in_space = True
         return embeddings
 
@@ -299,6 +307,14 @@ class EmbeddingArray(np.ndarray):
         written = _given_back(result, args[1:], plain_args[1:])
         if written is not None:
             return written
+        if kwargs.get("copy") is False:
+            forget(args[0] if args else None)
+        return self._watch_views(result)
+
+    def _watch_views(self, result):
+        """Watch a view on this memory, or all of them in a list or tuple."""
+        if type(result) in (list, tuple):
+            return type(result)(self._watch_views(item) for item in result)
         is_view = isinstance(result, np.ndarray) and np.may_share_memory(result, self)
         return self._watch(result) if is_view else result
 

@@ -28,6 +28,7 @@ from skfewshot.clip.encoding import embed_images, embed_texts
 from skfewshot.clip.images import as_image_sequence
 from skfewshot.clip.models import load_clip
 from skfewshot.clip.prompts import check_names, check_templates, fill_templates
+from skfewshot.clip.sources import DEFAULT_PRETRAINED
 
 
 class CLIPFeaturizer(
@@ -50,13 +51,15 @@ class CLIPFeaturizer(
         A built-in model of open_clip (``open_clip.list_models()``); ``"tiny"``, the
         small model that this package ships for demos, tests and teaching;
         ``"local-dir:PATH"``, a folder with `open_clip_config.json` and weights; or
-        ``"hf-hub:ORG/REPO"``. The last three bring their weights along, and
-        `pretrained` is ignored.
+        ``"hf-hub:ORG/REPO"``. The last three bring their weights along; leave
+        `pretrained` at its default, or None.
     pretrained : str, os.PathLike or None, default="laion2b_s34b_b79k"
         The weights: one of open_clip's tags, which is downloaded when first used; a
         safetensors or PyTorch file (of which only tensors are loaded, no code); or
         ``"local-dir:PATH"``, whose architecture then replaces that of `model_name`.
-        ``None`` is refused where it would mean random weights.
+        ``None`` is refused where it would mean random weights. A file gets the
+        activation and preprocessing of `model_name`: for OpenAI's weights and others
+        trained with QuickGELU that is ``"ViT-B-32-quickgelu"`` and the like.
     output : {"embedding", "tokens"}, default="embedding"
         One embedding an image, or the global embedding followed by one for each patch.
     dense_mode : {"auto", "value", "self-self", "value-no-residual", \
@@ -66,7 +69,8 @@ class CLIPFeaturizer(
         tokens like itself (mean of query-query, key-key and value-value attention);
         ``"plain"``, the ordinary tokens, whose similarity to text can be inverted.
         ``"-no-residual"`` leaves out the last block's residual and MLP. ``"auto"`` is
-        ``"value"`` for the embedded model and else ``"self-self-no-residual"``.
+        ``"value"`` for the embedded model and for ResNets, and else
+        ``"self-self-no-residual"``.
     batch_size : int, default=64
         Images, or texts, in one pass of the model. Memory beyond the output does not
         grow with the number of images.
@@ -111,8 +115,8 @@ class CLIPFeaturizer(
     ``benchmarks/dense_modes.py`` measures how well each `dense_mode` points at named
     objects. The embedded model is trained to be read by ``"value"``; the same model
     trained on whole images, as CLIP models are, does best by
-    ``"self-self-no-residual"``. In ResNets, CoCa and SigLIP, which pool by attention,
-    each token goes the value path of the pooling.
+    ``"self-self-no-residual"``. In CoCa and SigLIP, which pool by attention, each token
+    then goes the value path of the pooling.
 
     A progress bar set by :meth:`set_callbacks`, on the featurizer or on its pipeline,
     moves with every batch of :meth:`fit_transform`. Scikit-learn's callbacks belong to
@@ -150,7 +154,7 @@ class CLIPFeaturizer(
     def __init__(
         self,
         model_name="ViT-B-32",
-        pretrained="laion2b_s34b_b79k",
+        pretrained=DEFAULT_PRETRAINED,
         *,
         output="embedding",
         dense_mode="auto",

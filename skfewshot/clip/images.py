@@ -86,7 +86,8 @@ def read_image(item, index):
 
     Transparent parts are laid on white. 16-bit grey is scaled to 8 bits, not clipped.
     32-bit and float grey, whose range is not stored, is taken to span 1 (floats only),
-    255 or 65535, whichever is the first to hold its values, or else its own range.
+    255 or 65535, whichever is the first to hold its values but for a tenth (resizing
+    may overshoot), or else its own range without the outermost half percent.
 
     Parameters
     ----------
@@ -138,6 +139,8 @@ def to_rgb(image):
     image.load()
     if _is_turned(image):
         image = ImageOps.exif_transpose(image)
+    if image.mode == "La":  # premultiplied; PIL turns it into nothing else
+        image = image.convert("LA")
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
     if image.mode == "F" or image.mode.startswith("I"):
@@ -167,10 +170,12 @@ def _to_8_bits(image):
         span = (0, 65535)
     else:
         tops = (1, 255, 65535) if image.mode == "F" else (255, 65535)
-        spans = [(0, top) for top in tops if low >= 0 and high <= top]
-        span = spans[0] if spans else (low, high)
+        spans = [(0, top) for top in tops if low >= -top / 10 and high <= 1.1 * top]
+        span = (
+            spans[0] if spans else np.quantile(values, (0.005, 0.995), method="nearest")
+        )
     scaled = (values - span[0]) * (255 / max(span[1] - span[0], 1e-12))
-    return np.rint(scaled).astype(np.uint8)
+    return np.rint(scaled.clip(0, 255)).astype(np.uint8)
 
 
 def _from_path(path, index):

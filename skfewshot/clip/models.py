@@ -67,10 +67,13 @@ class CLIPModel:
     @property
     def dense_mode(self):
         """str: the dense mode that ``"auto"`` is for this model."""
-        # The embedded model is trained to be read by its values. A model that is
-        # trained on pooled outputs alone points best without the last residual.
-        is_tiny = self._source.model_name == TINY
-        return "value" if is_tiny else "self-self-no-residual"
+        # The embedded model is trained to be read by its values, and what the
+        # attention pool of a ResNet mixes are values alone. A transformer that is
+        # trained on pooled outputs points best without the last residual.
+        is_resnet = type(self.model.visual).__name__ == "ModifiedResNet"
+        if is_resnet or self._source.model_name == TINY:
+            return "value"
+        return "self-self-no-residual"
 
     @cached_property
     def tokenizer(self):
@@ -198,7 +201,8 @@ def _create(source):
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise ValueError(
             f"The weights {source.files[0]!r} could not be loaded into "
-            f"{source.architecture!r}: {' '.join(reason[:3])[:500]}"
+            f"{source.architecture!r}: {' '.join(reason[:3])[:500]}. Do they belong to "
+            "this architecture?"
         ) from error
 
 

@@ -1,5 +1,7 @@
 """Prompt templates: from a class name to the texts that describe it."""
 
+from collections.abc import Iterable, Mapping, Set
+
 #: The templates of ``prompt_templates="default"``: what a picture is of, and how it
 #: may have been taken.
 DEFAULT_PROMPT_TEMPLATES = (
@@ -36,6 +38,7 @@ def check_templates(prompt_templates):
         prompt_templates = DEFAULT_PROMPT_TEMPLATES
     if isinstance(prompt_templates, str) or callable(prompt_templates):
         prompt_templates = [prompt_templates]
+    _check_ordered(prompt_templates, "prompt_templates")
     templates = list(prompt_templates)
     if not templates:
         raise ValueError("prompt_templates is empty; wanted is at least one template.")
@@ -57,6 +60,7 @@ def check_names(names, parameter="names"):
             f"{parameter} is the single text {names!r}; wanted is a sequence of texts. "
             f"Pass [{names!r}]."
         )
+    _check_ordered(names, parameter)
     names = list(names)
     for index, name in enumerate(names):
         if not isinstance(name, str):
@@ -67,6 +71,19 @@ def check_names(names, parameter="names"):
     if not names:
         raise ValueError(f"{parameter} is empty; wanted is at least one text.")
     return [str(name) for name in names]
+
+
+def _check_ordered(values, parameter):
+    """Refuse what has no order of its own, or whose iteration gives something else."""
+    if (
+        isinstance(values, Mapping | Set)
+        or hasattr(values, "columns")
+        or not isinstance(values, Iterable)
+    ):
+        raise TypeError(
+            f"{parameter} is a {type(values).__name__}; wanted is a sequence of texts, "
+            "such as a list."
+        )
 
 
 def fill_templates(templates, names):

@@ -8,6 +8,8 @@ from pathlib import Path
 
 #: The name of the model that this package ships.
 TINY = "tiny"
+#: The weights that the featurizer asks for unless told otherwise.
+DEFAULT_PRETRAINED = "laion2b_s34b_b79k"
 
 _LOCAL_DIR, _HF_HUB = "local-dir:", "hf-hub:"
 _CONFIG, _WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
@@ -76,7 +78,8 @@ def find_source(model_name, pretrained):
         A built-in name of open_clip, ``"tiny"``, ``"local-dir:PATH"`` or
         ``"hf-hub:ORG/REPO"``. The last three bring their weights along.
     pretrained : str, os.PathLike or None
-        A tag, a file, or ``"local-dir:PATH"``; ignored where the model brings its own.
+        A tag, a file, or ``"local-dir:PATH"``; None or the default where the model
+        brings its own.
 
     Returns
     -------
@@ -93,6 +96,13 @@ def find_source(model_name, pretrained):
     """
     if pretrained is not None:
         pretrained = os.fspath(pretrained)
+    brings_weights = model_name == TINY or model_name.startswith((_LOCAL_DIR, _HF_HUB))
+    if brings_weights and pretrained not in (None, DEFAULT_PRETRAINED):
+        raise ValueError(
+            f"model_name={model_name!r} brings its weights along, but "
+            f"pretrained={pretrained!r} was given too. Leave pretrained out; for other "
+            "weights name their folder, model_name='local-dir:/path/to/folder'."
+        )
     if model_name == TINY:
         return _from_folder(tiny_model_path(), TINY, None)
     if model_name.startswith(_LOCAL_DIR):
@@ -166,6 +176,11 @@ def _from_builtin(model_name, pretrained):
             tokenizer=name,
         )
     path = _absolute(pretrained)
+    if path.is_dir():
+        raise ValueError(
+            f"pretrained={pretrained!r} is a folder; pass 'local-dir:{pretrained}' for "
+            "one in open_clip's layout, or the weights file in it."
+        )
     if path.is_file():
         return ModelSource(model_name, str(path), name, (str(path),), tokenizer=name)
     if path.suffix or os.sep in pretrained:
@@ -269,8 +284,9 @@ def _download_error(what, repo, error):
     where = f" from {repo!r}" if repo else ""
     return WeightsDownloadError(
         f"Could not download {what}{where}: {error}. Without the network, pass a file "
-        "that is on this machine, CLIPFeaturizer(model_name, "
-        "pretrained='/path/to/open_clip_model.safetensors') or "
-        "pretrained='local-dir:/path/to/folder', or use the small model that this "
+        "that is on this machine, CLIPFeaturizer('ViT-B-32', "
+        "pretrained='/path/to/open_clip_model.safetensors') (weights trained with "
+        "QuickGELU, such as OpenAI's, want 'ViT-B-32-quickgelu'), or a folder, "
+        "CLIPFeaturizer('local-dir:/path/to/folder'), or use the small model that this "
         f"package ships, CLIPFeaturizer({TINY!r})."
     )

@@ -11,6 +11,8 @@ from skfewshot.clip.images import ImageReadError, read_image
 
 # Batches being decoded ahead of the one that the model computes.
 _LOOK_AHEAD = 2
+# Images longer than so many times their shorter side lose their ends before a resize.
+_LONGEST_RATIO = 8
 
 
 @dataclass
@@ -53,10 +55,13 @@ class Preprocessor:
                 "skfewshot does not know; please report it."
             )
         self._geometry = geometry
+        self._crops = "CenterCrop" in [type(step).__name__ for step in geometry]
         self._mean, self._std = normalize.mean, normalize.std
 
     def to_pixels(self, image):
         """Resize and crop an RGB PIL image; return uint8 pixels (H, W, 3)."""
+        if self._crops:
+            image = _without_ends(image)
         for step in self._geometry:
             image = step(image)
         return np.asarray(image)
@@ -71,6 +76,21 @@ class Preprocessor:
         mean = torch.tensor(self._mean, device=device, dtype=torch.float32)
         std = torch.tensor(self._std, device=device, dtype=torch.float32)
         return images.sub_(mean.view(shape)).div_(std.view(shape)).to(dtype)
+
+
+def _without_ends(image):
+    """Cut the ends off a very long image, which the centre crop would cut anyway.
+
+    The resize before that crop would need memory in proportion to them.
+    """
+    width, height = image.size
+    longest = _LONGEST_RATIO * min(width, height)
+    if max(width, height) <= longest:
+        return image
+    left, top = max(0, width - longest) // 2, max(0, height - longest) // 2
+    return image.crop(
+        (left, top, left + min(width, longest), top + min(height, longest))
+    )
 
 
 def stream_batches(X, preprocessor, *, size, batch_size, num_workers, on_error):

@@ -466,3 +466,24 @@ def test_positional_out_loses_the_identity():
     X = embeddings()
     np.atleast_2d(X)
     assert encoder_of(X) is not None
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda X: np.hsplit(X, 2)[0].fill(1),
+        lambda X: np.split(X, 2, axis=1)[0].fill(1),
+        lambda X: np.atleast_2d(X, X)[0].fill(1),
+        lambda X: np.nan_to_num(X, copy=False),
+        lambda X: EmbeddingArray(X, X.encoder).fill(1),
+    ],
+)
+def test_writing_through_views_in_lists_is_seen(write):
+    X = embeddings()
+    write(X)
+    assert encoder_of(X) is None
+
+
+def test_an_encoder_is_an_identity():
+    with pytest.raises(TypeError, match="got 'tiny' of type str"):
+        EmbeddingArray(np.eye(2), "tiny")

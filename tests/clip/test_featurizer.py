@@ -188,10 +188,14 @@ def test_tokens(featurizer, images, dense_mode):
     assert encoder_of(X[:, 1:]) == encoder_of(expected)
 
 
-@pytest.mark.parametrize("name", ["tiny", "small"])
-def test_automatic_dense_mode(small, images, name):
-    expected = {"tiny": "value", "small": "self-self-no-residual"}[name]
-    featurizer = CLIPFeaturizer({"small": small}.get(name, name), output="tokens")
+@pytest.mark.parametrize("name", ["tiny", "small", "resnet"])
+def test_automatic_dense_mode(small, make_model, images, name):
+    expected = {"small": "self-self-no-residual"}.get(name, "value")
+    vision = {"layers": [1, 1, 1, 1], "width": 8, "head_width": 16, "image_size": 64}
+    model = {"small": small}.get(name, name)
+    if name == "resnet":
+        model = make_model("resnet", vision=vision)
+    featurizer = CLIPFeaturizer(model, output="tokens")
     X = featurizer.transform(images)
     featurizer.set_params(dense_mode=expected)
     np.testing.assert_array_equal(X, featurizer.transform(images))
@@ -766,3 +770,26 @@ def test_tiny():
     assert len(pickle.dumps(featurizer)) < 10_000
     config = open_clip.get_model_config(featurizer.load()._source.architecture)
     assert config["embed_dim"] == featurizer.embedding_dim_
+
+
+def test_weights_given_to_a_model_that_brings_its_own_are_refused(small, tmp_path):
+    for name in ("tiny", small, "hf-hub:some/model"):
+        with pytest.raises(ValueError, match="brings its weights along"):
+            CLIPFeaturizer(name, str(tmp_path / "mine.safetensors")).encode_text(["a"])
+    assert CLIPFeaturizer("tiny", None).encode_text(["a"]).shape == (1, 128)
+
+
+@pytest.mark.parametrize("names", [{"a": 1}, {"a", "b"}, 3, pd.DataFrame({"x": ["a"]})])
+def test_texts_want_an_order(names):
+    featurizer = CLIPFeaturizer("tiny")
+    with pytest.raises(TypeError, match="names is a .* wanted is a sequence of texts"):
+        featurizer.encode_classes(names)
+    with pytest.raises(TypeError, match="texts is a"):
+        featurizer.encode_text(names)
+
+
+def test_very_long_images_are_cut_before_they_are_resized():
+    pixels = np.random.default_rng(0).integers(0, 255, (4, 3000, 3), dtype=np.uint8)
+    centre = pixels[:, 1500 - 16 : 1500 + 16]
+    long, short = CLIPFeaturizer("tiny").transform([pixels, centre])
+    assert long @ short > 0.999

@@ -271,3 +271,10 @@ def test_tensors_are_refused_with_advice():
 
     with pytest.raises(TypeError, match="Tensor of torch"):
         as_image_sequence(torch.zeros(1, 3, 4, 4))
+
+
+def test_float_images_may_overshoot_their_range():
+    values = np.linspace(0, 1, 64, dtype=np.float32).reshape(8, 8)
+    expected = np.asarray(to_rgb(Image.fromarray(values)))
+    values[-1, -1], values[0, 0] = 1.02, -1e-3
+    np.testing.assert_array_equal(np.asarray(to_rgb(Image.fromarray(values))), expected)
