@@ -4,6 +4,8 @@ import numpy as np
 from sklearn.decomposition import PCA
 from sklearn.utils.validation import check_is_fitted
 
+from skfewshot.text import unit_rows
+
 #: More classes than this are not named in the picture: the names would overlap.
 _MOST_NAMED = 16
 
@@ -90,8 +92,7 @@ class ModalityGapDisplay:
         """
         check_is_fitted(estimator)
         mapped = estimator.transform(X)
-        images = np.asarray(X, dtype=mapped.dtype)
-        images = images / np.linalg.norm(images, axis=1, keepdims=True)
+        images = unit_rows(np.asarray(X, dtype=mapped.dtype))
         texts, refined = estimator.zero_shot_features_, estimator.text_features_
         labels = estimator.predict(X) if y is None else np.asarray(y)
         plane = PCA(n_components=2, random_state=0)

@@ -189,9 +189,10 @@ class _CMMObjective:
         self.size = self.map_size + T0.numel()
         self.chunk_size = len(F) if chunk_size is None else min(chunk_size, len(F))
         self.own = self._held_out_cosines(sample_weight) if text_from_support else None
-        # Kept where it is no larger than the blocks that each evaluation makes anyway.
-        whole = slice(0, len(F))
-        self.frozen = self._frozen(whole) if self.chunk_size == len(F) else None
+        self.frozen = None
+        if self.chunk_size == len(F):
+            # No larger than the blocks that each evaluation makes anyway.
+            self.frozen = self._frozen(slice(None))
         shots = float(sample_weight.sum()) / len(torch.unique(y))
         doubt = self._doubt(logit_scale, seen=text_from_support)
         self.map_unit, self.map_cost = _scaled_penalty(map_penalty, shots * doubt)
@@ -211,7 +212,7 @@ class _CMMObjective:
         loss = 0.0
         for start in range(0, len(self.F), self.chunk_size):
             rows = slice(start, start + self.chunk_size)
-            logits = self._frozen(rows).mul_(logit_scale)
+            logits = self._frozen(rows) * logit_scale
             part, _ = cross_entropy(logits, self.y[rows], self.row_weight[rows])
             loss += float(part)
         return loss
@@ -231,7 +232,9 @@ class _CMMObjective:
         return (self.F * means).sum(dim=1, keepdim=True)
 
     def _frozen(self, rows):
-        """Cosines of some rows to T0."""
+        """Cosines of one chunk of rows to T0, kept where the chunk is the whole."""
+        if self.frozen is not None:
+            return self.frozen
         cosines = self.F[rows] @ self.T0.T
         if self.own is not None:
             cosines.scatter_(1, self.y[rows, None], self.own[rows])
@@ -276,8 +279,8 @@ class _CMMObjective:
     def _of_cosines(self, rows, cosines):
         """Loss of some rows, and its gradient, given their cosines to norm(T)."""
         y, weight = self.y[rows], self.row_weight[rows]
-        frozen = self._frozen(rows) if self.frozen is None else self.frozen
-        logits = torch.add(frozen, cosines, alpha=self.alpha).mul_(self.scale)
+        logits = torch.add(self._frozen(rows), cosines, alpha=self.alpha)
+        logits.mul_(self.scale)
         entropy, by_cosine = cross_entropy(logits, y, weight)
         by_cosine.mul_(self.alpha * self.scale)
         hinge, by_distance = triplet(cosines, y, weight, self.margin)

@@ -3,10 +3,9 @@
 import math
 
 import pytest
+import torch
 
-torch = pytest.importorskip("torch")
-
-from skfewshot.losses import (  # noqa: E402
+from skfewshot.losses import (
     cmm_logits,
     cross_entropy,
     normalize_rows,

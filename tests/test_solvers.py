@@ -3,14 +3,13 @@
 import math
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-torch = pytest.importorskip("torch")
-
-from skfewshot.lbfgs import minimize  # noqa: E402
-from skfewshot.losses import cmm_logits  # noqa: E402
-from skfewshot.solvers import _CMMObjective, solve_cmm  # noqa: E402
+from skfewshot.lbfgs import minimize
+from skfewshot.losses import cmm_logits
+from skfewshot.solvers import _CMMObjective, solve_cmm
 
 TERMS = {
     "alpha": 1.0,
