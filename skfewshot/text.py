@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 from warnings import warn
 
 import numpy as np
@@ -13,6 +13,18 @@ from skfewshot.clip.prompts import check_templates, fill_templates
 
 #: Where the encoder is not known: what CLIP models are trained to, though not all.
 DEFAULT_LOGIT_SCALE = 100.0
+
+
+class Wording(NamedTuple):
+    """What an estimator calls its parameters, for messages that name them."""
+
+    features: str = "text_features"
+    names: str = "class_names"
+    one: str = "class"
+    many: str = "classes"
+
+
+CLASSES = Wording()
 
 
 @dataclass(frozen=True)
@@ -47,6 +59,7 @@ def resolve_prototypes(
     prompt_templates=None,
     n_features,
     dtype,
+    wording=CLASSES,
 ):
     """Find the text prototypes of `classes`, by the first rule that applies.
 
@@ -73,6 +86,8 @@ def resolve_prototypes(
         The width of the image features.
     dtype : dtype
         The dtype of the image features.
+    wording : Wording
+        The names of the parameters in messages.
 
     Returns
     -------
@@ -95,24 +110,27 @@ def resolve_prototypes(
     if text_features is None:
         return Prototypes(None, "image", encoder, _logit_scale(encoder))
     if not isinstance(text_features, str):
-        given = _rows_of_classes(text_features, classes)
-        text_identity, source = _common_encoder(text_features), "text_features"
+        given = _rows_of_classes(text_features, classes, wording)
+        text_identity = _common_encoder(text_features, wording)
+        source = wording.features
     elif text_encoder is None and encoder is None:
         if class_names is not None or prompt_templates is not None:
             _warn_of_class_means(
-                "class_names or prompt_templates was given, but nothing that could "
-                "encode them: X does not come straight from a CLIPFeaturizer, and "
-                "text_encoder is None. Pass text_encoder."
+                f"{wording.names} or prompt_templates was given, but nothing that "
+                "could encode them: X does not come straight from a CLIPFeaturizer, "
+                "and text_encoder is None. Pass text_encoder.",
+                wording,
             )
         return Prototypes(None, "image", None, DEFAULT_LOGIT_SCALE)
     else:
-        names = class_names_of(classes, class_names)
+        names = class_names_of(classes, class_names, wording)
         if names is None:
             _warn_of_class_means(
-                "The class labels are not strings and class_names was not given, so "
-                "no text can be encoded. Pass class_names; some wrappers of "
-                "scikit-learn, such as VotingClassifier, turn string labels into "
-                "integers 0, 1, ... in sorted order before they fit."
+                f"The {wording.many} are not strings and {wording.names} was not "
+                f"given, so no text can be encoded. Pass {wording.names}; some "
+                "wrappers of scikit-learn, such as VotingClassifier, turn string "
+                "labels into integers 0, 1, ... in sorted order before they fit.",
+                wording,
             )
             return Prototypes(None, "image", encoder, _logit_scale(encoder))
         if text_encoder is None:
@@ -125,12 +143,12 @@ def resolve_prototypes(
             f"The image features come from the encoder {encoder}, but the text "
             f"features come from {text_identity}; both must come from the same model."
         )
-    features = _checked(given, source, len(classes), n_features, dtype)
+    features = _checked(given, source, len(classes), n_features, dtype, wording)
     known = text_identity if encoder is None else encoder
     return Prototypes(features, source, known, _logit_scale(known))
 
 
-def class_names_of(classes, class_names):
+def class_names_of(classes, class_names, wording=CLASSES):
     """Return the name of each class, or None where there is none to be had.
 
     String labels are their own names. `class_names` overrides them: a dict maps label
@@ -142,18 +160,18 @@ def class_names_of(classes, class_names):
         return None
     if isinstance(class_names, str):
         raise TypeError(
-            f"class_names={class_names!r} is one string; pass a sequence with a name "
-            "for each class, or a dict from class label to name."
+            f"{wording.names}={class_names!r} is one string; pass a sequence with a "
+            f"name for each {wording.one}, or a dict from {wording.one} to name."
         )
     if isinstance(class_names, Mapping):
-        names = _from_mapping(class_names, classes, "class_names")
+        names = _from_mapping(class_names, classes, wording.names, wording)
     else:
         names = list(class_names)
-        _check_length(len(names), classes, "class_names")
+        _check_length(len(names), classes, wording.names, wording)
     for name in names:
         if not isinstance(name, str):
             raise TypeError(
-                f"class_names must hold strings; got {name!r} of type "
+                f"{wording.names} must hold strings; got {name!r} of type "
                 f"{type(name).__name__}."
             )
     return [str(name) for name in names]
@@ -194,10 +212,11 @@ def _logit_scale(encoder):
     return DEFAULT_LOGIT_SCALE if encoder is None else float(encoder.logit_scale)
 
 
-def _warn_of_class_means(reason):
+def _warn_of_class_means(reason, wording):
     # Up through resolve_prototypes, _read_support, fit and scikit-learn's wrapper.
     warn(
-        f"{reason} The class means of the support stand in for the text prototypes.",
+        f"{reason} The {wording.one} means of the support stand in for the text "
+        "prototypes.",
         UserWarning,
         stacklevel=6,
     )
@@ -224,7 +243,7 @@ def _encode(text_encoder, names, prompt_templates):
     return encoded, encoder_of(encoded)
 
 
-def _common_encoder(text_features):
+def _common_encoder(text_features, wording):
     """Return the encoder of an array, or the one of all vectors of a dict or list."""
     if isinstance(text_features, Mapping):
         vectors = text_features.values()
@@ -235,48 +254,50 @@ def _common_encoder(text_features):
     encoders = {encoder_of(vector) for vector in vectors} - {None}
     if len(encoders) > 1:
         raise ValueError(
-            "text_features holds vectors of several encoders, "
+            f"{wording.features} holds vectors of several encoders, "
             f"{sorted(map(str, encoders))}; all must come from the same model."
         )
     return encoders.pop() if encoders else None
 
 
-def _rows_of_classes(text_features, classes):
+def _rows_of_classes(text_features, classes, wording):
     """Pick the row of each class from an array, data frame or dict."""
     if hasattr(text_features, "index") and hasattr(text_features, "to_numpy"):
         by_label = dict(zip(text_features.index, text_features.to_numpy(), strict=True))
         is_labelled = all(label in by_label for label in classes.tolist())
         text_features = by_label if is_labelled else text_features.to_numpy()
     if isinstance(text_features, Mapping):
-        vectors = _from_mapping(text_features, classes, "text_features")
+        vectors = _from_mapping(text_features, classes, wording.features, wording)
         shapes = sorted({np.shape(vector) for vector in vectors})
         if len(shapes) > 1 or len(shapes[0]) != 1:
             raise ValueError(
-                "text_features must map each class to a vector of one common length; "
-                f"got values of shapes {shapes}."
+                f"{wording.features} must map each {wording.one} to a vector of one "
+                f"common length; got values of shapes {shapes}."
             )
         return np.stack([np.asarray(vector) for vector in vectors])
     array = np.asarray(text_features)
     if array.ndim != 2:
         raise ValueError(
-            "text_features must be an array of shape (n_classes, n_features) or a "
-            f"dict of class to vector; got an array of shape {array.shape}."
+            f"{wording.features} must be an array of shape (n_{wording.many}, "
+            f"n_features) or a dict of {wording.one} to vector; got an array of shape "
+            f"{array.shape}."
         )
-    _check_length(len(array), classes, "text_features")
+    _check_length(len(array), classes, wording.features, wording)
     return array
 
 
-def _check_length(length, classes, parameter):
+def _check_length(length, classes, parameter, wording):
     """Refuse to guess which row belongs to which class."""
     if length != len(classes):
         raise ValueError(
-            f"{parameter} has {length} rows, but y has {len(classes)} classes; give "
-            "one row per sorted class, or a dict keyed by class, which also serves the "
-            "cross-validation folds that lack a class."
+            f"{parameter} has {length} rows, but y has {len(classes)} "
+            f"{wording.many}; give one row per sorted {wording.one}, or a dict keyed "
+            f"by {wording.one}, which also serves the cross-validation folds that "
+            f"lack a {wording.one}."
         )
 
 
-def _from_mapping(mapping, classes, parameter):
+def _from_mapping(mapping, classes, parameter, wording):
     """Look every class up in `mapping`."""
     keys = [
         label.item() if isinstance(label, np.generic) else label for label in classes
@@ -292,13 +313,13 @@ def _from_mapping(mapping, classes, parameter):
             "sorted order: key the dict by those."
         )
         raise ValueError(
-            f"{parameter} lacks the classes {missing[:10]} that y has; its keys start "
-            f"with {list(mapping)[:10]}.{hint if encoded else ''}"
+            f"{parameter} lacks the {wording.many} {missing[:10]} that y has; its keys "
+            f"start with {list(mapping)[:10]}.{hint if encoded else ''}"
         )
     return [mapping[key] for key in keys]
 
 
-def _checked(given, source, n_classes, n_features, dtype):
+def _checked(given, source, n_classes, n_features, dtype, wording):
     """Check shape and values and return unit rows of `dtype`."""
     features = check_array(
         np.asarray(given), dtype=dtype, input_name=source, ensure_min_samples=0
@@ -306,8 +327,8 @@ def _checked(given, source, n_classes, n_features, dtype):
     if features.shape != (n_classes, n_features):
         raise ValueError(
             f"The text features (from {source}) have shape {features.shape}; wanted "
-            f"({n_classes}, {n_features}): one row per class, as wide as X. Texts and "
-            "images must be embedded by the same model."
+            f"({n_classes}, {n_features}): one row per {wording.one}, as wide as X. "
+            "Texts and images must be embedded by the same model."
         )
     if not np.linalg.norm(features, axis=1).all():
         raise ValueError(

@@ -58,7 +58,7 @@ class Support:
     text: np.ndarray
 
 
-def _float_types(X):
+def float_types(X):
     """Return the dtypes to compute in: half precision becomes single, not double."""
     is_half = getattr(X, "dtype", None) == np.float16
     return np.float32 if is_half else [np.float64, np.float32]
@@ -74,6 +74,17 @@ def _check_images(X):
         raise ValueError(
             "Input X contains NaN: the featurizer could not read the images at the "
             f"indexes {shown}. Leave their rows out: X[~np.isnan(X).any(axis=1)]."
+        )
+
+
+def check_encoder(X, fitted):
+    """Refuse embeddings of another encoder than the `fitted` one, if both are known."""
+    encoder = encoder_of(X)
+    if encoder is not None and fitted is not None and encoder != fitted:
+        raise ValueError(
+            f"X comes from the encoder {encoder}, but this classifier was fitted on "
+            f"features of {fitted}; embed the images with the model that embedded the "
+            "support."
         )
 
 
@@ -96,10 +107,28 @@ def merge_rows(features, y, weight):
     features, y, weight : ndarrays of shapes (m, n_features), (m,) and (m,)
         The m <= n different rows.
     """
-    keys = np.column_stack([features, y.astype(features.dtype)])
-    _, first, inverse = np.unique(_row_bytes(keys), True, True)
-    total = np.bincount(inverse, weights=weight).astype(weight.dtype)
+    first, total = distinct_rows(
+        np.column_stack([features, y.astype(features.dtype)]), weight
+    )
     return features[first], y[first], total
+
+
+def distinct_rows(rows, weight):
+    """Return where each different row is first found, in their order, and its weight.
+
+    Parameters
+    ----------
+    rows : ndarray of shape (n, m)
+    weight : ndarray of shape (n,)
+
+    Returns
+    -------
+    first : ndarray of int, shape (n_distinct,)
+    total : ndarray of shape (n_distinct,)
+        The added weights of the copies.
+    """
+    _, first, inverse = np.unique(_row_bytes(rows), True, True)
+    return first, np.bincount(inverse, weights=weight).astype(weight.dtype)
 
 
 def row_order(rows):
@@ -143,7 +172,7 @@ class FewShotClassifier(
                 UserWarning,
                 stacklevel=4,
             )
-        X, y = validate_data(self, X, y, dtype=_float_types(X))
+        X, y = validate_data(self, X, y, dtype=float_types(X))
         with warnings.catch_warnings():
             # Half as many classes as rows is no hint of regression: it is one shot.
             warnings.filterwarnings("ignore", "The number of unique classes")
@@ -214,15 +243,8 @@ class FewShotClassifier(
         """Check rows to predict and return them with unit norm."""
         check_is_fitted(self)
         _check_images(X)
-        encoder = encoder_of(X)
-        if encoder is not None and self.encoder_ is not None:
-            if encoder != self.encoder_:
-                raise ValueError(
-                    f"X comes from the encoder {encoder}, but this classifier was "
-                    f"fitted on features of {self.encoder_}; embed the images with "
-                    "the model that embedded the support."
-                )
-        return unit_rows(validate_data(self, X, reset=False, dtype=_float_types(X)))
+        check_encoder(X, self.encoder_)
+        return unit_rows(validate_data(self, X, reset=False, dtype=float_types(X)))
 
     def _query_logits(self, X):
         return self._logits(self._read_query(X))

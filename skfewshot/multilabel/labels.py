@@ -1,0 +1,81 @@
+"""Which labels an image has: indicators of many labels, or one label an image."""
+
+import warnings
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.sparse import issparse
+from sklearn.utils import column_or_1d
+from sklearn.utils.multiclass import type_of_target
+
+
+@dataclass(frozen=True)
+class Labels:
+    """The labels of n images.
+
+    Attributes
+    ----------
+    indicator : ndarray of shape (n, L)
+        1.0 where the image has the label, else 0.0.
+    classes : ndarray of shape (L,)
+        What the columns stand for.
+    is_multilabel : bool
+        False where each image has exactly one label.
+    """
+
+    indicator: np.ndarray
+    classes: np.ndarray
+    is_multilabel: bool
+
+
+def read_labels(Y, dtype):
+    """Read label indicators, or one label an image.
+
+    Parameters
+    ----------
+    Y : array-like or sparse matrix of shape (n, L), or array-like of shape (n,)
+        Indicators 0 and 1, or one label an image. The columns of a data frame name the
+        labels; else they are numbered.
+    dtype : dtype
+        Of the indicators.
+
+    Returns
+    -------
+    Labels
+
+    Raises
+    ------
+    ValueError
+        If `Y` is neither.
+    """
+    columns = getattr(Y, "columns", None)
+    Y = Y.toarray() if issparse(Y) else Y
+    with warnings.catch_warnings():
+        # Half as many classes as rows is no hint of regression: it is one shot.
+        warnings.filterwarnings("ignore", "The number of unique classes")
+        kind = type_of_target(Y, input_name="Y")
+    array = np.asarray(Y)
+    if array.ndim == 2 and array.shape[1] > 1:
+        return _read_indicator(array, columns, kind, dtype)
+    if kind not in ("binary", "multiclass"):
+        raise ValueError(
+            f"Unknown label type: {kind!r}. Y must hold class labels, shape "
+            "(n_samples,), or indicators 0 and 1 of labels, shape (n_samples, "
+            "n_labels). Maybe you are trying to fit a classifier, which expects "
+            "discrete classes on a regression target with continuous values."
+        )
+    classes, index = np.unique(column_or_1d(array, warn=True), return_inverse=True)
+    return Labels(np.eye(len(classes), dtype=dtype)[index], classes, False)
+
+
+def _read_indicator(array, columns, kind, dtype):
+    binary = array.dtype.kind in "biuf" and np.isin(array, [0, 1]).all()
+    if not binary:
+        found = np.unique(array.astype(str))[:5].tolist()
+        raise ValueError(
+            f"Y of shape {array.shape} must hold only 0 and 1, one column a label; got "
+            f"the values {found} (type of target {kind!r}). "
+            "sklearn.preprocessing.MultiLabelBinarizer makes indicators of label sets."
+        )
+    classes = np.arange(array.shape[1]) if columns is None else np.asarray(columns)
+    return Labels(array.astype(dtype), classes, True)

@@ -1,0 +1,117 @@
+"""Which local features of a support image show a label: Loss Change Measurement."""
+
+import numpy as np
+
+from skfewshot.multilabel.scoring import distance_logits
+
+#: Ways to select local features.
+SELECTIONS = ("lcm", "lcm_paper", "text", "none")
+
+
+def loss_change(parts, present, intercept, label_vectors, labels, scale):
+    r"""Return how much the alignment loss falls by keeping each local feature.
+
+    Every local feature has a mask :math:`\rho_{jk} = 1` in the mean
+    :math:`g_j(\rho) = \mathrm{mean}_k \, \rho_{jk} x_{jk}`, and the score is, to first
+    order, what the loss of a label gains by it,
+
+    .. math::
+
+        -\rho \frac{\partial L_l}{\partial \rho_{jk}}
+        = \frac{(Y_{jl} - p_{jl})\, s}{N K \, \delta_{jl} \, \|u_j\|}
+        (\psi_l - c_{jl} \hat u_j) \cdot x_{jk} W_v
+
+    with :math:`u_j = g_j W_v + b_v`, :math:`\hat u_j` its direction,
+    :math:`c_{jl} = \hat u_j \cdot \psi_l`,
+    :math:`\delta_{jl} = \|\hat u_j - \psi_l\|` and :math:`p` the sigmoid of
+    :math:`s (1 - \delta)`: the agreement of text and patch, less what the image as a
+    whole explains already.
+
+    Parameters
+    ----------
+    parts : ndarray of shape (N, K, d)
+        :math:`x_{jk} W_v`; zeros where there is padding.
+    present : ndarray of bool, shape (N, K)
+    intercept : ndarray of shape (d,)
+        :math:`b_v`.
+    label_vectors : ndarray of shape (L, d)
+        :math:`\psi_l`, unit rows.
+    labels : ndarray of shape (N, L)
+        :math:`Y`, 0 or 1.
+    scale : float
+        :math:`s`.
+
+    Returns
+    -------
+    ndarray of shape (N, K, L)
+        Positive where the feature speaks for what `labels` say of the image.
+    """
+    n_parts = present.sum(axis=1, keepdims=True).astype(parts.dtype)
+    mean = parts.sum(axis=1) / n_parts + intercept
+    length = np.linalg.norm(mean, axis=1, keepdims=True)
+    direction = mean / np.where(length > 0, length, 1)
+    cosine = direction @ label_vectors.T
+    distance = np.sqrt(np.maximum(2 - 2 * cosine, 1e-6))
+    probability = 1 / (1 + np.exp(-distance_logits(cosine, scale)))
+    factor = (labels - probability) * scale / (len(parts) * n_parts * distance)
+    factor = factor / np.where(length > 0, length, 1)
+    # (psi - c u) . x by its two products, not as a vector for each image and label.
+    along = np.einsum("jkd,jd->jk", parts, direction)
+    agreement = parts @ label_vectors.T - along[:, :, None] * cosine[:, None, :]
+    return factor[:, None, :] * agreement
+
+
+def selection_scores(method, parts, present, intercept, label_vectors, labels, scale):
+    """Return the score by which local features are selected, shape (N, K, L).
+
+    Parameters
+    ----------
+    method : {"lcm", "lcm_paper", "text", "none"}
+        Signed loss change of the label; unsigned loss change added up over all labels,
+        as published; agreement with the label's vector; or nothing, which scores all
+        the same.
+    parts, present, intercept, label_vectors, labels, scale
+        See :func:`loss_change`.
+
+    Returns
+    -------
+    ndarray of shape (N, K, L)
+        Minus infinity where there is padding.
+    """
+    if method == "none":
+        scores = np.zeros((*present.shape, len(label_vectors)), dtype=parts.dtype)
+    elif method == "text":
+        mapped = parts + intercept
+        length = np.linalg.norm(mapped, axis=2, keepdims=True)
+        scores = (mapped / np.where(length > 0, length, 1)) @ label_vectors.T
+    else:
+        scores = loss_change(parts, present, intercept, label_vectors, labels, scale)
+        if method == "lcm_paper":
+            total = np.abs(scores).sum(axis=2, keepdims=True)
+            scores = np.broadcast_to(total, scores.shape)
+    return np.where(present[:, :, None], scores, -np.inf)
+
+
+def select_top(scores, images, labels, n_select):
+    """Return the best features of each pair of image and label.
+
+    Parameters
+    ----------
+    scores : ndarray of shape (N, K, L)
+    images, labels : ndarray of shape (n_pairs,)
+        The pairs: which image, and which label it has.
+    n_select : int or None
+        How many features; None takes all of them.
+
+    Returns
+    -------
+    chosen : ndarray of int, shape (n_pairs, m)
+        Indices of features, best first; of equal ones the first.
+    valid : ndarray of bool, shape (n_pairs, m)
+        False where an image has fewer features than m.
+    """
+    of_pair = scores[images, :, labels]
+    n_select = of_pair.shape[1] if n_select is None else n_select
+    chosen = np.argsort(-of_pair, axis=1, kind="stable")[:, :n_select]
+    valid = np.isfinite(np.take_along_axis(of_pair, chosen, axis=1))
+    return chosen, valid

@@ -1,0 +1,236 @@
+"""From the labelled images of a support to prototypes; no estimator in sight."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from skfewshot.multilabel.calibration import background_level, fit_sigmoid
+from skfewshot.multilabel.prototypes import (
+    Mixture,
+    Pairs,
+    Scorer,
+    agreement_weights,
+    label_sums,
+    leave_one_out_scores,
+    mix,
+    text_shares,
+)
+from skfewshot.multilabel.scoring import distance_logits
+from skfewshot.multilabel.selection import select_top, selection_scores
+from skfewshot.multilabel.tokens import Tokens, token_mean
+from skfewshot.text import unit_rows
+
+#: The text's share of a prototype where no label has a second image to judge it by.
+ONE_SHOT_SHARE = 0.6
+#: The shares that are tried on left-one-out scores.
+TRIED_SHARES = tuple(np.linspace(0, 1, 11))
+
+
+@dataclass(frozen=True)
+class FeatureMap:
+    r"""Maps tokens, :math:`\varphi(x) = \mathrm{norm}((x - \mu) W + b)`.
+
+    Attributes
+    ----------
+    part_mean, whole_mean : ndarray of shape (d,)
+        Means :math:`\mu` of local and of global features.
+    matrix : ndarray of shape (d, d) or None
+        :math:`W`; None is the identity.
+    bias : ndarray of shape (d,) or None
+    """
+
+    part_mean: np.ndarray
+    whole_mean: np.ndarray
+    matrix: np.ndarray | None = None
+    bias: np.ndarray | None = None
+
+    def linear(self, features):
+        """Return ``features @ W``."""
+        return features if self.matrix is None else features @ self.matrix
+
+    def intercept(self, mean):
+        """Return what is added to ``features @ W``."""
+        shift = -self.linear(mean)
+        return shift if self.bias is None else shift + self.bias
+
+    def __call__(self, tokens):
+        """Map tokens; padding stays zero."""
+        parts = self.linear(tokens.parts) + self.intercept(self.part_mean)
+        whole = self.linear(tokens.whole) + self.intercept(self.whole_mean)
+        parts = np.where(tokens.present[:, :, None], unit_rows(parts), 0)
+        return Tokens(unit_rows(whole), parts, tokens.present)
+
+
+def feature_means(tokens, weight):
+    """Return the weighted means of local and of global features."""
+    return token_mean(tokens, weight), (weight / weight.sum()) @ tokens.whole
+
+
+def image_label_vectors(mapped, indicator, weight):
+    """Return a vector for each label from images alone, for labels without text.
+
+    It is the direction of the mean of the mapped local features of its images.
+    """
+    means = mapped.mean_parts()
+    return unit_rows((indicator * weight[:, None]).T @ means)
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The local features selected for each pair of image and label.
+
+    Attributes
+    ----------
+    images, labels : ndarray of int, shape (n_pairs,)
+        In the order of the images.
+    chosen : ndarray of int, shape (n_pairs, m)
+        Indices of local features, best first.
+    valid : ndarray of bool, shape (n_pairs, m)
+        False where an image has fewer than m.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+    chosen: np.ndarray
+    valid: np.ndarray
+
+    def of_label(self, label, origin):
+        """Return the (image, feature) indices of a label, shape (m_l, 2)."""
+        pairs = np.flatnonzero(self.labels == label)
+        pairs = pairs[np.argsort(origin[self.images[pairs]], kind="stable")]
+        rows = np.repeat(origin[self.images[pairs]], self.valid[pairs].sum(axis=1))
+        return np.column_stack([rows, self.chosen[pairs][self.valid[pairs]]])
+
+
+def select(tokens, feature_map, label_vectors, indicator, *, method, n_select, scale):
+    """Select the local features that show each label of each image.
+
+    Parameters
+    ----------
+    tokens : Tokens
+        Not yet mapped.
+    feature_map : FeatureMap
+    label_vectors : ndarray of shape (L, d)
+        Mapped label vectors, unit rows.
+    indicator : ndarray of shape (N, L)
+    method : {"lcm", "lcm_paper", "text", "none"}
+    n_select : int
+    scale : float
+
+    Returns
+    -------
+    Selection
+    """
+    scores = selection_scores(
+        method,
+        feature_map.linear(tokens.parts),
+        tokens.present,
+        feature_map.intercept(feature_map.part_mean),
+        label_vectors,
+        indicator,
+        scale,
+    )
+    images, labels = np.nonzero(indicator)
+    n_select = None if method == "none" else n_select
+    return Selection(images, labels, *select_top(scores, images, labels, n_select))
+
+
+def make_pairs(mapped, selection, label_vectors, weight, *, pooling, scale, encode):
+    """Return what each support image says of each label that it has.
+
+    Parameters
+    ----------
+    mapped : Tokens
+    selection : Selection
+    label_vectors : ndarray of shape (L, d)
+    weight : ndarray of shape (N,)
+        Weights of the images.
+    pooling : {"mean", "agreement"}
+        Equal weights, or a softmax over agreement with the label's vector: over the
+        selected features of an image, and over the images of a label.
+    scale : float
+    encode : callable or None
+        ``encode(mean, features, valid, labels)`` gives the vectors of pairs, in place
+        of the mean of their features.
+
+    Returns
+    -------
+    Pairs
+    """
+    images, labels = selection.images, selection.labels
+    features = mapped.parts[images[:, None], selection.chosen]
+    features = np.where(selection.valid[:, :, None], features, 0)
+    of_label = label_vectors[labels]
+    agreement = distance_logits(np.einsum("pmd,pd->pm", features, of_label), scale)
+    shares = agreement_weights(agreement, selection.valid, pooling)
+    vectors = np.einsum("pm,pmd->pd", shares, features)
+    if encode is not None:
+        vectors = encode(vectors, features, selection.valid, labels)
+    pair_weight = weight[images]
+    if pooling == "agreement":
+        whole = np.einsum("pd,pd->p", mapped.whole[images], of_label)
+        pair_weight = pair_weight * _image_shares(whole, labels, scale)
+    return Pairs(images, labels, vectors, pair_weight)
+
+
+def _image_shares(cosine, labels, scale):
+    """Return softmax weights over the images of each label, their mean being 1."""
+    logits = distance_logits(cosine, scale)
+    top = np.full(labels.max() + 1, -np.inf, dtype=logits.dtype)
+    np.maximum.at(top, labels, logits)
+    shares = np.exp(logits - top[labels])
+    total = np.bincount(labels, weights=shares)
+    return (shares * (np.bincount(labels) / total)[labels]).astype(logits.dtype)
+
+
+def choose_share(mapped, pairs, label_vectors, indicator, weight, scorer):
+    """Choose the text's share by how well left-out images are told apart.
+
+    Each of :data:`TRIED_SHARES` is judged by the loss of left-one-out scores after
+    calibration; of equal ones the nearest to :data:`ONE_SHOT_SHARE` is taken. Where no
+    label has two images there is nothing to judge by, and it is taken itself.
+    """
+    _, counts = label_sums(pairs, len(label_vectors))
+    # In the currency of images: weights may have been shared out by agreement.
+    if (np.bincount(pairs.labels) < 2).all():
+        return ONE_SHOT_SHARE
+    shares = [text_shares(a, counts, True) for a in TRIED_SHARES]
+    mixture = mix(pairs, label_vectors, ONE_SHOT_SHARE, True)
+    plain = scorer.plain()
+    scores = leave_one_out_scores(mapped, pairs, mixture, shares, plain)
+    losses = [fit_sigmoid(s, indicator, weight).loss for s in scores]
+    order = sorted(
+        range(len(losses)),
+        key=lambda i: (losses[i], abs(TRIED_SHARES[i] - ONE_SHOT_SHARE)),
+    )
+    return float(TRIED_SHARES[order[0]])
+
+
+def score_left_out(mapped, pairs, mixture, indicator, weight, scorer):
+    """Set the background and return the scorer and the support's left-out scores.
+
+    Returns
+    -------
+    scorer : Scorer
+    scores : ndarray of shape (N, L)
+    """
+    shares = [mixture.share]
+    if scorer.scoring == "competitive":
+        plain = leave_one_out_scores(mapped, pairs, mixture, shares, scorer.plain())
+        level = background_level(fit_sigmoid(plain[0], indicator, weight))
+        scorer = Scorer(scorer.scale, scorer.scoring, scorer.n_top, level)
+    scores = leave_one_out_scores(mapped, pairs, mixture, shares, scorer)
+    return scorer, scores[0]
+
+
+__all__ = [
+    "FeatureMap",
+    "Mixture",
+    "Selection",
+    "choose_share",
+    "feature_means",
+    "image_label_vectors",
+    "make_pairs",
+    "score_left_out",
+    "select",
+]
