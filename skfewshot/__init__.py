@@ -8,10 +8,15 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "CLIPFeaturizer": "skfewshot.clip",
     "CMMClassifier": "skfewshot.classifiers",
+    "MultiLabelPrototypeClassifier": "skfewshot.multilabel",
+    "MultiLabelPrototypePrior": "skfewshot.multilabel",
 }
-_SUBMODULES = {"classifiers", "clip", "datasets", "display"}
+_SUBMODULES = {
+    *("classifiers", "clip", "datasets", "display"),
+    *("metrics", "model_selection", "multilabel"),
+}
 
-__all__ = ["CLIPFeaturizer", "CMMClassifier", "__version__"]
+__all__ = [*_PUBLIC, "__version__"]
 
 
 def __getattr__(name):

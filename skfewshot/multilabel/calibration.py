@@ -7,7 +7,7 @@ from scipy.special import expit, log_softmax, logit
 #: Strength of the pull of a label's bias toward the shared one, in images.
 _BIAS_SHRINKAGE = 4.0
 #: How far below the border between present and absent the background's logit lies.
-_BACKGROUND_MARGIN = 1.0
+_BACKGROUND_MARGIN = 2.0
 
 
 class Calibration:
@@ -22,7 +22,7 @@ class Calibration:
         Mean loss on the scores it was fitted on.
     """
 
-    def __init__(self, slope, bias, loss):
+    def __init__(self, slope, bias, loss=float("nan")):
         self.slope = slope
         self.bias = bias
         self.loss = loss

@@ -128,24 +128,22 @@ class PriorNetwork(nn.Module):
     n_heads : int
     residual : bool
         Whether the interaction is added to the mean of the features.
-    scale : float
-        Where the logit scale starts.
     share : float
         Where the share of the text starts, at one shot.
     """
 
-    def __init__(self, width, *, steps, n_heads, residual, scale, share):
+    def __init__(self, width, *, steps, n_heads, residual, share):
         super().__init__()
         self.image_map = nn.Parameter(torch.zeros(width, width))
         self.image_bias = nn.Parameter(torch.zeros(width))
         self.label_map = nn.Parameter(torch.zeros(width, width))
         self.label_bias = nn.Parameter(torch.zeros(width))
-        self.log_scale = nn.Parameter(torch.tensor(math.log(scale)))
         # The text's share is sigmoid(share[0] - exp(share[1]) * log(shots)).
         start = [math.log(share / (1 - share)), math.log(0.3)]
         self.share = nn.Parameter(torch.tensor(start))
-        # Slope and bias from scores to logits, and the background's logit.
-        self.calibration = nn.Parameter(torch.zeros(3))
+        # Slope and bias from scores to logits, less 1 and 0; the background's logit
+        # and the logarithm of its sharpness.
+        self.calibration = nn.Parameter(torch.zeros(4))
         self.residual = residual
         self.interaction = CrossInteraction(width, steps, n_heads) if steps else None
         if steps and residual:

@@ -27,13 +27,34 @@ class Labels:
     classes: np.ndarray
     is_multilabel: bool
 
+    def restricted(self, rows):
+        """Return the labels of some images; of one label each, those that occur."""
+        indicator = self.indicator[rows]
+        if self.is_multilabel:
+            return Labels(indicator, self.classes, True)
+        seen = indicator.any(axis=0)
+        return Labels(indicator[:, seen], self.classes[seen], False)
 
-def read_labels(Y, dtype):
+    def check_usable(self, estimator):
+        """Raise where there is nothing to learn."""
+        if self.is_multilabel and not self.indicator.any():
+            raise ValueError(
+                "y has no image with a label: all indicators in rows of positive "
+                "sample weight are 0."
+            )
+        if not self.is_multilabel and len(self.classes) < 2:
+            raise ValueError(
+                f"{estimator} needs at least 2 classes in y with positive sample "
+                f"weight; got 1 class: {self.classes.tolist()}."
+            )
+
+
+def read_labels(y, dtype):
     """Read label indicators, or one label an image.
 
     Parameters
     ----------
-    Y : array-like or sparse matrix of shape (n, L), or array-like of shape (n,)
+    y : array-like or sparse matrix of shape (n, L), or array-like of shape (n,)
         Indicators 0 and 1, or one label an image. The columns of a data frame name the
         labels; else they are numbered.
     dtype : dtype
@@ -46,20 +67,20 @@ def read_labels(Y, dtype):
     Raises
     ------
     ValueError
-        If `Y` is neither.
+        If `y` is neither.
     """
-    columns = getattr(Y, "columns", None)
-    Y = Y.toarray() if issparse(Y) else Y
+    columns = getattr(y, "columns", None)
+    y = y.toarray() if issparse(y) else y
     with warnings.catch_warnings():
         # Half as many classes as rows is no hint of regression: it is one shot.
         warnings.filterwarnings("ignore", "The number of unique classes")
-        kind = type_of_target(Y, input_name="Y")
-    array = np.asarray(Y)
+        kind = type_of_target(y, input_name="y")
+    array = np.asarray(y)
     if array.ndim == 2 and array.shape[1] > 1:
         return _read_indicator(array, columns, kind, dtype)
     if kind not in ("binary", "multiclass"):
         raise ValueError(
-            f"Unknown label type: {kind!r}. Y must hold class labels, shape "
+            f"Unknown label type: {kind!r}. y must hold class labels, shape "
             "(n_samples,), or indicators 0 and 1 of labels, shape (n_samples, "
             "n_labels). Maybe you are trying to fit a classifier, which expects "
             "discrete classes on a regression target with continuous values."
@@ -73,7 +94,7 @@ def _read_indicator(array, columns, kind, dtype):
     if not binary:
         found = np.unique(array.astype(str))[:5].tolist()
         raise ValueError(
-            f"Y of shape {array.shape} must hold only 0 and 1, one column a label; got "
+            f"y of shape {array.shape} must hold only 0 and 1, one column a label; got "
             f"the values {found} (type of target {kind!r}). "
             "sklearn.preprocessing.MultiLabelBinarizer makes indicators of label sets."
         )

@@ -1,4 +1,4 @@
-"""Prototypes from the selected features, mixed with the text, and left-one-out scores."""
+"""Prototypes from selected features and text, and the scores that they give."""
 
 from dataclasses import dataclass, replace
 
@@ -161,25 +161,26 @@ class Scorer:
     scale : float
     scoring : {"competitive", "local", "global", "both"}
     n_top : int
-    background : float or None
-        The logit of the background, where labels compete.
+    background, sharpness : float
+        The logit of the background, and how sharply labels compete.
     """
 
     scale: float
     scoring: str
     n_top: int
-    background: float | None = None
+    background: float = 0.0
+    sharpness: float = 1.0
 
     def plain(self):
         """Return this scorer without competition between labels."""
         scoring = "local" if self.scoring == "competitive" else self.scoring
-        return replace(self, scoring=scoring, background=None)
+        return replace(self, scoring=scoring)
 
     def evidence(self, cosine):
         """Return the logits of patches, shape (n, K, L), from cosines."""
         logits = distance_logits(cosine, self.scale)
         if self.scoring == "competitive":
-            return compete(logits, self.background)
+            return compete(logits, self.background, self.sharpness)
         return logits
 
     def pooled(self, whole_cosine, part_cosine, present):

@@ -28,12 +28,13 @@ def distance_logits(cosine, scale):
     return scale * (1 - (2 - 2 * cosine).clip(min=_SQUARED_DISTANCE_FLOOR) ** 0.5)
 
 
-def compete(logits, background):
+def compete(logits, background, sharpness):
     r"""Let the labels, and a background, compete for each patch.
 
     .. math::
 
-        e_{kl} = s_{kl} - \log\Big(e^{b} + \sum_{l'} e^{s_{kl'}}\Big)
+        e_{kl} = \tau s_{kl}
+        - \log\Big(e^{\tau b} + \sum_{l'} e^{\tau s_{kl'}}\Big)
 
     is the logarithm of the share of patch k that label l wins. A patch that fits
     another label better is no evidence, however well it fits.
@@ -43,14 +44,18 @@ def compete(logits, background):
     logits : ndarray of shape (n, K, L)
     background : float
         The logit :math:`b` of what is none of the labels.
+    sharpness : float
+        :math:`\tau > 0`.
 
     Returns
     -------
     ndarray of shape (n, K, L)
         At most 0.
     """
+    logits = logits.dtype.type(sharpness) * logits
     total = np.logaddexp(
-        logsumexp(logits, axis=2, keepdims=True), logits.dtype.type(background)
+        logsumexp(logits, axis=2, keepdims=True),
+        logits.dtype.type(sharpness * background),
     )
     return logits - total
 

@@ -1,14 +1,12 @@
 """From the labelled images of a support to prototypes; no estimator in sight."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from skfewshot.multilabel.calibration import background_level, fit_sigmoid
 from skfewshot.multilabel.prototypes import (
-    Mixture,
     Pairs,
-    Scorer,
     agreement_weights,
     label_sums,
     leave_one_out_scores,
@@ -183,27 +181,31 @@ def _image_shares(cosine, labels, scale):
     return (shares * (np.bincount(labels) / total)[labels]).astype(logits.dtype)
 
 
-def choose_share(mapped, pairs, label_vectors, indicator, weight, scorer):
+def choose_share(mapped, pairs, label_vectors, indicator, weight, scorer, default):
     """Choose the text's share by how well left-out images are told apart.
 
     Each of :data:`TRIED_SHARES` is judged by the loss of left-one-out scores after
-    calibration; of equal ones the nearest to :data:`ONE_SHOT_SHARE` is taken. Where no
-    label has two images there is nothing to judge by, and it is taken itself.
+    calibration, on the labels that have two images or more; of equal ones the nearest
+    to `default` is taken. The other labels vote for the default itself, since there is
+    nothing to judge it by.
     """
     _, counts = label_sums(pairs, len(label_vectors))
-    # In the currency of images: weights may have been shared out by agreement.
-    if (np.bincount(pairs.labels) < 2).all():
-        return ONE_SHOT_SHARE
+    n_images = np.bincount(pairs.labels, minlength=len(counts))
+    judged = n_images >= 2
+    if not judged.any():
+        return default
     shares = [text_shares(a, counts, True) for a in TRIED_SHARES]
-    mixture = mix(pairs, label_vectors, ONE_SHOT_SHARE, True)
-    plain = scorer.plain()
-    scores = leave_one_out_scores(mapped, pairs, mixture, shares, plain)
-    losses = [fit_sigmoid(s, indicator, weight).loss for s in scores]
-    order = sorted(
+    mixture = mix(pairs, label_vectors, default, True)
+    scores = leave_one_out_scores(mapped, pairs, mixture, shares, scorer.plain())
+    losses = [
+        fit_sigmoid(s[:, judged], indicator[:, judged], weight).loss for s in scores
+    ]
+    best = min(
         range(len(losses)),
-        key=lambda i: (losses[i], abs(TRIED_SHARES[i] - ONE_SHOT_SHARE)),
+        key=lambda i: (losses[i], abs(TRIED_SHARES[i] - default)),
     )
-    return float(TRIED_SHARES[order[0]])
+    trust = judged.sum() / (n_images > 0).sum()
+    return float(trust * TRIED_SHARES[best] + (1 - trust) * default)
 
 
 def score_left_out(mapped, pairs, mixture, indicator, weight, scorer):
@@ -217,20 +219,9 @@ def score_left_out(mapped, pairs, mixture, indicator, weight, scorer):
     shares = [mixture.share]
     if scorer.scoring == "competitive":
         plain = leave_one_out_scores(mapped, pairs, mixture, shares, scorer.plain())
-        level = background_level(fit_sigmoid(plain[0], indicator, weight))
-        scorer = Scorer(scorer.scale, scorer.scoring, scorer.n_top, level)
+        fitted = fit_sigmoid(plain[0], indicator, weight)
+        scorer = replace(
+            scorer, background=background_level(fitted), sharpness=fitted.slope
+        )
     scores = leave_one_out_scores(mapped, pairs, mixture, shares, scorer)
     return scorer, scores[0]
-
-
-__all__ = [
-    "FeatureMap",
-    "Mixture",
-    "Selection",
-    "choose_share",
-    "feature_means",
-    "image_label_vectors",
-    "make_pairs",
-    "score_left_out",
-    "select",
-]

@@ -1,0 +1,603 @@
+"""Few-shot prototypes of labels that show in different places of an image."""
+
+from numbers import Integral, Real
+from typing import ClassVar
+
+import numpy as np
+from scipy.special import expit, log_softmax
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.utils.validation import check_is_fitted
+
+from skfewshot._sklearn import (
+    HasMethods,
+    Interval,
+    StrOptions,
+    _check_sample_weight,
+    _fit_context,
+)
+from skfewshot.classifiers._base import check_encoder, distinct_rows
+from skfewshot.clip.embedding import encoder_of
+from skfewshot.multilabel.calibration import (
+    Calibration,
+    cardinality_threshold,
+    fit_sigmoid,
+    fit_softmax,
+)
+from skfewshot.multilabel.labels import Labels, read_labels
+from skfewshot.multilabel.prior import MultiLabelPrototypePrior
+from skfewshot.multilabel.prototypes import Scorer, label_sums, mix, score
+from skfewshot.multilabel.reading import TokenInputMixin, resolve_label_features
+from skfewshot.multilabel.scoring import QUERY_SCORINGS
+from skfewshot.multilabel.selection import SELECTIONS
+from skfewshot.multilabel.support import (
+    ONE_SHOT_SHARE,
+    FeatureMap,
+    choose_share,
+    feature_means,
+    image_label_vectors,
+    make_pairs,
+    score_left_out,
+    select,
+)
+from skfewshot.multilabel.tokens import blocks, split_tokens
+from skfewshot.text import unit_rows
+
+
+class MultiLabelPrototypeClassifier(TokenInputMixin, ClassifierMixin, BaseEstimator):
+    r"""Multi-label few-shot classifier by prototypes from local features.
+
+    An image shows several labels, each in a region of its own, and an average over the
+    image drowns them. Here an image is a set of local features :math:`x_k`, such as
+    the patch tokens of a CLIP model, and a label is a prototype near which the features
+    of its regions lie [1]_. The encoders stay frozen and nothing is trained on the
+    support but a handful of numbers.
+
+    1. *Label vectors.* Features and texts are centred by their means,
+       :math:`\varphi(x) = \mathrm{norm}(x - \mu_x)` and
+       :math:`\psi(w) = \mathrm{norm}(w - \mu_w)`, which closes the gap between the two
+       modalities. Logits are :math:`s(a, b) = s \, (1 - \|a - b\|)`.
+    2. *Selection.* In each support image and for each of its labels, the `n_select`
+       local features are kept of which the loss between the mean feature and the label
+       vector gains most: Loss Change Measurement, in closed form
+       (:func:`skfewshot.multilabel.selection.loss_change`).
+    3. *Prototypes.* The mean :math:`m_l` of the selected features of a label's images,
+       mixed with its text: :math:`p_l = \mathrm{norm}((1 - a_l) \,
+       \mathrm{norm}(m_l) + a_l \psi(w_l))`, where the share :math:`a_l` of the text
+       falls with the images of the label.
+    4. *Scoring.* Every patch of a query is claimed by the labels, and by a background,
+       in competition, and a label scores the mean over its `n_select` best patches.
+    5. *Calibration.* A slope and a bias for all labels turn scores into log odds, and
+       each label with two images or more has a bias of its own, pulled toward the
+       shared one. They are fitted on scores of support images by prototypes to which
+       these did not contribute.
+
+    Steps 4 and 5, the mixture and the signed, per-label selection are this library's.
+    With a `prior` that was trained on base labels the two maps are learned, and what
+    each image says of a label goes through the paper's multi-modal cross-interaction.
+
+    Parameters
+    ----------
+    label_features : "auto", None, array-like or dict, default="auto"
+        The label vectors :math:`w_l`, unit rows once read.
+
+        - A dict from label to vector; labels are the columns' names where `y` is a data
+          frame, else their numbers 0, 1, ..., or the class labels of 1-D `y`.
+        - An array of shape (n_labels, d), or a data frame with labels as its index.
+        - ``"auto"``: label names encoded by `text_encoder` or, without one, by the
+          model that made the tokens, where `X` comes straight from a
+          :class:`~skfewshot.CLIPFeaturizer`.
+        - ``None``, or ``"auto"`` where no encoder is known: no text; the mean of the
+          tokens of a label's images takes the place of its vector.
+    prior : MultiLabelPrototypePrior, default=None
+        A fitted prior, which stays as it is. It needs label vectors.
+    selection : {"lcm", "lcm_paper", "text", "none"}, default="lcm"
+        How local features are selected: by the signed loss change of the label; by the
+        published unsigned one, added up over all labels; by agreement with the label
+        vector; or not at all, which takes the mean of all.
+    n_select : int, default=5
+        How many local features speak for a label, in a support image and in a query.
+    pooling : {"mean", "agreement"}, default="mean"
+        Weights of the selected features and of the images of a label: equal, or a
+        softmax over their logits with the label vector, as in the paper. The latter
+        repeats what the text knows already, and measured worse.
+    text_weight : "auto" or float, default="auto"
+        Share of the text, from 0 to 1, in the prototype of a label with the mean number
+        of images; it is :math:`\kappa / (\kappa + n_l)` for one with :math:`n_l`.
+        ``"auto"`` takes the share by which left-out images are told apart best, and 0.6
+        for labels of one image.
+    query_scoring : {"competitive", "local", "global", "both"}, default="competitive"
+        ``"local"`` is the mean logit of a label's best patches; ``"competitive"`` that
+        of the logarithm of the share that the label wins of each patch;
+        ``"global"`` the logit of the global feature, as in the paper; ``"both"`` the
+        mean of local and global. Where images have one local feature, competition is
+        left out, since all labels of an image would have to share it.
+    scale : float, default=20.0
+        Logit scale :math:`s > 0`. A prior brings its own.
+    threshold : float, array-like of shape (n_labels,) or "cardinality", default=0.5
+        The probability from which on a label is predicted: for all labels, for each, or
+        that at which left-out support images get as many labels as they have, on
+        average. With one label an image the most probable is predicted instead.
+    label_names : sequence of str or dict, default=None
+        What to call the labels in a prompt: a dict from label to name, or a sequence
+        that follows the columns of `y` (the sorted classes of 1-D `y`). By default the
+        columns' names of a data frame, and string labels, are their own names.
+    text_encoder : CLIPFeaturizer or callable, default=None
+        Encodes the names: an object with ``encode_classes(names)``, or a callable from
+        a list of names to an array of shape (n_names, d).
+    n_tokens : int or None, default=None
+        Tokens of an image where `X` is flattened, the global one included: for 3-D
+        tokens `T` this is ``T.shape[1]``, and `X` is ``T.reshape(len(T), -1)``.
+    device : None, str or torch.device, default=None
+        Where the interaction of a prior is computed; None takes a GPU when there is
+        one. All else is a few products of NumPy matrices.
+    random_state : int, RandomState instance or None, default=None
+        Nothing is drawn; the parameter is there so that the classifier can stand in for
+        others. It does not change the result.
+
+    Attributes
+    ----------
+    classes_ : ndarray of shape (n_labels,)
+        The labels: the names of the columns of `y`, or their numbers; the sorted class
+        labels of 1-D `y`.
+    prototypes_ : ndarray of shape (n_labels, d)
+        The prototypes :math:`p_l`, unit norm.
+    label_vectors_ : ndarray of shape (n_labels, d)
+        The mapped label vectors :math:`\psi(w_l)`, unit norm.
+    selected_ : list of n_labels ndarrays of shape (m_l, 2)
+        The selected local features of each label: the row of `X`, and the index from 0
+        to K - 1 of the local feature in it, best first. Of equal images only the first
+        is listed.
+    text_weight_ : float
+        The share used, at the mean number of images; 0 without text.
+    thresholds_ : ndarray of shape (n_labels,)
+        Probabilities from which on labels are predicted; NaN for 1-D `y`.
+    slope_, biases_ : float and ndarray of shape (n_labels,)
+        The calibration: log odds are ``slope_ * score + biases_``.
+    background_, sharpness_ : float
+        The logit of the background and the sharpness of the competition.
+    part_mean_, whole_mean_ : ndarray of shape (d,)
+        Means of local and of global features.
+    prototype_source_ : {"label_features", "text_encoder", "embedding", "image"}
+        Where the label vectors came from; ``"image"`` is the support itself.
+    encoder_ : EncoderIdentity or None
+        The model of the features, where it is known.
+    n_features_in_ : int
+        Width d of the tokens, or of the rows of 2-D `X`.
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Names of the columns of `X`, where all are strings.
+
+    See Also
+    --------
+    MultiLabelPrototypePrior : Learns from base labels what to do with novel ones.
+    skfewshot.CMMClassifier : One label an image, from global embeddings.
+    skfewshot.metrics.mean_average_precision_scorer : For GridSearchCV.
+    skfewshot.model_selection.MultilabelStratifiedKFold : Folds that keep the labels.
+
+    Notes
+    -----
+    Equal images are merged and their weights added: duplicating an image is doubling
+    its weight. Left-out scores of a label with one image are by its text alone; without
+    text they are by the image itself, so that probabilities are overconfident there.
+
+    References
+    ----------
+    .. [1] Multi-Label Few-Shot Image Classification via Multi-Modal Cross-Interaction,
+       arXiv:2412.13732, 2024.
+
+    Examples
+    --------
+    >>> from sklearn.pipeline import make_pipeline
+    >>> from skfewshot import CLIPFeaturizer, MultiLabelPrototypeClassifier
+    >>> from skfewshot.datasets import make_scenes
+    >>> kinds = ["striped star", "plain heart", "spotted ring", "checked square"]
+    >>> scenes = make_scenes(12, kinds=kinds, random_state=0)
+    >>> model = make_pipeline(
+    ...     CLIPFeaturizer("tiny", output="tokens"),
+    ...     MultiLabelPrototypeClassifier(label_names=kinds),
+    ... )
+    >>> model = model.fit(scenes.images, scenes.labels)
+    >>> model.predict(scenes.images).shape
+    (12, 4)
+    >>> tokens = model[0].transform(scenes.images)
+    >>> model[-1].explain(tokens).shape
+    (12, 4, 64)
+    """
+
+    _parameter_constraints: ClassVar[dict] = {
+        "label_features": [StrOptions({"auto"}), "array-like", dict, None],
+        "prior": [MultiLabelPrototypePrior, None],
+        "selection": [StrOptions(set(SELECTIONS))],
+        "n_select": [Interval(Integral, 1, None, closed="left")],
+        "pooling": [StrOptions({"mean", "agreement"})],
+        "text_weight": [StrOptions({"auto"}), Interval(Real, 0, 1, closed="both")],
+        "query_scoring": [StrOptions(set(QUERY_SCORINGS))],
+        "scale": [Interval(Real, 0, None, closed="neither")],
+        "threshold": [
+            StrOptions({"cardinality"}),
+            Interval(Real, 0, 1, closed="both"),
+            "array-like",
+        ],
+        "label_names": ["array-like", dict, None],
+        "text_encoder": [HasMethods("encode_classes"), callable, None],
+        "n_tokens": [Interval(Integral, 1, None, closed="left"), None],
+        "device": "no_validation",
+        "random_state": ["random_state"],
+    }
+
+    def __init__(
+        self,
+        label_features="auto",
+        *,
+        prior=None,
+        selection="lcm",
+        n_select=5,
+        pooling="mean",
+        text_weight="auto",
+        query_scoring="competitive",
+        scale=20.0,
+        threshold=0.5,
+        label_names=None,
+        text_encoder=None,
+        n_tokens=None,
+        device=None,
+        random_state=None,
+    ):
+        self.label_features = label_features
+        self.prior = prior
+        self.selection = selection
+        self.n_select = n_select
+        self.pooling = pooling
+        self.text_weight = text_weight
+        self.query_scoring = query_scoring
+        self.scale = scale
+        self.threshold = threshold
+        self.label_names = label_names
+        self.text_encoder = text_encoder
+        self.n_tokens = n_tokens
+        self.device = device
+        self.random_state = random_state
+
+    # The text encoder and the prior are estimators, with constraints of their own, so
+    # nested validation stays on.
+    @_fit_context(prefer_skip_nested_validation=False)
+    def fit(self, X, y, sample_weight=None):
+        """Build the prototypes from the support.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, 1 + K, d), (n_samples, d) or \
+                (n_samples, n_tokens * d)
+            Tokens, row 0 of an image its global feature and the others local ones, as
+            ``CLIPFeaturizer(output="tokens")`` gives them; or one feature an image,
+            which is its only local one too; or flattened tokens, see `n_tokens`.
+            Tokens of NaN are padding, for images of fewer regions than others; where
+            the global one is NaN, the mean of the local ones takes its place. All are
+            scaled to unit norm.
+        y : array-like or sparse matrix of shape (n_samples, n_labels), or array-like \
+                of shape (n_samples,)
+            Indicators, 0 or 1; or one class label an image.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weights, at least 0. They count images: one of weight 2 is two images.
+
+        Returns
+        -------
+        self : MultiLabelPrototypeClassifier
+
+        Raises
+        ------
+        ValueError
+            If no image has a label, a 1-D `y` has one class only, a value is not
+            finite, a token is NaN in part, an image has no local feature, or the label
+            vectors do not fit `X` and `y`.
+        TypeError
+            If a label name is not a str, or `text_encoder` cannot encode.
+
+        Warns
+        -----
+        UserWarning
+            If the images have to stand in for texts that were to be expected.
+        """
+        encoder = encoder_of(X)
+        tokens, labels, weight, origin = self._read_support(X, y, sample_weight)
+        self.classes_, self._is_multilabel = labels.classes, labels.is_multilabel
+        vectors = self._find_label_vectors(encoder, tokens)
+        feature_map = self._set_feature_map(tokens, weight)
+        mapped = feature_map(tokens)
+        psi = self._map_label_vectors(vectors, mapped, labels.indicator, weight)
+        self.label_vectors_ = psi
+        selection = select(
+            tokens,
+            feature_map,
+            psi,
+            labels.indicator,
+            method=self.selection,
+            n_select=self.n_select,
+            scale=self._scale(),
+        )
+        pairs = make_pairs(
+            mapped,
+            selection,
+            psi,
+            weight,
+            pooling=self.pooling,
+            scale=self._scale(),
+            encode=self._interaction(psi, vectors),
+        )
+        self.selected_ = [selection.of_label(i, origin) for i in range(len(psi))]
+        self._build(mapped, pairs, psi, labels.indicator, weight)
+        return self
+
+    def _read_support(self, X, y, sample_weight):
+        """Return tokens, labels and weights of distinct images, and their rows of X."""
+        array = self._read_tokens(X, reset=True)
+        labels = read_labels(y, array.dtype)
+        if len(labels.indicator) != len(array):
+            raise ValueError(
+                "Found input variables with inconsistent numbers of samples: X has "
+                f"{len(array)} images, y has {len(labels.indicator)} rows."
+            )
+        weight = _check_sample_weight(
+            sample_weight, array[:, 0], dtype=array.dtype, ensure_non_negative=True
+        )
+        split_tokens(array)  # Of weight zero or not, what cannot be read is refused.
+        kept = np.flatnonzero(weight > 0)
+        tokens, labels = split_tokens(array[kept]), labels.restricted(kept)
+        labels.check_usable(type(self).__name__)
+        fields = (tokens.whole, tokens.parts, tokens.present, labels.indicator)
+        keys = [field.reshape(len(kept), -1).astype(array.dtype) for field in fields]
+        first, weight = distinct_rows(np.column_stack(keys), weight[kept])
+        distinct = Labels(labels.indicator[first], labels.classes, labels.is_multilabel)
+        return tokens[first], distinct, weight, kept[first]
+
+    def _find_label_vectors(self, encoder, tokens):
+        """Return the label vectors, unit rows, or None where there is no text."""
+        found = resolve_label_features(
+            self.label_features,
+            classes=self.classes_,
+            encoder=encoder,
+            text_encoder=self.text_encoder,
+            class_names=self.label_names,
+            n_features=tokens.whole.shape[1],
+            dtype=tokens.whole.dtype,
+        )
+        self.prototype_source_, self.encoder_ = found.source, found.encoder
+        if self.prior is not None:
+            self._check_prior(found, tokens.whole.shape[1])
+        return found.features
+
+    def _check_prior(self, found, width):
+        check_is_fitted(self.prior)
+        if found.features is None:
+            raise ValueError(
+                "prior needs label vectors, but there are none: pass label_features, "
+                "or label_names with tokens straight from a CLIPFeaturizer or with "
+                "text_encoder."
+            )
+        if self.prior.width_ != width:
+            raise ValueError(
+                f"prior was trained on tokens of width {self.prior.width_}, but X has "
+                f"tokens of width {width}."
+            )
+        known = self.prior.encoder_
+        if known is not None and found.encoder is not None and known != found.encoder:
+            raise ValueError(
+                f"prior was trained on tokens of {known}, but X has those of "
+                f"{found.encoder}."
+            )
+
+    def _scale(self):
+        return float(self.scale if self.prior is None else self.prior.scale)
+
+    def _set_feature_map(self, tokens, weight):
+        self.part_mean_, self.whole_mean_ = feature_means(tokens, weight)
+        self._map = (None, None)
+        if self.prior is not None:
+            self._map = self.prior.image_map(tokens.parts.dtype)
+        return self._feature_map()
+
+    def _feature_map(self):
+        return FeatureMap(self.part_mean_, self.whole_mean_, *self._map)
+
+    def _map_label_vectors(self, vectors, mapped, indicator, weight):
+        if vectors is None:
+            return image_label_vectors(mapped, indicator, weight)
+        centred = vectors - vectors.mean(axis=0)
+        if self.prior is not None:
+            return self.prior.map_labels(centred)
+        return unit_rows(centred)
+
+    def _interaction(self, psi, vectors):
+        if self.prior is None:
+            return None
+        return self.prior.encoder_of_pairs(psi, vectors, self.device)
+
+    def _build(self, mapped, pairs, psi, indicator, weight):
+        """Mix the prototypes, and calibrate what they score."""
+        scoring = self.query_scoring
+        if scoring == "competitive" and mapped.parts.shape[1] == 1:
+            scoring = "local"
+        scorer = Scorer(self._scale(), scoring, self.n_select)
+        has_text = self.prototype_source_ != "image"
+        share = 0.0 if not has_text else self.text_weight
+        if isinstance(share, str):
+            default = ONE_SHOT_SHARE
+            if self.prior is not None:
+                default = self.prior.one_shot_share()
+            share = choose_share(mapped, pairs, psi, indicator, weight, scorer, default)
+        self.text_weight_ = float(share)
+        mixture = mix(pairs, psi, self.text_weight_, has_text)
+        self.prototypes_ = mixture.vectors()
+        scorer, left_out = score_left_out(
+            mapped, pairs, mixture, indicator, weight, scorer
+        )
+        self.background_, self.sharpness_ = scorer.background, scorer.sharpness
+        self._query_scoring = scorer.scoring
+        self._calibrate(left_out, indicator, weight, label_sums(pairs, len(psi))[1])
+
+    def _calibrate(self, left_out, indicator, weight, counts):
+        if not self._is_multilabel:
+            fitted = fit_softmax(left_out, indicator, weight)
+            thresholds = np.full(len(counts), np.nan)
+        else:
+            fitted = fit_sigmoid(left_out, indicator, weight, counts)
+            thresholds = self._find_thresholds(
+                expit(fitted.logits(left_out)), indicator, weight
+            )
+        self.slope_, self.biases_ = fitted.slope, fitted.bias
+        self.thresholds_ = thresholds
+
+    def _find_thresholds(self, probabilities, indicator, weight):
+        n_labels = indicator.shape[1]
+        if isinstance(self.threshold, str):
+            found = cardinality_threshold(probabilities, indicator, weight)
+            return np.full(n_labels, found)
+        thresholds = np.asarray(self.threshold, dtype=np.float64)
+        if thresholds.ndim > 1 or thresholds.size not in (1, n_labels):
+            raise ValueError(
+                f"threshold has the shape {thresholds.shape}; wanted one number, or "
+                f"one for each of the {n_labels} labels."
+            )
+        if not ((thresholds >= 0) & (thresholds <= 1)).all():
+            raise ValueError(
+                f"threshold must hold probabilities from 0 to 1; got {thresholds}."
+            )
+        return np.broadcast_to(thresholds, n_labels).copy()
+
+    def _read_query(self, X):
+        check_is_fitted(self)
+        check_encoder(X, self.encoder_)
+        return self._feature_map()(split_tokens(self._read_tokens(X, reset=False)))
+
+    def _scorer(self):
+        return Scorer(
+            self._scale(),
+            self._query_scoring,
+            self.n_select,
+            self.background_,
+            self.sharpness_,
+        )
+
+    def _query_logits(self, X):
+        scores = score(self._read_query(X), self.prototypes_, self._scorer())
+        return Calibration(self.slope_, self.biases_).logits(scores)
+
+    def decision_function(self, X):
+        """Return the calibrated log odds of each label.
+
+        Parameters
+        ----------
+        X : array-like
+            Images, in the form of those of :meth:`fit`; the number of local features
+            may differ.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_labels) or (n_samples,)
+            For 1-D `y` the logits of the softmax, and with two classes the logit of
+            the second less that of the first, as scikit-learn has it.
+
+        Raises
+        ------
+        sklearn.exceptions.NotFittedError
+            If the classifier is not fitted.
+        ValueError
+            If X does not have the form of the support, or comes from another encoder.
+        """
+        logits = self._query_logits(X)
+        if not self._is_multilabel and logits.shape[1] == 2:
+            return logits[:, 1] - logits[:, 0]
+        return logits
+
+    def predict_proba(self, X):
+        """Return the probability of each label.
+
+        Parameters
+        ----------
+        X : array-like
+            Images, in the form of those of :meth:`fit`.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_labels)
+            Strictly between 0 and 1. Columns follow ``classes_``; for 1-D `y` rows add
+            up to 1.
+
+        Raises
+        ------
+        sklearn.exceptions.NotFittedError
+            If the classifier is not fitted.
+        ValueError
+            If X does not have the form of the support, or comes from another encoder.
+        """
+        logits = self._query_logits(X)
+        limits = np.finfo(logits.dtype)
+        if self._is_multilabel:
+            return np.clip(expit(logits), limits.tiny, 1 - limits.epsneg)
+        return np.exp(np.maximum(log_softmax(logits, axis=1), np.log(limits.tiny)))
+
+    def predict(self, X):
+        """Return the labels of each image.
+
+        Parameters
+        ----------
+        X : array-like
+            Images, in the form of those of :meth:`fit`.
+
+        Returns
+        -------
+        ndarray of int, shape (n_samples, n_labels), or of shape (n_samples,)
+            Indicators of the labels whose probability reaches ``thresholds_``; for 1-D
+            `y` the most probable class.
+
+        Raises
+        ------
+        sklearn.exceptions.NotFittedError
+            If the classifier is not fitted.
+        ValueError
+            If X does not have the form of the support, or comes from another encoder.
+        """
+        probabilities = self.predict_proba(X)
+        if not self._is_multilabel:
+            return self.classes_[probabilities.argmax(axis=1)]
+        return (probabilities >= self.thresholds_).astype(np.int64)
+
+    def explain(self, X):
+        """Return how much each local feature speaks for each label.
+
+        Parameters
+        ----------
+        X : array-like
+            Images, in the form of those of :meth:`fit`.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_labels, K)
+            The evidence in log odds: under local and competitive scoring the mean of
+            the `n_select` largest values of a label is its :meth:`decision_function`.
+            NaN where there is padding. For patch tokens of a square image
+            ``evidence.reshape(n, n_labels, side, side)`` is a map over the picture.
+
+        Raises
+        ------
+        sklearn.exceptions.NotFittedError
+            If the classifier is not fitted.
+        ValueError
+            If X does not have the form of the support, or comes from another encoder.
+        """
+        tokens = self._read_query(X)
+        scorer, calibration = self._scorer(), Calibration(self.slope_, self.biases_)
+        n, n_parts, _ = tokens.parts.shape
+        n_labels = len(self.prototypes_)
+        maps = np.empty((n, n_labels, n_parts), dtype=tokens.parts.dtype)
+        for rows in blocks(n, n_labels * n_parts * maps.itemsize):
+            evidence = scorer.evidence(tokens.parts[rows] @ self.prototypes_.T)
+            shown = tokens.present[rows][:, :, None]
+            evidence = np.where(shown, calibration.logits(evidence), np.nan)
+            maps[rows] = evidence.transpose(0, 2, 1)
+        return maps
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.classifier_tags.multi_label = True
+        tags.input_tags.three_d_array = True
+        return tags

@@ -1,0 +1,578 @@
+"""What base labels teach about learning other labels from few images."""
+
+import json
+import os
+from numbers import Integral, Real
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+from sklearn.base import BaseEstimator, clone
+from sklearn.callback import CallbackSupportMixin
+from sklearn.utils import check_random_state
+from sklearn.utils.validation import check_is_fitted
+
+from skfewshot._sklearn import (
+    HasMethods,
+    Interval,
+    StrOptions,
+    _fit_context,
+    has_callbacks,
+)
+from skfewshot._torch import fork_safe_threads, resolve_device, to_numpy, to_tensor
+from skfewshot.clip.embedding import encoder_of
+from skfewshot.multilabel.labels import read_labels
+from skfewshot.multilabel.prototypes import Scorer
+from skfewshot.multilabel.reading import TokenInputMixin, resolve_label_features
+from skfewshot.multilabel.scoring import QUERY_SCORINGS
+from skfewshot.multilabel.selection import SELECTIONS
+from skfewshot.multilabel.support import ONE_SHOT_SHARE, feature_means
+from skfewshot.multilabel.tokens import split_tokens
+from skfewshot.text import unit_rows
+
+# Changed whenever saved priors could not be read any more.
+_FORMAT = "1"
+_STEPS = ("gate", "convolution", "attention")
+
+
+class MultiLabelPrototypePrior(CallbackSupportMixin, TokenInputMixin, BaseEstimator):
+    r"""What many images of base labels teach about few images of other labels.
+
+    Trained once, by episodes on base labels [1]_: each draws some labels, a support
+    and queries, builds prototypes as :class:`MultiLabelPrototypeClassifier` does, and
+    lowers the loss of the queries. What is learned are the maps of image and label
+    features,
+
+    .. math::
+
+        \varphi(x) = \mathrm{norm}(x + x \Delta_v + b_v), \qquad
+        \psi(w) = \mathrm{norm}(w + w \Delta_t + b_t)
+
+    of features centred by their means, starting at the identity; the text's share of a
+    prototype; and the multi-modal cross-interaction, which turns the selected features
+    of an image into what they say of a label. Passed as `prior=` to the classifier it
+    is frozen: fitting novel labels never changes it.
+
+    Parameters
+    ----------
+    interaction : sequence of {"gate", "convolution", "attention"}, default=()
+        Steps of the cross-interaction. None of them is the default, since in our
+        benchmarks they learned the base labels by heart (``docs/benchmarks.md``). The
+        paper has all three.
+    residual : bool, default=True
+        Whether what the interaction says is added to the mean of the selected features,
+        with a weight that starts at 0, or takes its place as in the paper.
+    n_heads : int, default=8
+        Heads of the attention; they divide the width of a token.
+    selection : {"lcm", "lcm_paper", "text", "none"}, default="lcm"
+        How local features are selected; see the classifier.
+    n_select : int, default=5
+        How many local features are selected, and pooled in a query.
+    query_scoring : {"competitive", "local", "global", "both"}, default="competitive"
+        How queries are scored; see the classifier.
+    scale : float, default=20.0
+        Logit scale :math:`s > 0`; the classifier takes it over.
+    n_episodes : int, default=100
+        Most episodes.
+    n_way : int, default=40
+        Labels of an episode, at most.
+    shots : tuple of two int, default=(1, 5)
+        Fewest and most images a label in the support of an episode.
+    n_query : int, default=48
+        Queries of an episode, at most.
+    learning_rate : float, default=1e-4
+        Of Adam, falling to 0 along a cosine.
+    map_penalty : float, default=0.003
+        Penalty of the maps' squared change, 10 times that for the labels' map.
+    alignment_weight : float, default=0.0
+        Weight of the alignment loss between global features and labels. 1 is the
+        paper's.
+    label_noise : float, default=1.0
+        Length of the noise on the label vectors that the interaction sees in training.
+    validation_fraction : float, default=0.2
+        Share of the labels that are kept aside; training is judged on them, and the
+        state with the best mean average precision is kept.
+    eval_every : int, default=10
+        Episodes between two judgements.
+    patience : int, default=5
+        Judgements without a better score after which training stops.
+    label_names : sequence of str or dict, default=None
+        What to call the labels; see the classifier.
+    text_encoder : CLIPFeaturizer or callable, default=None
+        Encodes the label names; see the classifier.
+    n_tokens : int or None, default=None
+        For flattened `X`; see the classifier.
+    device : None, str or torch.device, default=None
+        Where to train; None takes a GPU when there is one.
+    random_state : int, RandomState instance or None, default=None
+        Draws weights, labels kept aside, and episodes. An int gives the same prior
+        each time on one machine.
+
+    Attributes
+    ----------
+    state_ : dict of str to ndarray
+        What was learned.
+    loss_curve_ : list of float
+        The loss of each episode.
+    validation_scores_ : list of float
+        Mean average precision on the labels kept aside, from 0 to 1: before training,
+        and after every `eval_every` episodes.
+    best_episode_ : int
+        After how many episodes that score was highest; 0 says that training did not
+        help, and the prior is the untrained start.
+    n_iter_ : int
+        Episodes done.
+    encoder_ : EncoderIdentity or None
+        The model of the features, where it is known.
+    n_features_in_ : int
+        Width of the tokens, or of the rows of a flattened `X`.
+    width_ : int
+        :math:`d`, the width of a token.
+
+    See Also
+    --------
+    MultiLabelPrototypeClassifier : Learns novel labels, with or without a prior.
+
+    Notes
+    -----
+    A fitted prior is frozen: :func:`sklearn.base.clone` returns it itself, and
+    :meth:`set_params` refuses. Make a new one to train another.
+
+    References
+    ----------
+    .. [1] Multi-Label Few-Shot Image Classification via Multi-Modal Cross-Interaction,
+       arXiv:2412.13732, 2024.
+
+    Examples
+    --------
+    >>> from skfewshot import CLIPFeaturizer
+    >>> from skfewshot.datasets import make_scenes
+    >>> from skfewshot.multilabel import MultiLabelPrototypePrior
+    >>> scenes = make_scenes(120, random_state=0)
+    >>> X = CLIPFeaturizer("tiny", output="tokens").fit_transform(scenes.images)
+    >>> prior = MultiLabelPrototypePrior(
+    ...     n_episodes=10, label_names=scenes.kinds, random_state=0
+    ... )
+    >>> prior = prior.fit(X, scenes.labels)
+    >>> len(prior.loss_curve_), len(prior.validation_scores_)
+    (10, 2)
+    """
+
+    _parameter_constraints: ClassVar[dict] = {
+        "interaction": ["array-like"],
+        "residual": ["boolean"],
+        "n_heads": [Interval(Integral, 1, None, closed="left")],
+        "selection": [StrOptions(set(SELECTIONS))],
+        "n_select": [Interval(Integral, 1, None, closed="left")],
+        "query_scoring": [StrOptions(set(QUERY_SCORINGS))],
+        "scale": [Interval(Real, 0, None, closed="neither")],
+        "n_episodes": [Interval(Integral, 1, None, closed="left")],
+        "n_way": [Interval(Integral, 2, None, closed="left")],
+        "shots": ["array-like"],
+        "n_query": [Interval(Integral, 1, None, closed="left")],
+        "learning_rate": [Interval(Real, 0, None, closed="neither")],
+        "map_penalty": [Interval(Real, 0, None, closed="left")],
+        "alignment_weight": [Interval(Real, 0, None, closed="left")],
+        "label_noise": [Interval(Real, 0, None, closed="left")],
+        "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
+        "eval_every": [Interval(Integral, 1, None, closed="left")],
+        "patience": [Interval(Integral, 1, None, closed="left")],
+        "label_names": ["array-like", dict, None],
+        "text_encoder": [HasMethods("encode_classes"), callable, None],
+        "n_tokens": [Interval(Integral, 1, None, closed="left"), None],
+        "device": "no_validation",
+        "random_state": ["random_state"],
+    }
+
+    def __init__(
+        self,
+        *,
+        interaction=(),
+        residual=True,
+        n_heads=8,
+        selection="lcm",
+        n_select=5,
+        query_scoring="competitive",
+        scale=20.0,
+        n_episodes=100,
+        n_way=40,
+        shots=(1, 5),
+        n_query=48,
+        learning_rate=1e-4,
+        map_penalty=0.003,
+        alignment_weight=0.0,
+        label_noise=1.0,
+        validation_fraction=0.2,
+        eval_every=10,
+        patience=5,
+        label_names=None,
+        text_encoder=None,
+        n_tokens=None,
+        device=None,
+        random_state=None,
+    ):
+        self.interaction = interaction
+        self.residual = residual
+        self.n_heads = n_heads
+        self.selection = selection
+        self.n_select = n_select
+        self.query_scoring = query_scoring
+        self.scale = scale
+        self.n_episodes = n_episodes
+        self.n_way = n_way
+        self.shots = shots
+        self.n_query = n_query
+        self.learning_rate = learning_rate
+        self.map_penalty = map_penalty
+        self.alignment_weight = alignment_weight
+        self.label_noise = label_noise
+        self.validation_fraction = validation_fraction
+        self.eval_every = eval_every
+        self.patience = patience
+        self.label_names = label_names
+        self.text_encoder = text_encoder
+        self.n_tokens = n_tokens
+        self.device = device
+        self.random_state = random_state
+
+    @_fit_context(prefer_skip_nested_validation=False)
+    def fit(self, X_base, Y_base, label_features="auto"):
+        """Train on images of base labels.
+
+        Parameters
+        ----------
+        X_base : array-like of shape (n_samples, 1 + K, d), (n_samples, d) or \
+                (n_samples, n_tokens * d)
+            Tokens of the images; see the classifier.
+        Y_base : array-like or sparse matrix of shape (n_samples, n_labels)
+            Indicators, 0 or 1, or one label an image. At least 4 labels need 2 images
+            or more.
+        label_features : "auto", array-like of shape (n_labels, d) or dict, \
+                default="auto"
+            The label vectors; see the classifier. They are needed here.
+
+        Returns
+        -------
+        self : MultiLabelPrototypePrior
+
+        Raises
+        ------
+        ValueError
+            If there are too few labels, or no label vectors, or X and Y do not match.
+        """
+        self._check_options()
+        array = self._read_tokens(X_base, reset=True)
+        labels = read_labels(Y_base, array.dtype)
+        if len(labels.indicator) != len(array):
+            raise ValueError(
+                f"X_base has {len(array)} images, but Y_base has "
+                f"{len(labels.indicator)} rows; wanted one row an image."
+            )
+        self._check_labels(labels.indicator)
+        self.width_ = array.shape[2]
+        if "attention" in self.interaction and self.width_ % self.n_heads:
+            raise ValueError(
+                f"n_heads={self.n_heads} does not divide the width {self.width_} of a "
+                "token."
+            )
+        found = resolve_label_features(
+            label_features,
+            classes=labels.classes,
+            encoder=encoder_of(X_base),
+            text_encoder=self.text_encoder,
+            class_names=self.label_names,
+            n_features=self.width_,
+            dtype=array.dtype,
+        )
+        if found.features is None:
+            raise ValueError(
+                "MultiLabelPrototypePrior needs label_features: pass vectors, or "
+                "label_names with tokens straight from a CLIPFeaturizer or with "
+                "text_encoder."
+            )
+        self.encoder_ = found.encoder
+        self._train(split_tokens(array), labels.indicator, found.features, X_base)
+        return self
+
+    def _check_options(self):
+        if isinstance(self.interaction, str) or set(self.interaction) - set(_STEPS):
+            raise ValueError(
+                f"interaction={self.interaction!r} must be a sequence of some of "
+                f"{list(_STEPS)}."
+            )
+        shots = list(self.shots)
+        whole = all(isinstance(n, Integral) for n in shots)
+        if len(shots) != 2 or not whole or not 1 <= shots[0] <= shots[1]:
+            raise ValueError(
+                f"shots={self.shots!r} must be two integers, the fewest and the most "
+                "images a label, of which the first is at least 1."
+            )
+
+    def _check_labels(self, indicator):
+        n_usable = int((indicator.sum(axis=0) >= 2).sum())
+        if n_usable < 4:
+            raise ValueError(
+                f"Y_base has {n_usable} labels with two images or more; wanted at "
+                "least 4, of which some are kept aside to judge the training by."
+            )
+
+    def _train(self, tokens, indicator, vectors, X):
+        import torch
+
+        from skfewshot.multilabel.episodes import EpisodeData
+        from skfewshot.multilabel.training import train_prior
+
+        context = self._init_callback_context(max_subtasks=self.n_episodes)
+        context.call_on_fit_task_begin(estimator=self, X=X, y=indicator)
+
+        def on_episode(number, loss, state):
+            def fitted():
+                return {"n_iter_": number, "loss_curve_": [loss], "state_": state()}
+
+            task = context.subcontext(task_name="episode")
+            task.call_on_fit_task_begin(estimator=self, X=X, y=indicator)
+            return task.call_on_fit_task_end(
+                estimator=self, X=X, y=indicator, reconstruction_attributes=fitted
+            )
+
+        part_mean, whole_mean = feature_means(tokens, np.ones(len(tokens)))
+        dtype = tokens.parts.dtype
+        with fork_safe_threads(), torch.inference_mode(False), torch.enable_grad():
+            data = EpisodeData(
+                tokens,
+                indicator,
+                vectors,
+                part_mean.astype(dtype),
+                whole_mean.astype(dtype),
+                scorer=Scorer(float(self.scale), self.query_scoring, self.n_select),
+                selection=self.selection,
+                device=resolve_device(self.device),
+            )
+            history = train_prior(
+                data,
+                network_options=self._network_options(),
+                rng=check_random_state(self.random_state),
+                n_episodes=self.n_episodes,
+                n_way=self.n_way,
+                shots=tuple(int(n) for n in self.shots),
+                n_query=self.n_query,
+                learning_rate=self.learning_rate,
+                map_penalty=self.map_penalty,
+                alignment_weight=self.alignment_weight,
+                label_noise=self.label_noise,
+                validation_fraction=self.validation_fraction,
+                eval_every=self.eval_every,
+                patience=self.patience,
+                callback=on_episode if has_callbacks(self) else None,
+            )
+        self.loss_curve_ = history.losses
+        self.validation_scores_ = history.scores
+        self.best_episode_ = history.best_episode
+        self.n_iter_ = len(history.losses)
+        self.state_ = history.state
+        context.call_on_fit_task_end(estimator=self, X=X, y=indicator)
+
+    def _network_options(self):
+        return {
+            "width": self.width_,
+            "steps": tuple(step for step in _STEPS if step in self.interaction),
+            "n_heads": self.n_heads,
+            "residual": bool(self.residual),
+            "share": ONE_SHOT_SHARE,
+        }
+
+    # What the classifier asks of a prior
+
+    def image_map(self, dtype):
+        """Return the map of image features as (matrix, bias), of `dtype`."""
+        check_is_fitted(self)
+        matrix = np.eye(self.width_) + self.state_["image_map"]
+        return matrix.astype(dtype), self.state_["image_bias"].astype(dtype)
+
+    def map_labels(self, vectors):
+        """Return unit rows: label vectors, centred by their mean, after the map."""
+        check_is_fitted(self)
+        matrix = self.state_["label_map"].astype(vectors.dtype)
+        bias = self.state_["label_bias"].astype(vectors.dtype)
+        return unit_rows(vectors + vectors @ matrix + bias)
+
+    def one_shot_share(self):
+        """Return the text's share of a prototype that is made from one image."""
+        check_is_fitted(self)
+        return float(1 / (1 + np.exp(-self.state_["share"][0])))
+
+    def encoder_of_pairs(self, mapped_labels, label_vectors, device=None):
+        """Return the function by which the interaction turns features into vectors.
+
+        Parameters
+        ----------
+        mapped_labels, label_vectors : ndarray of shape (n_labels, d)
+            The labels after and before the map, unit rows.
+        device : None, str or torch.device, default=None
+
+        Returns
+        -------
+        callable or None
+            ``encode(mean, features, valid, labels)``; see
+            :func:`skfewshot.multilabel.support.make_pairs`. None where there is no
+            interaction.
+        """
+        check_is_fitted(self)
+        if not self.interaction:
+            return None
+
+        def encode(mean, features, valid, labels):
+            import torch
+
+            from skfewshot.multilabel.interaction import PriorNetwork
+
+            where = resolve_device(device)
+            dtype = to_tensor(mean[:0], device=where).dtype
+            with fork_safe_threads(), torch.random.fork_rng(devices=[]):
+                network = PriorNetwork(**self._network_options())
+            network.load_state_dict(
+                {name: to_tensor(v, device="cpu") for name, v in self.state_.items()}
+            )
+            network = network.to(device=where, dtype=dtype).eval()
+            arrays = (mean, features, valid, mapped_labels, label_vectors, labels)
+            with fork_safe_threads(), torch.inference_mode():
+                tensors = [to_tensor(array, device=where) for array in arrays]
+                vectors = network.pair_vectors(*tensors)
+            return to_numpy(vectors, dtype=mean.dtype)
+
+        return encode
+
+    # Frozen once fitted
+
+    def __sklearn_clone__(self):
+        if hasattr(self, "state_"):
+            return self
+        parameters = self.get_params(deep=False)
+        return type(self)(**{k: clone(v, safe=False) for k, v in parameters.items()})
+
+    def set_params(self, **params):
+        """Set parameters; a fitted prior is frozen and refuses.
+
+        Raises
+        ------
+        ValueError
+            If the prior is fitted.
+        """
+        if params and hasattr(self, "state_"):
+            raise ValueError(
+                f"This prior is fitted and frozen; {sorted(params)} cannot be set. "
+                "Make a new MultiLabelPrototypePrior with other parameters and fit it."
+            )
+        return super().set_params(**params)
+
+    def save(self, path):
+        """Save the prior as a safetensors file, which holds no code.
+
+        Parameters
+        ----------
+        path : str or os.PathLike
+            A file that is there is replaced once the new one is complete.
+        """
+        from safetensors.numpy import save
+
+        check_is_fitted(self)
+        about = {
+            "parameters": {
+                "interaction": list(self.interaction),
+                "residual": bool(self.residual),
+                "n_heads": int(self.n_heads),
+                "selection": self.selection,
+                "n_select": int(self.n_select),
+                "query_scoring": self.query_scoring,
+                "scale": float(self.scale),
+            },
+            "fitted": {
+                "width_": int(self.width_),
+                "n_features_in_": int(self.n_features_in_),
+                "n_iter_": self.n_iter_,
+                "best_episode_": self.best_episode_,
+                "loss_curve_": self.loss_curve_,
+                "validation_scores_": self.validation_scores_,
+            },
+        }
+        metadata = {"skfewshot_prior": _FORMAT, "about": json.dumps(about)}
+        arrays = {k: np.ascontiguousarray(v) for k, v in self.state_.items()}
+        _write_atomically(Path(path), save(arrays, metadata))
+
+    @classmethod
+    def load(cls, path):
+        """Load a prior that :meth:`save` wrote.
+
+        Parameters
+        ----------
+        path : str or os.PathLike
+
+        Returns
+        -------
+        MultiLabelPrototypePrior
+            Fitted. Parameters of the training are at their defaults, and ``encoder_``
+            is None.
+
+        Raises
+        ------
+        ValueError
+            If the file is no saved prior.
+        OSError
+            If it cannot be read.
+        """
+        from safetensors import SafetensorError, safe_open
+
+        # Open once by ourselves, for an error that says what is wrong with the path.
+        with open(path, "rb"):
+            pass
+        try:
+            with safe_open(path, "numpy") as file:
+                metadata = file.metadata() or {}
+                state = {name: file.get_tensor(name) for name in file.keys()}
+        except SafetensorError as error:
+            raise ValueError(f"{path} is no safetensors file: {error}") from error
+        if metadata.get("skfewshot_prior") != _FORMAT:
+            raise ValueError(
+                f"{path} is no prior that this version of skfewshot saved; its "
+                f"metadata is {metadata}."
+            )
+        about = json.loads(metadata["about"])
+        prior = cls(**about["parameters"])
+        for name, value in about["fitted"].items():
+            setattr(prior, name, value)
+        prior.encoder_ = None
+        prior._token_dims = 3
+        prior.state_ = state
+        prior._check_state(path)
+        return prior
+
+    def _check_state(self, path):
+        """Refuse a file whose arrays are not those of the network it says it holds."""
+        import torch
+
+        from skfewshot.multilabel.interaction import PriorNetwork
+
+        with torch.device("meta"):
+            wanted = PriorNetwork(**self._network_options()).state_dict()
+        shapes = {name: tuple(value.shape) for name, value in wanted.items()}
+        found = {name: value.shape for name, value in self.state_.items()}
+        finite = all(np.isfinite(value).all() for value in self.state_.values())
+        if shapes != found or not finite:
+            raise ValueError(
+                f"{path} holds arrays {found} with finite values: {finite}; wanted "
+                f"{shapes}."
+            )
+
+
+def _write_atomically(path, content):
+    """Write a file beside `path`, then put it in its place."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        with open(partial, "xb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
