@@ -2,46 +2,27 @@
 
 import argparse
 import sys
-import time
-from collections import defaultdict
-from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
 
-import numpy as np
-from sklearn.linear_model import LogisticRegression
-
-from skfewshot import CLIPFeaturizer, CMMClassifier
-from skfewshot.datasets import NOVEL_KINDS, make_object_images
-
-#: Supports drawn for each number of shots; the table has their mean.
-DRAWS = 5
-#: The regularisation of the linear probe in CLIP's own instructions.
-PROBE_C = 0.316
-METHODS = ("zero-shot", "linear probe", "CMM")
-
-
-@dataclass
-class Task:
-    """Embedded images to draw supports from, and others to score on."""
-
-    pool: np.ndarray
-    pool_labels: np.ndarray
-    query: np.ndarray
-    query_labels: np.ndarray
+#: What ``--shots`` and ``--out`` are by default, for one label an image and several.
+_DEFAULTS = {
+    False: ([1, 2, 4, 8, 16], "skfewshot_demo.png"),
+    True: ([1, 5], "skfewshot_multilabel.png"),
+}
 
 
 def main(argv=None):
     """Run the demo; returns the exit status."""
-    arguments = _parser().parse_args(argv)
+    arguments = _read_arguments(argv)
+    # Not at the top, so that --help need not wait for scikit-learn.
+    if arguments.multilabel:
+        from skfewshot._demo.multi import run
+    else:
+        from skfewshot._demo.single import run
     try:
         # Before the work, so that it is not for nothing.
         arguments.out.parent.mkdir(parents=True, exist_ok=True)
-        images, labels, is_query = _read_images(arguments)
-        task = _embed(arguments, images, labels, is_query)
-        results = _compare(task, arguments.shots, arguments.seed)
-        print(_table(results))
-        _draw(results, task, arguments)
+        run(arguments)
     except (ValueError, TypeError, OSError) as error:
         print(f"skfewshot: {error}", file=sys.stderr)
         return 1
@@ -49,189 +30,32 @@ def main(argv=None):
     return 0
 
 
-def _read_images(arguments):
-    """Return images, their labels and which of them are kept for scoring."""
-    if arguments.images is None:
-        print(f"Rendering images of {len(NOVEL_KINDS)} kinds of object ...")
-        n_pool, n_query = max(arguments.shots), 25
-        images, labels = make_object_images(
-            n_pool + n_query,
-            kinds=NOVEL_KINDS,
-            shuffle=False,
-            return_X_y=True,
-            random_state=arguments.seed,
+def _read_arguments(argv):
+    parser = _parser()
+    arguments = parser.parse_args(argv)
+    if arguments.multilabel and arguments.images is not None:
+        parser.error(
+            "--images does not go with --multilabel: one sub-folder per class cannot "
+            "say that an image has several labels. Leave --images out to see rendered "
+            "scenes; for your own images see skfewshot.MultiLabelPrototypeClassifier."
         )
-        place = np.arange(len(labels)) % (n_pool + n_query)
-        return images, labels, place >= n_pool
-
-    if arguments.model == "tiny":
-        print(
-            "The model 'tiny' knows rendered objects only. For photographs name a real "
-            "one: --model ViT-B-32 --pretrained TAG_OR_FILE"
-        )
-    paths, labels = _read_folder(arguments.images)
-    rng = np.random.default_rng(arguments.seed)
-    is_query = np.zeros(len(labels), dtype=bool)
-    for name in np.unique(labels):
-        rows = rng.permutation(np.flatnonzero(labels == name))
-        is_query[rows[: len(rows) // 2]] = True
-    return paths, labels, is_query
-
-
-def _read_folder(path):
-    """Return the paths of the images of a folder, and the names of their classes."""
-    from torchvision.datasets import ImageFolder
-
-    folder = ImageFolder(path, allow_empty=True)
-    paths = np.array([sample for sample, _ in folder.samples], dtype=object)
-    folders = np.array(folder.classes)[[index for _, index in folder.samples]]
-    found, counts = np.unique(folders, return_counts=True)
-    if len(found) < 2:
-        raise ValueError(
-            f"--images {path} has images of {len(found)} class(es), {found.tolist()}; "
-            "wanted one sub-folder for each of at least 2 classes."
-        )
-    if counts.min() < 2:
-        raise ValueError(
-            f"--images {path}: the classes {found[counts < 2].tolist()} have 1 image; "
-            "wanted at least 2, one to learn from and one to score on."
-        )
-    if len({name.replace("_", " ") for name in found}) < len(found):
-        raise ValueError(
-            f"--images {path}: two of the folders {found.tolist()} are one class, "
-            "since '_' stands for a space; rename one."
-        )
-    return paths, np.char.replace(folders, "_", " ")
-
-
-def _embed(arguments, images, labels, is_query):
-    """Embed every image once, and say how fast that went."""
-    featurizer = CLIPFeaturizer(
-        arguments.model,
-        arguments.pretrained,
-        num_workers=2 if arguments.images else 0,
-        on_error="nan",
-    )
-    featurizer.fit(images[:1])
-    start = time.perf_counter()
-    X = featurizer.transform(images)
-    seconds = time.perf_counter() - start
-    print(
-        f"Embedded {len(X)} images with {arguments.model} on {featurizer.device_}: "
-        f"{seconds:.1f} s, {len(X) / seconds:.0f} images/s"
-    )
-    read = ~np.isnan(X).any(axis=1)
-    pool, query = read & ~is_query, read & is_query
-    return Task(X[pool], labels[pool], X[query], labels[query])
-
-
-def _compare(task, shots, seed):
-    """Return {method: {shots: [(accuracy, seconds of the fit), ...]}}."""
-    results = defaultdict(lambda: defaultdict(list))
-    counts = np.unique(task.pool_labels, return_counts=True)[1]
-    largest = counts.max()
-    if max(shots) > counts.min():
-        print(
-            f"The classes have {counts.min()} to {largest} images to learn from; where "
-            "there are fewer than the shots, all are taken."
-        )
-    for n_shots in sorted({min(n, largest) for n in shots}):
-        for draw in range(DRAWS):
-            X, y = _draw_support(task, n_shots, [seed, draw])
-            for method in METHODS:
-                model = _make(method)
-                start = time.perf_counter()
-                model.fit(X, y)
-                seconds = time.perf_counter() - start
-                accuracy = 100 * model.score(task.query, task.query_labels)
-                results[method][n_shots].append((accuracy, seconds))
-    return results
-
-
-def _make(method):
-    """Return the classifier of one column of the table."""
-    if method == "linear probe":
-        return LogisticRegression(C=PROBE_C, max_iter=1000)
-    if method == "CMM":
-        return CMMClassifier()
-    # Infinite penalties leave map and texts as they are: CLIP's own zero-shot.
-    return CMMClassifier(map_penalty=np.inf, text_penalty=np.inf)
-
-
-def _draw_support(task, n_shots, seed):
-    """Draw up to `n_shots` images of each class."""
-    rng = np.random.default_rng(seed)
-    rows = [
-        rng.permutation(np.flatnonzero(task.pool_labels == name))[:n_shots]
-        for name in np.unique(task.pool_labels)
-    ]
-    rows = np.concatenate(rows)
-    return task.pool[rows], task.pool_labels[rows]
-
-
-def _table(results):
-    """Return the table of accuracies and median times."""
-    lines = [
-        "",
-        f"Accuracy in % on images kept aside, mean of {DRAWS} supports (time of a fit)",
-        "",
-        "shots  " + "".join(f"{method:>20}" for method in METHODS),
-    ]
-    for n_shots in results[METHODS[0]]:
-        line = f"{n_shots:>5}  "
-        for method in METHODS:
-            accuracies, seconds = zip(*results[method][n_shots], strict=True)
-            cell = f"{np.mean(accuracies):.1f} ({1000 * median(seconds):.0f} ms)"
-            line += f"{cell:>20}"
-        lines.append(line)
-    return "\n".join(lines)
-
-
-def _draw(results, task, arguments):
-    """Save accuracy by shots, and the modality gap before and after the mapping."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    from skfewshot.display import ModalityGapDisplay
-
-    figure, axes = plt.subplots(1, 3, figsize=(15, 5), layout="constrained")
-    shots = list(results["CMM"])
-    for method, style in zip(METHODS, ("--", "-.", "-"), strict=True):
-        scores = np.array([[a for a, _ in results[method][n]] for n in shots])
-        mean, spread = scores.mean(axis=1), scores.std(axis=1)
-        (line,) = axes[0].plot(shots, mean, style, marker="o", label=method)
-        axes[0].fill_between(
-            shots, mean - spread, mean + spread, alpha=0.2, color=line.get_color()
-        )
-    axes[0].set_xscale("log", base=2)
-    axes[0].set_xticks(shots, [str(n) for n in shots])
-    axes[0].set(
-        title="Accuracy on images kept aside",
-        xlabel="Images per class (shots)",
-        ylabel="Accuracy (%)",
-    )
-    axes[0].legend()
-    axes[0].grid(alpha=0.3)
-    X, y = _draw_support(task, shots[-1], [arguments.seed, 0])
-    model = CMMClassifier().fit(X, y)
-    ModalityGapDisplay.from_estimator(
-        model, task.query, task.query_labels, axes=axes[1:]
-    )
-    figure.suptitle(
-        f"skfewshot: {arguments.model}, {len(model.classes_)} classes; the mapping was "
-        f"learned from {shots[-1]} shots and is shown on images kept aside"
-    )
-    figure.savefig(arguments.out, dpi=120)
-    plt.close(figure)
+    shots, out = _DEFAULTS[arguments.multilabel]
+    arguments.shots = shots if arguments.shots is None else arguments.shots
+    arguments.out = Path(out) if arguments.out is None else arguments.out
+    return arguments
 
 
 def _parser():
     parser = argparse.ArgumentParser(
         prog="python -m skfewshot",
         description="Compare zero-shot CLIP, a linear probe and Cross-Modal Mapping on "
-        "a few images of each class, rendered ones or your own.",
+        "a few images of each class, rendered ones or your own; or, with --multilabel, "
+        "with prototypes of local features on rendered scenes of several objects.",
+    )
+    parser.add_argument(
+        "--multilabel",
+        action="store_true",
+        help="scenes with several labels, and where the evidence for them lies",
     )
     parser.add_argument(
         "--images", help="folder with one sub-folder of images per class"
@@ -243,10 +67,19 @@ def _parser():
         help="tag, local file or local-dir: path; 'tiny' needs none",
     )
     parser.add_argument(
-        "--shots", type=_positive, nargs="+", default=[1, 2, 4, 8, 16], metavar="K"
+        "--shots",
+        type=_positive,
+        nargs="+",
+        metavar="K",
+        help="images of each label; 1 2 4 8 16 by default, 1 5 with --multilabel",
     )
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, default=Path("skfewshot_demo.png"))
+    parser.add_argument(
+        "--out",
+        type=Path,
+        help="the picture; skfewshot_demo.png by default, skfewshot_multilabel.png "
+        "with --multilabel",
+    )
     return parser
 
 

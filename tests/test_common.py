@@ -9,12 +9,23 @@ from sklearn.utils.estimator_checks import (
     parametrize_with_checks,
 )
 
-from skfewshot import CMMClassifier
+from skfewshot import CMMClassifier, MultiLabelPrototypeClassifier
 
 ESTIMATORS = [
     CMMClassifier(),
     CMMClassifier(text_features=None, alpha=2.0, class_weight="balanced"),
     CMMClassifier(chunk_size=7, triplet_weight=0.0),
+    MultiLabelPrototypeClassifier(),
+    MultiLabelPrototypeClassifier(
+        label_features=None,
+        selection="lcm_paper",
+        pooling="agreement",
+        query_scoring="both",
+        threshold="cardinality",
+    ),
+    MultiLabelPrototypeClassifier(
+        selection="none", n_select=1, query_scoring="global", threshold=0.3
+    ),
 ]
 
 

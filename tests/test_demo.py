@@ -1,13 +1,16 @@
 """``python -m skfewshot``: the table, the picture, and a folder of one's own images."""
 
+import re
 import subprocess
 import sys
+import warnings
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from skfewshot.__main__ import main
+from skfewshot._demo import multi
 from skfewshot.datasets import make_object_images
 from skfewshot.display import ModalityGapDisplay
 
@@ -51,6 +54,50 @@ def test_folder_of_images(tmp_path, capsys):
     assert out.exists()
 
 
+def test_multilabel_scenes(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(multi, "DRAWS", 2)
+    picture = tmp_path / "new" / "maps.png"
+    arguments = ["--multilabel", "--shots", "5", "1", "--out", str(picture)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        assert main(arguments) == 0
+    text = capsys.readouterr().out
+    rows = [line.replace(" ± ", "±").split() for line in text.splitlines()]
+    rows = [row for row in rows if row and row[0] in ("1", "5") and len(row) > 5]
+    assert [row[0] for row in rows] == ["1", "5"]
+    means = [[float(cell.split("±")[0]) for cell in row[1:5]] for row in rows]
+    for zero_shot, probe, prototypes, f1 in means:
+        assert prototypes > max(zero_shot, probe) and 40 < f1 < 100
+    assert means[0][0] == means[1][0] and means[1][2] > means[0][2]
+    lies, chance = re.findall(r"(\d+) %", text[text.index("strongest patch") :])
+    assert int(lies) > 60 and int(chance) < 25
+    with Image.open(picture) as image:
+        assert image.width > 800
+        assert np.asarray(image.convert("L")).std() > 5
+
+
+def test_probe_of_labels_that_do_not_vary():
+    rng = np.random.default_rng(0)
+    X, query = rng.normal(size=(6, 3)), rng.normal(size=(4, 3))
+    Y = np.column_stack([np.ones(6, int), np.zeros(6, int), X[:, 0] > 0])
+    scores = multi._probe(X, Y, query)
+    assert (scores[:, 0] == 1).all() and (scores[:, 1] == 0).all()
+    assert np.corrcoef(scores[:, 2], query[:, 0])[0, 1] > 0.9
+
+
+def test_multilabel_refuses_folders(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["--multilabel", "--images", "somewhere"])
+    assert stopped.value.code == 2
+    error = capsys.readouterr().err
+    assert "--images does not go with --multilabel" in error
+
+
+def test_multilabel_errors_are_one_line_and_a_status(tmp_path, capsys):
+    assert main(["--multilabel", "--seed", "-1", "--out", str(tmp_path / "x")]) == 1
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
 def test_errors_are_one_line_and_a_status(tmp_path, capsys):
     (tmp_path / "only_class").mkdir()
     Image.new("RGB", (8, 8)).save(tmp_path / "only_class" / "a.png")
@@ -78,6 +125,7 @@ def test_runs_as_a_module():
     assert result.returncode == 0
     for option in ("--images", "--model", "--pretrained", "--shots", "--seed", "--out"):
         assert option in result.stdout
+    assert "--multilabel" in result.stdout
 
 
 def test_display_measures_the_gap():

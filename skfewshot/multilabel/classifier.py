@@ -4,7 +4,7 @@ from numbers import Integral, Real
 from typing import ClassVar
 
 import numpy as np
-from scipy.special import expit, log_softmax
+from scipy.special import expit, softmax
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted
 
@@ -25,12 +25,17 @@ from skfewshot.multilabel.calibration import (
 )
 from skfewshot.multilabel.labels import Labels, read_labels
 from skfewshot.multilabel.prior import MultiLabelPrototypePrior
-from skfewshot.multilabel.prototypes import Scorer, label_sums, mix, score
+from skfewshot.multilabel.prototypes import (
+    Scorer,
+    label_sums,
+    mix,
+    score,
+    text_shares,
+)
 from skfewshot.multilabel.reading import TokenInputMixin, resolve_label_features
 from skfewshot.multilabel.scoring import QUERY_SCORINGS
 from skfewshot.multilabel.selection import SELECTIONS
 from skfewshot.multilabel.support import (
-    ONE_SHOT_SHARE,
     FeatureMap,
     choose_share,
     feature_means,
@@ -64,8 +69,9 @@ class MultiLabelPrototypeClassifier(TokenInputMixin, ClassifierMixin, BaseEstima
        mixed with its text: :math:`p_l = \mathrm{norm}((1 - a_l) \,
        \mathrm{norm}(m_l) + a_l \psi(w_l))`, where the share :math:`a_l` of the text
        falls with the images of the label.
-    4. *Scoring.* Every patch of a query is claimed by the labels, and by a background,
-       in competition, and a label scores the mean over its `n_select` best patches.
+    4. *Scoring.* Labels, and a background, compete for every patch of a query
+       (:func:`skfewshot.multilabel.scoring.compete`), and a label scores the mean over
+       its `n_select` best patches.
     5. *Calibration.* A slope and a bias for all labels turn scores into log odds, and
        each label with two images or more has a bias of its own, pulled toward the
        shared one. They are fitted on scores of support images by prototypes to which
@@ -104,10 +110,10 @@ class MultiLabelPrototypeClassifier(TokenInputMixin, ClassifierMixin, BaseEstima
         Share of the text, from 0 to 1, in the prototype of a label with the mean number
         of images; it is :math:`\kappa / (\kappa + n_l)` for one with :math:`n_l`.
         ``"auto"`` takes the share by which left-out images are told apart best, and 0.6
-        for labels of one image.
+        where labels have one image each; with a prior, what it learned.
     query_scoring : {"competitive", "local", "global", "both"}, default="competitive"
         ``"local"`` is the mean logit of a label's best patches; ``"competitive"`` that
-        of the logarithm of the share that the label wins of each patch;
+        of the log odds that a patch shows the label and not another, or background;
         ``"global"`` the logit of the global feature, as in the paper; ``"both"`` the
         mean of local and global. Where images have one local feature, competition is
         left out, since all labels of an image would have to share it.
@@ -148,7 +154,7 @@ class MultiLabelPrototypeClassifier(TokenInputMixin, ClassifierMixin, BaseEstima
         to K - 1 of the local feature in it, best first. Of equal images only the first
         is listed.
     text_weight_ : float
-        The share used, at the mean number of images; 0 without text.
+        The text's mean share in the prototypes of labels with images; 0 without text.
     thresholds_ : ndarray of shape (n_labels,)
         Probabilities from which on labels are predicted; NaN for 1-D `y`.
     slope_, biases_ : float and ndarray of shape (n_labels,)
@@ -178,6 +184,11 @@ class MultiLabelPrototypeClassifier(TokenInputMixin, ClassifierMixin, BaseEstima
     Equal images are merged and their weights added: duplicating an image is doubling
     its weight. Left-out scores of a label with one image are by its text alone; without
     text they are by the image itself, so that probabilities are overconfident there.
+
+    With exactly two labels, scikit-learn takes ``classes_`` for those of a binary
+    problem: scorers that ask for ``predict_proba``, such as ``"roc_auc_ovr"``, fail.
+    ``"average_precision"``, ``"roc_auc"``, ``"f1_macro"`` and
+    :data:`skfewshot.metrics.mean_average_precision_scorer` work.
 
     References
     ----------
@@ -417,29 +428,36 @@ class MultiLabelPrototypeClassifier(TokenInputMixin, ClassifierMixin, BaseEstima
         if scoring == "competitive" and mapped.parts.shape[1] == 1:
             scoring = "local"
         scorer = Scorer(self._scale(), scoring, self.n_select)
-        has_text = self.prototype_source_ != "image"
-        share = 0.0 if not has_text else self.text_weight
-        if isinstance(share, str):
-            default = ONE_SHOT_SHARE
-            if self.prior is not None:
-                default = self.prior.one_shot_share()
-            share = choose_share(mapped, pairs, psi, indicator, weight, scorer, default)
-        self.text_weight_ = float(share)
-        mixture = mix(pairs, psi, self.text_weight_, has_text)
+        _, counts = label_sums(pairs, len(psi))
+        shares = self._text_shares(mapped, pairs, psi, indicator, weight, scorer)
+        self.text_weight_ = float(shares[counts > 0].mean())
+        mixture = mix(pairs, psi, shares)
         self.prototypes_ = mixture.vectors()
         scorer, left_out = score_left_out(
             mapped, pairs, mixture, indicator, weight, scorer
         )
         self.background_, self.sharpness_ = scorer.background, scorer.sharpness
         self._query_scoring = scorer.scoring
-        self._calibrate(left_out, indicator, weight, label_sums(pairs, len(psi))[1])
+        self._calibrate(left_out, indicator, weight)
 
-    def _calibrate(self, left_out, indicator, weight, counts):
+    def _text_shares(self, mapped, pairs, psi, indicator, weight, scorer):
+        """Return the text's share of each label's prototype."""
+        _, counts = label_sums(pairs, len(psi))
+        if self.prototype_source_ == "image":
+            return text_shares(0.0, counts, False)
+        share = self.text_weight
+        if isinstance(share, str):
+            if self.prior is not None:
+                return self.prior.text_shares(counts)
+            share = choose_share(mapped, pairs, psi, indicator, weight, scorer)
+        return text_shares(float(share), counts, True)
+
+    def _calibrate(self, left_out, indicator, weight):
         if not self._is_multilabel:
             fitted = fit_softmax(left_out, indicator, weight)
-            thresholds = np.full(len(counts), np.nan)
+            thresholds = np.full(indicator.shape[1], np.nan)
         else:
-            fitted = fit_sigmoid(left_out, indicator, weight, counts)
+            fitted = fit_sigmoid(left_out, indicator, weight, weight @ indicator)
             thresholds = self._find_thresholds(
                 expit(fitted.logits(left_out)), indicator, weight
             )
@@ -451,7 +469,13 @@ class MultiLabelPrototypeClassifier(TokenInputMixin, ClassifierMixin, BaseEstima
         if isinstance(self.threshold, str):
             found = cardinality_threshold(probabilities, indicator, weight)
             return np.full(n_labels, found)
-        thresholds = np.asarray(self.threshold, dtype=np.float64)
+        try:
+            thresholds = np.asarray(self.threshold, dtype=np.float64)
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"threshold={self.threshold!r} must be a number, one for each label, "
+                "or 'cardinality'."
+            ) from error
         if thresholds.ndim > 1 or thresholds.size not in (1, n_labels):
             raise ValueError(
                 f"threshold has the shape {thresholds.shape}; wanted one number, or "
@@ -531,9 +555,8 @@ class MultiLabelPrototypeClassifier(TokenInputMixin, ClassifierMixin, BaseEstima
         """
         logits = self._query_logits(X)
         limits = np.finfo(logits.dtype)
-        if self._is_multilabel:
-            return np.clip(expit(logits), limits.tiny, 1 - limits.epsneg)
-        return np.exp(np.maximum(log_softmax(logits, axis=1), np.log(limits.tiny)))
+        likely = expit(logits) if self._is_multilabel else softmax(logits, axis=1)
+        return np.clip(likely, limits.tiny, 1 - limits.epsneg)
 
     def predict(self, X):
         """Return the labels of each image.
@@ -572,9 +595,11 @@ class MultiLabelPrototypeClassifier(TokenInputMixin, ClassifierMixin, BaseEstima
         Returns
         -------
         ndarray of shape (n_samples, n_labels, K)
-            The evidence in log odds: under local and competitive scoring the mean of
-            the `n_select` largest values of a label is its :meth:`decision_function`.
-            NaN where there is padding. For patch tokens of a square image
+            Under local and competitive scoring log odds of the label: the mean of the
+            `n_select` largest values of a label is its :meth:`decision_function` (the
+            logit of the softmax for 1-D `y`). The other scorings are calibrated for
+            global features, and values tell patches apart but are no log odds. NaN
+            where there is padding. For patch tokens of a square image
             ``evidence.reshape(n, n_labels, side, side)`` is a map over the picture.
 
         Raises

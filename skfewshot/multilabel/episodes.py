@@ -7,9 +7,17 @@ import torch
 from torch.nn import functional as F
 
 from skfewshot._torch import to_numpy, to_tensor
-from skfewshot.multilabel.prototypes import Scorer
+from skfewshot.multilabel.calibration import fit_sigmoid
+from skfewshot.multilabel.prototypes import Scorer, label_sums, mix, text_shares
 from skfewshot.multilabel.scoring import distance_logits
-from skfewshot.multilabel.support import FeatureMap, Selection, select
+from skfewshot.multilabel.support import (
+    FeatureMap,
+    Selection,
+    make_pairs,
+    score_left_out,
+    select,
+)
+from skfewshot.text import unit_rows
 
 
 @dataclass(frozen=True)
@@ -21,11 +29,14 @@ class Episode:
     support, query : ndarray of int
         Disjoint images.
     labels : ndarray of int
+    shots : int
+        Images a label that the support was to have.
     """
 
     support: np.ndarray
     query: np.ndarray
     labels: np.ndarray
+    shots: int
 
 
 def draw_episode(rng, indicator, labels, *, n_way, shots, n_query):
@@ -61,7 +72,7 @@ def draw_episode(rng, indicator, labels, *, n_way, shots, n_query):
             support.append(image)
             found += of_labels[image]
     rest = order[~np.isin(order, support)]
-    return Episode(np.sort(support), np.sort(rest[:n_query]), chosen)
+    return Episode(np.sort(support), np.sort(rest[:n_query]), chosen, wanted)
 
 
 class EpisodeData:
@@ -114,6 +125,41 @@ class EpisodeData:
         parts = F.normalize(parts, dim=-1) * present[:, :, None]
         return F.normalize(whole, dim=-1), parts, present
 
+    def untrained_calibration(self, rng, share, n_images=300):
+        """Return where the network's calibration starts, from left-out scores.
+
+        Parameters
+        ----------
+        rng : numpy.random.Generator
+            Draws the images.
+        share : float
+            The text's share.
+        n_images : int
+            How many images at most.
+
+        Returns
+        -------
+        tuple of 4 float
+        """
+        rows = np.sort(rng.permutation(len(self.tokens))[:n_images])
+        tokens, truth = self.tokens[rows], self.indicator[rows]
+        psi = unit_rows(self.vectors - self.vectors.mean(axis=0))
+        weight = np.ones(len(rows), dtype=psi.dtype)
+        feature_map = FeatureMap(self.part_mean, self.whole_mean)
+        mapped = feature_map(tokens)
+        scale, n_select = self.scorer.scale, self.scorer.n_top
+        options = {"method": self.selection, "n_select": n_select, "scale": scale}
+        selection = select(tokens, feature_map, psi, truth, **options)
+        pairs = make_pairs(mapped, selection, psi, weight, scale=scale)
+        _, counts = label_sums(pairs, len(psi))
+        mixture = mix(pairs, psi, text_shares(share, counts, True))
+        scorer, left_out = score_left_out(
+            mapped, pairs, mixture, truth, weight, self.scorer
+        )
+        fitted = fit_sigmoid(left_out, truth, weight)
+        sharpness = float(np.log(scorer.sharpness))
+        return fitted.slope, fitted.bias[0], scorer.background, sharpness
+
     def losses(self, network, episode, label_noise=0.0, generator=None):
         """Return the loss of the queries, and that of the alignment of the support.
 
@@ -125,28 +171,50 @@ class EpisodeData:
         whole, parts, _ = self.mapped(network, episode.support)
         truth = self.indicator[episode.support][:, episode.labels]
         noise = self._noise(psi, label_noise, generator)
-        prototypes = self.prototypes(
+        sums, counts = self.label_sums(
             network, episode, psi, parts, truth, vectors, noise
         )
-        scores = self.query_scores(network, episode.query, prototypes)
-        slope, bias = 1 + network.calibration[0], network.calibration[1]
+        prototypes = self.mixed(network, sums, counts, psi)
+        queries = self.mapped(network, episode.query)
+        scores = self.query_scores(network, queries, prototypes)
+        slope, bias = network.calibration[:2]
         asked = self.tensor(self.indicator[episode.query][:, episode.labels])
-        logits = slope.abs() * scores + bias
+        logits = slope * scores + bias
         query_loss = F.binary_cross_entropy_with_logits(logits, asked)
         aligned = distance_logits(whole @ psi.T, self.scorer.scale)
         alignment = F.binary_cross_entropy_with_logits(aligned, self.tensor(truth))
         return query_loss, alignment
 
-    def scores(self, network, episode):
-        """Return the scores and the labels of the queries, as NumPy arrays."""
+    def scores(self, network, episode, shares=(None,)):
+        """Return the scores of the queries for each of the text's shares to try.
+
+        Parameters
+        ----------
+        network : PriorNetwork
+        episode : Episode
+        shares : sequence of float or None
+            None is the share of the network.
+
+        Returns
+        -------
+        scores : list of ndarray of shape (n_query, n_way)
+        truth : ndarray of shape (n_query, n_way)
+        """
         with torch.no_grad():
             vectors = self.vectors[episode.labels]
             psi = network.map_labels(self.tensor(vectors - vectors.mean(axis=0)))
             _, parts, _ = self.mapped(network, episode.support)
             truth = self.indicator[episode.support][:, episode.labels]
-            prototypes = self.prototypes(network, episode, psi, parts, truth, vectors)
-            scores = self.query_scores(network, episode.query, prototypes)
-        return to_numpy(scores), self.indicator[episode.query][:, episode.labels]
+            queries = self.mapped(network, episode.query)
+            sums, counts = self.label_sums(network, episode, psi, parts, truth, vectors)
+            scores = [
+                self.query_scores(
+                    network, queries, self.mixed(network, sums, counts, psi, share)
+                )
+                for share in shares
+            ]
+        asked = self.indicator[episode.query][:, episode.labels]
+        return [to_numpy(found) for found in scores], asked
 
     def _noise(self, psi, length, generator):
         if not length:
@@ -154,8 +222,8 @@ class EpisodeData:
         drawn = torch.randn(2, *psi.shape, generator=generator, dtype=psi.dtype)
         return (length / psi.shape[1] ** 0.5) * drawn.to(psi.device)
 
-    def prototypes(self, network, episode, psi, parts, truth, vectors, noise=None):
-        """Return the prototypes of an episode, shape (n_way, d)."""
+    def label_sums(self, network, episode, psi, parts, truth, vectors, noise=None):
+        """Return the sum of what images say of each label, and how many they are."""
         chosen = self._select(network, episode, psi, truth)
         images = torch.from_numpy(chosen.images).to(self.device)
         labels = torch.from_numpy(chosen.labels).to(self.device)
@@ -169,8 +237,13 @@ class EpisodeData:
         said = network.pair_vectors(mean, features, valid, *seen, labels)
         sums = torch.zeros_like(psi).index_add(0, labels, said)
         counts = torch.bincount(labels, minlength=len(psi)).to(psi)
-        share = network.text_share(counts.clip(min=1))
-        share = torch.where(counts > 0, share, 1.0)[:, None]
+        return sums, counts
+
+    def mixed(self, network, sums, counts, psi, share=None):
+        """Return the prototypes of an episode, shape (n_way, d)."""
+        if share is None:
+            share = network.text_share(counts.clip(min=1))
+        share = torch.where(counts > 0, torch.as_tensor(share).to(psi), 1.0)[:, None]
         mixed = (1 - share) * F.normalize(sums, dim=-1) + share * psi
         return F.normalize(mixed, dim=-1)
 
@@ -191,21 +264,32 @@ class EpisodeData:
             scale=self.scorer.scale,
         )
 
-    def query_scores(self, network, rows, prototypes):
-        """Return the scores of query images, shape (n, n_way)."""
-        whole, parts, present = self.mapped(network, rows)
+    def query_scores(self, network, queries, prototypes):
+        """Return the scores of mapped query images, shape (n, n_way)."""
+        whole, parts, present = queries
         whole = distance_logits(whole @ prototypes.T, self.scorer.scale)
         if self.scorer.scoring == "global":
             return whole
         evidence = distance_logits(parts @ prototypes.T, self.scorer.scale)
         if self.scorer.scoring == "competitive":
             level, sharpness = network.calibration[2], network.calibration[3].exp()
-            total = torch.logsumexp(sharpness * evidence, 2, keepdim=True)
-            total = torch.logaddexp(total, sharpness * level)
-            evidence = sharpness * evidence - total
+            evidence = _compete(sharpness * evidence, sharpness * level)
         n_top = min(self.scorer.n_top, evidence.shape[1])
         evidence = evidence.masked_fill(~present[:, :, None], -torch.inf)
         top = evidence.topk(n_top, 1).values
         found = torch.isfinite(top)
         local = torch.where(found, top, 0.0).sum(1) / found.sum(1)
         return (whole + local) / 2 if self.scorer.scoring == "both" else local
+
+
+def _compete(logits, level):
+    """As :func:`skfewshot.multilabel.scoring.compete`, to be differentiated."""
+    total = torch.logaddexp(torch.logsumexp(logits, 2, keepdim=True), level)
+    share = (logits - total).clip(max=float(np.log(0.5))).exp()
+    others = total + torch.log1p(-share)
+    if logits.shape[2] > 1:
+        best = logits.argmax(2, keepdim=True)
+        rest = logits.scatter(2, best, -torch.inf)
+        of_best = torch.logaddexp(torch.logsumexp(rest, 2, keepdim=True), level)
+        others = others.scatter(2, best, of_best)
+    return logits - others

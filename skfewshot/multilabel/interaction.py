@@ -130,9 +130,20 @@ class PriorNetwork(nn.Module):
         Whether the interaction is added to the mean of the features.
     share : float
         Where the share of the text starts, at one shot.
+    calibration : sequence of 4 float
+        Where slope, bias, background and logarithm of the sharpness start.
     """
 
-    def __init__(self, width, *, steps, n_heads, residual, share):
+    def __init__(
+        self,
+        width,
+        *,
+        steps,
+        n_heads,
+        residual,
+        share,
+        calibration=(1.0, 0.0, 0.0, 0.0),
+    ):
         super().__init__()
         self.image_map = nn.Parameter(torch.zeros(width, width))
         self.image_bias = nn.Parameter(torch.zeros(width))
@@ -141,9 +152,9 @@ class PriorNetwork(nn.Module):
         # The text's share is sigmoid(share[0] - exp(share[1]) * log(shots)).
         start = [math.log(share / (1 - share)), math.log(0.3)]
         self.share = nn.Parameter(torch.tensor(start))
-        # Slope and bias from scores to logits, less 1 and 0; the background's logit
-        # and the logarithm of its sharpness.
-        self.calibration = nn.Parameter(torch.zeros(4))
+        # Slope and bias from scores to logits; the background's logit and the
+        # logarithm of the sharpness of the competition.
+        self.calibration = nn.Parameter(torch.tensor(calibration))
         self.residual = residual
         self.interaction = CrossInteraction(width, steps, n_heads) if steps else None
         if steps and residual:

@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
-from sklearn.base import BaseEstimator, clone
+from scipy.special import expit
+from sklearn.base import BaseEstimator
 from sklearn.callback import CallbackSupportMixin
 from sklearn.utils import check_random_state
+from sklearn.utils.metadata_routing import UNUSED
 from sklearn.utils.validation import check_is_fitted
 
 from skfewshot._sklearn import (
@@ -33,6 +35,11 @@ from skfewshot.text import unit_rows
 # Changed whenever saved priors could not be read any more.
 _FORMAT = "1"
 _STEPS = ("gate", "convolution", "attention")
+# What was learned of the training, and is saved beside the arrays.
+_SAVED = (
+    *("width_", "n_features_in_", "n_iter_", "best_episode_"),
+    *("loss_curve_", "validation_scores_"),
+)
 
 
 class MultiLabelPrototypePrior(CallbackSupportMixin, TokenInputMixin, BaseEstimator):
@@ -80,7 +87,7 @@ class MultiLabelPrototypePrior(CallbackSupportMixin, TokenInputMixin, BaseEstima
         Fewest and most images a label in the support of an episode.
     n_query : int, default=48
         Queries of an episode, at most.
-    learning_rate : float, default=1e-4
+    learning_rate : float, default=3e-4
         Of Adam, falling to 0 along a cosine.
     map_penalty : float, default=0.003
         Penalty of the maps' squared change, 10 times that for the labels' map.
@@ -90,8 +97,10 @@ class MultiLabelPrototypePrior(CallbackSupportMixin, TokenInputMixin, BaseEstima
     label_noise : float, default=1.0
         Length of the noise on the label vectors that the interaction sees in training.
     validation_fraction : float, default=0.2
-        Share of the labels that are kept aside; training is judged on them, and the
-        state with the best mean average precision is kept.
+        Share of the labels that are kept aside. Maps and interaction never see them.
+        The state with the best mean average precision on them is kept, and the few
+        numbers that say how far to trust text, patches and interaction are fitted on
+        them.
     eval_every : int, default=10
         Episodes between two judgements.
     patience : int, default=5
@@ -184,6 +193,9 @@ class MultiLabelPrototypePrior(CallbackSupportMixin, TokenInputMixin, BaseEstima
         "random_state": ["random_state"],
     }
 
+    # The base set is what fit is for, not metadata to be routed.
+    __metadata_request__fit: ClassVar[dict] = {"X_base": UNUSED, "Y_base": UNUSED}
+
     def __init__(
         self,
         *,
@@ -198,7 +210,7 @@ class MultiLabelPrototypePrior(CallbackSupportMixin, TokenInputMixin, BaseEstima
         n_way=40,
         shots=(1, 5),
         n_query=48,
-        learning_rate=1e-4,
+        learning_rate=3e-4,
         map_penalty=0.003,
         alignment_weight=0.0,
         label_noise=1.0,
@@ -261,7 +273,8 @@ class MultiLabelPrototypePrior(CallbackSupportMixin, TokenInputMixin, BaseEstima
             If there are too few labels, or no label vectors, or X and Y do not match.
         """
         self._check_options()
-        array = self._read_tokens(X_base, reset=True)
+        # The network's numbers are single precision, whatever the features are.
+        array = self._read_tokens(X_base, reset=True).astype(np.float32, copy=False)
         labels = read_labels(Y_base, array.dtype)
         if len(labels.indicator) != len(array):
             raise ValueError(
@@ -396,10 +409,22 @@ class MultiLabelPrototypePrior(CallbackSupportMixin, TokenInputMixin, BaseEstima
         bias = self.state_["label_bias"].astype(vectors.dtype)
         return unit_rows(vectors + vectors @ matrix + bias)
 
-    def one_shot_share(self):
-        """Return the text's share of a prototype that is made from one image."""
+    def text_shares(self, counts):
+        """Return the text's share of prototypes made from so many images each.
+
+        Parameters
+        ----------
+        counts : ndarray of shape (n_labels,)
+            Images of each label. With none, the text has it all.
+
+        Returns
+        -------
+        ndarray of shape (n_labels,)
+        """
         check_is_fitted(self)
-        return float(1 / (1 + np.exp(-self.state_["share"][0])))
+        level, slope = self.state_["share"].astype(counts.dtype)
+        shares = expit(level - np.exp(slope) * np.log(np.maximum(counts, 1)))
+        return np.where(counts > 0, shares, 1).astype(counts.dtype)
 
     def encoder_of_pairs(self, mapped_labels, label_vectors, device=None):
         """Return the function by which the interaction turns features into vectors.
@@ -447,8 +472,7 @@ class MultiLabelPrototypePrior(CallbackSupportMixin, TokenInputMixin, BaseEstima
     def __sklearn_clone__(self):
         if hasattr(self, "state_"):
             return self
-        parameters = self.get_params(deep=False)
-        return type(self)(**{k: clone(v, safe=False) for k, v in parameters.items()})
+        return super().__sklearn_clone__()
 
     def set_params(self, **params):
         """Set parameters; a fitted prior is frozen and refuses.
@@ -486,17 +510,10 @@ class MultiLabelPrototypePrior(CallbackSupportMixin, TokenInputMixin, BaseEstima
                 "query_scoring": self.query_scoring,
                 "scale": float(self.scale),
             },
-            "fitted": {
-                "width_": int(self.width_),
-                "n_features_in_": int(self.n_features_in_),
-                "n_iter_": self.n_iter_,
-                "best_episode_": self.best_episode_,
-                "loss_curve_": self.loss_curve_,
-                "validation_scores_": self.validation_scores_,
-            },
+            "fitted": {name: getattr(self, name) for name in _SAVED},
         }
         metadata = {"skfewshot_prior": _FORMAT, "about": json.dumps(about)}
-        arrays = {k: np.ascontiguousarray(v) for k, v in self.state_.items()}
+        arrays = {k: np.asarray(v, order="C") for k, v in self.state_.items()}
         _write_atomically(Path(path), save(arrays, metadata))
 
     @classmethod
@@ -536,18 +553,23 @@ class MultiLabelPrototypePrior(CallbackSupportMixin, TokenInputMixin, BaseEstima
                 f"{path} is no prior that this version of skfewshot saved; its "
                 f"metadata is {metadata}."
             )
-        about = json.loads(metadata["about"])
-        prior = cls(**about["parameters"])
-        for name, value in about["fitted"].items():
-            setattr(prior, name, value)
-        prior.encoder_ = None
-        prior._token_dims = 3
-        prior.state_ = state
-        prior._check_state(path)
+        try:
+            about = json.loads(metadata["about"])
+            prior = cls(**about["parameters"])
+            prior._validate_params()
+            prior._check_options()
+            for name in _SAVED:
+                setattr(prior, name, about["fitted"][name])
+            prior.encoder_ = None
+            prior._token_dims = 3
+            prior.state_ = state
+            prior._check_state()
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{path} describes no prior: {error!r}") from error
         return prior
 
-    def _check_state(self, path):
-        """Refuse a file whose arrays are not those of the network it says it holds."""
+    def _check_state(self):
+        """Refuse arrays that are not those of the network that was saved."""
         import torch
 
         from skfewshot.multilabel.interaction import PriorNetwork
@@ -559,8 +581,7 @@ class MultiLabelPrototypePrior(CallbackSupportMixin, TokenInputMixin, BaseEstima
         finite = all(np.isfinite(value).all() for value in self.state_.values())
         if shapes != found or not finite:
             raise ValueError(
-                f"{path} holds arrays {found} with finite values: {finite}; wanted "
-                f"{shapes}."
+                f"saved holds arrays {found}, all finite: {finite}; wanted {shapes}."
             )
 
 

@@ -113,7 +113,7 @@ def text_shares(share, counts, has_text):
     return np.where(counts > 0, shares, 1).astype(counts.dtype)
 
 
-def mix(pairs, text, share, has_text):
+def mix(pairs, text, shares):
     """Return the :class:`Mixture` of a support.
 
     Parameters
@@ -121,16 +121,15 @@ def mix(pairs, text, share, has_text):
     pairs : Pairs
     text : ndarray of shape (L, d)
         The mapped label vectors, unit rows.
-    share : float
-        The text's share at the mean number of images.
-    has_text : bool
+    shares : ndarray of shape (L,)
+        The text's share of each label.
 
     Returns
     -------
     Mixture
     """
-    sums, counts = label_sums(pairs, len(text))
-    return Mixture(unit_rows(sums), text, text_shares(share, counts, has_text))
+    sums, _ = label_sums(pairs, len(text))
+    return Mixture(unit_rows(sums), text, shares)
 
 
 def mixed_cosine(image_cosine, text_cosine, share, overlap):

@@ -25,6 +25,11 @@ class TokenInputMixin:
             Whether to set, or to compare with, what `fit` learned of the shape.
         """
         n_dims = X.ndim if hasattr(X, "ndim") else np.asarray(X).ndim
+        if n_dims > 3:
+            raise ValueError(
+                f"X has the shape {np.shape(X)}; wanted (n_samples, 1 + K, d), "
+                "(n_samples, d) or (n_samples, n_tokens * d)."
+            )
         array = self._read_3d(X, reset) if n_dims == 3 else self._read_2d(X, reset)
         if reset:
             self._token_dims = n_dims

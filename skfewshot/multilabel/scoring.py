@@ -34,10 +34,10 @@ def compete(logits, background, sharpness):
     .. math::
 
         e_{kl} = \tau s_{kl}
-        - \log\Big(e^{\tau b} + \sum_{l'} e^{\tau s_{kl'}}\Big)
+        - \log\Big(e^{\tau b} + \sum_{l' \ne l} e^{\tau s_{kl'}}\Big)
 
-    is the logarithm of the share of patch k that label l wins. A patch that fits
-    another label better is no evidence, however well it fits.
+    are the log odds that patch k shows label l, not another one and not the background.
+    A patch that fits another label better is no evidence, however well it fits.
 
     Parameters
     ----------
@@ -50,14 +50,29 @@ def compete(logits, background, sharpness):
     Returns
     -------
     ndarray of shape (n, K, L)
-        At most 0.
     """
-    logits = logits.dtype.type(sharpness) * logits
-    total = np.logaddexp(
-        logsumexp(logits, axis=2, keepdims=True),
-        logits.dtype.type(sharpness * background),
-    )
-    return logits - total
+    dtype = logits.dtype.type
+    logits = dtype(sharpness) * logits
+    level = dtype(sharpness * background)
+    total = np.logaddexp(logsumexp(logits, axis=2, keepdims=True), level)
+    # What is left of the total without the label: by a difference, but for the best
+    # label, whose share may be all but 1.
+    share = np.exp(np.minimum(logits - total, dtype(np.log(0.5))))
+    others = total + np.log1p(-share)
+    best = logits.argmax(axis=2)[:, :, None]
+    rest = logits.copy()
+    np.put_along_axis(rest, best, -np.inf, axis=2)
+    # Without others, the label has but the background to beat.
+    of_best = np.logaddexp(_log_sum(rest), level)
+    np.put_along_axis(others, best, of_best, axis=2)
+    return logits - others
+
+
+def _log_sum(logits):
+    """Return the logsumexp over labels, minus infinity where all are so."""
+    if logits.shape[2] == 1:
+        return logits
+    return logsumexp(logits, axis=2, keepdims=True)
 
 
 def pool_top(evidence, present, n_top):

@@ -133,7 +133,16 @@ def select(tokens, feature_map, label_vectors, indicator, *, method, n_select, s
     return Selection(images, labels, *select_top(scores, images, labels, n_select))
 
 
-def make_pairs(mapped, selection, label_vectors, weight, *, pooling, scale, encode):
+def make_pairs(
+    mapped,
+    selection,
+    label_vectors,
+    weight,
+    *,
+    scale,
+    pooling="mean",
+    encode=None,
+):
     """Return what each support image says of each label that it has.
 
     Parameters
@@ -178,34 +187,35 @@ def _image_shares(cosine, labels, scale):
     np.maximum.at(top, labels, logits)
     shares = np.exp(logits - top[labels])
     total = np.bincount(labels, weights=shares)
-    return (shares * (np.bincount(labels) / total)[labels]).astype(logits.dtype)
+    mean_one = shares * (np.bincount(labels)[labels] / total[labels])
+    return mean_one.astype(logits.dtype)
 
 
-def choose_share(mapped, pairs, label_vectors, indicator, weight, scorer, default):
+def choose_share(mapped, pairs, label_vectors, indicator, weight, scorer):
     """Choose the text's share by how well left-out images are told apart.
 
     Each of :data:`TRIED_SHARES` is judged by the loss of left-one-out scores after
     calibration, on the labels that have two images or more; of equal ones the nearest
-    to `default` is taken. The other labels vote for the default itself, since there is
-    nothing to judge it by.
+    to :data:`ONE_SHOT_SHARE` is taken. The other labels vote for that share itself,
+    since there is nothing to judge it by.
     """
     _, counts = label_sums(pairs, len(label_vectors))
     n_images = np.bincount(pairs.labels, minlength=len(counts))
     judged = n_images >= 2
     if not judged.any():
-        return default
+        return ONE_SHOT_SHARE
     shares = [text_shares(a, counts, True) for a in TRIED_SHARES]
-    mixture = mix(pairs, label_vectors, default, True)
+    mixture = mix(pairs, label_vectors, shares[0])
     scores = leave_one_out_scores(mapped, pairs, mixture, shares, scorer.plain())
     losses = [
         fit_sigmoid(s[:, judged], indicator[:, judged], weight).loss for s in scores
     ]
     best = min(
         range(len(losses)),
-        key=lambda i: (losses[i], abs(TRIED_SHARES[i] - default)),
+        key=lambda i: (losses[i], abs(TRIED_SHARES[i] - ONE_SHOT_SHARE)),
     )
     trust = judged.sum() / (n_images > 0).sum()
-    return float(trust * TRIED_SHARES[best] + (1 - trust) * default)
+    return float(trust * TRIED_SHARES[best] + (1 - trust) * ONE_SHOT_SHARE)
 
 
 def score_left_out(mapped, pairs, mixture, indicator, weight, scorer):

@@ -1,19 +1,27 @@
 """Episodic training of a prior, with early stopping on labels that are kept aside."""
 
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import torch
+from scipy.special import logit
 
 from skfewshot._torch import to_numpy
 from skfewshot.metrics import mean_average_precision
 from skfewshot.multilabel.episodes import draw_episode
 from skfewshot.multilabel.interaction import PriorNetwork
+from skfewshot.multilabel.support import ONE_SHOT_SHARE
 
 #: Episodes on kept-aside labels, by which training is judged, at each end of the shots.
 _JUDGED = 3
-#: Learning rate of the few numbers that are not matrices, relative to the maps'.
-_SCALAR_RATE = 100.0
+#: The few numbers that are no matrices, and their learning rate beside the others'.
+_FEW = ("calibration", "interaction_weight")
+_FEW_RATE = 100.0
+#: Shares of the text that are tried on the labels kept aside.
+_TRIED_SHARES = np.linspace(0.05, 0.95, 19)
+# Mean average precision by which two shares are as good as each other.
+_SHARE_TOLERANCE = 0.002
 
 
 @dataclass
@@ -81,7 +89,9 @@ def train_prior(
     History
     """
     generator = np.random.default_rng(rng.randint(2**31 - 1, size=4))
-    network = _seeded_network(network_options, generator, data.device)
+    start = data.untrained_calibration(generator, network_options["share"])
+    options = {**network_options, "calibration": start}
+    network = _seeded_network(options, generator, data.device)
     train_labels, held_out = _split_labels(data, validation_fraction, generator)
     judged = [
         draw_episode(
@@ -90,27 +100,25 @@ def train_prior(
         for n in sorted(set(shots))
         for _ in range(_JUDGED)
     ]
-    optimizer = _optimizer(network, learning_rate)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, n_episodes)
+    trainer = _Trainer(data, network, learning_rate, n_episodes)
     noise = torch.Generator(device="cpu").manual_seed(int(generator.integers(2**31)))
     history = History(scores=[_judge(data, network, judged)], state=_state(network))
     since_best = 0
+    draw = partial(
+        draw_episode,
+        generator,
+        data.indicator,
+        n_way=n_way,
+        shots=shots,
+        n_query=n_query,
+    )
     for number in range(1, n_episodes + 1):
-        episode = draw_episode(
-            generator,
-            data.indicator,
-            train_labels,
-            n_way=n_way,
-            shots=shots,
-            n_query=n_query,
+        query_loss, alignment = data.losses(
+            network, draw(train_labels), label_noise, noise
         )
-        query_loss, alignment = data.losses(network, episode, label_noise, noise)
         penalty = (network.image_map**2).sum() + 10 * (network.label_map**2).sum()
         loss = query_loss + alignment_weight * alignment + map_penalty * penalty
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        schedule.step()
+        trainer.step(loss, data.losses(network, draw(held_out))[0])
         history.losses.append(float(loss.detach()))
         if number % eval_every == 0 or number == n_episodes:
             history.scores.append(_judge(data, network, judged))
@@ -123,7 +131,40 @@ def train_prior(
         )
         if stop or since_best >= patience:
             break
+    history.state["share"] = _fit_share(data, network, history.state, judged)
     return history
+
+
+class _Trainer:
+    """Adam on two losses: of labels to learn from, and of labels kept aside.
+
+    The many numbers of the matrices come to know the labels that they learn from. The
+    few that say how far to trust the text, and the patches, have to hold for labels
+    that the matrices do not know, and so they see only those kept aside.
+    """
+
+    def __init__(self, data, network, learning_rate, n_episodes):
+        named = dict(network.named_parameters())
+        self.few = [p for name, p in named.items() if name in _FEW]
+        self.many = [p for name, p in named.items() if name not in _FEW]
+        self.optimizer = torch.optim.Adam(
+            [
+                {"params": self.few, "lr": _FEW_RATE * learning_rate},
+                {"params": self.many, "lr": learning_rate},
+            ]
+        )
+        self.schedule = torch.optim.lr_scheduler.CosineAnnealingLR(
+            self.optimizer, n_episodes
+        )
+
+    def step(self, loss, kept_aside_loss):
+        """Take one step, each loss moving the numbers that it may move."""
+        for parameters, of_them in ((self.many, loss), (self.few, kept_aside_loss)):
+            gradients = torch.autograd.grad(of_them, parameters, allow_unused=True)
+            for parameter, gradient in zip(parameters, gradients, strict=True):
+                parameter.grad = gradient
+        self.optimizer.step()
+        self.schedule.step()
 
 
 def _seeded_network(options, generator, device):
@@ -140,26 +181,44 @@ def _split_labels(data, fraction, generator):
     return order[n_held_out:], order[:n_held_out]
 
 
-def _optimizer(network, learning_rate):
-    """Adam; scores' few numbers are learned faster than the many of the matrices."""
-    fast, slow = [], []
-    for name, parameter in network.named_parameters():
-        (fast if name in ("calibration", "share") else slow).append(parameter)
-    return torch.optim.Adam(
-        [
-            {"params": fast, "lr": _SCALAR_RATE * learning_rate},
-            {"params": slow, "lr": learning_rate},
-        ]
-    )
-
-
 def _judge(data, network, episodes):
-    scores = []
+    return float(np.nanmean([_precisions(data, network, e) for e in episodes]))
+
+
+def _precisions(data, network, episode, shares=(None,)):
+    """Return the mean average precision of an episode under each share of the text."""
+    scores, truth = data.scores(network, episode, shares)
+    return [
+        mean_average_precision(truth, found, return_left_out=True)[0]
+        for found in scores
+    ]
+
+
+def _fit_share(data, network, state, episodes):
+    """Return the text's share, as the network holds it, that labels kept aside want.
+
+    It is not trained with the rest: the label map comes to know the base labels, and
+    would have the text trusted more than novel labels deserve.
+    """
+    network.load_state_dict(
+        {name: torch.from_numpy(value) for name, value in state.items()}
+    )
+    by_shots = {}
     for episode in episodes:
-        predicted, truth = data.scores(network, episode)
-        score, _ = mean_average_precision(truth, predicted, return_left_out=True)
-        scores.append(score)
-    return float(np.nanmean(scores))
+        found = _precisions(data, network, episode, _TRIED_SHARES)
+        by_shots.setdefault(episode.shots, []).append(found)
+    points = []
+    for shots, found in sorted(by_shots.items()):
+        curve = np.convolve(np.nanmean(found, axis=0), [0.25, 0.5, 0.25], "valid")
+        good = _TRIED_SHARES[1:-1][curve >= curve.max() - _SHARE_TOLERANCE]
+        nearest = good[np.abs(good - ONE_SHOT_SHARE).argmin()]
+        points.append((np.log(shots), logit(nearest)))
+    slope = np.exp(state["share"][1])
+    if len(points) == 2:
+        (less, high), (more, low) = points
+        slope = max((high - low) / (more - less), 1e-3)
+    level = np.mean([share + slope * log_shots for log_shots, share in points])
+    return np.array([level, np.log(slope)], dtype=state["share"].dtype)
 
 
 def _state(network):

@@ -1,4 +1,4 @@
-"""Pictures of what a few-shot classifier learned."""
+"""The modality gap, before and after the mapping of a fitted classifier."""
 
 import numpy as np
 from sklearn.decomposition import PCA

@@ -1,0 +1,236 @@
+"""Multi-label few-shot learning: peers, ours, and what each step of ours is worth.
+
+    python benchmarks/multilabel.py --data ../shared/data/features
+
+Defaults were chosen on `--split validation`: other ImageNet classes and kinds.
+"""
+
+import argparse
+import json
+import platform
+import time
+import warnings
+from pathlib import Path
+
+import numpy as np
+import sklearn
+import torch
+from multilabel_data import mosaics, scenes, streets
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+from sklearn.multiclass import OneVsRestClassifier
+
+from skfewshot import MultiLabelPrototypeClassifier, MultiLabelPrototypePrior
+from skfewshot.metrics import mean_average_precision
+from skfewshot.model_selection import sample_support
+
+SHOTS = (1, 5)
+#: How the peers are usually set.
+TIP_ALPHA, TIP_BETA, CLIP_SCALE = 1.0, 5.5, 100.0
+N_NEIGHBORS = 5
+#: scikit-learn's default, 1, does worse on features of length one.
+PROBE_C = 10.0
+
+ALL_STEPS = ("gate", "convolution", "attention")
+PRIORS = {
+    "maps": {},
+    "+ gate": {"interaction": ("gate",)},
+    "+ convolution": {"interaction": ("convolution",)},
+    "+ attention": {"interaction": ("attention",)},
+    "+ all three": {"interaction": ALL_STEPS},
+    "+ all three, no label noise": {"interaction": ALL_STEPS, "label_noise": 0.0},
+    "+ all three, not residual": {"interaction": ALL_STEPS, "residual": False},
+    "the paper's": {
+        "interaction": ALL_STEPS,
+        "residual": False,
+        "selection": "lcm_paper",
+        "query_scoring": "global",
+        "alignment_weight": 1.0,
+    },
+}
+VARIANTS = {
+    "": {},
+    "selection lcm_paper": {"selection": "lcm_paper"},
+    "selection text": {"selection": "text"},
+    "selection none": {"selection": "none"},
+    "query_scoring local": {"query_scoring": "local"},
+    "query_scoring global": {"query_scoring": "global"},
+    "query_scoring both": {"query_scoring": "both"},
+}
+WITHOUT_PRIOR = {
+    "pooling agreement": {"pooling": "agreement"},
+    "text alone": {"text_weight": 1.0},
+    "images alone": {"text_weight": 0.0},
+    "no text": {"label_features": None},
+    "no text, selection none": {"label_features": None, "selection": "none"},
+    "the paper's steps 1 and 2": {
+        "selection": "lcm_paper",
+        "query_scoring": "global",
+        "pooling": "agreement",
+    },
+}
+
+
+def peer_scores(task, rows):
+    """Return {name: scores of the queries} of what is not ours."""
+    X, Y = task.pool[rows], task.pool_labels[rows]
+    whole, query, text = X[:, 0], task.query[:, 0], task.text
+    similarity = query @ whole.T
+    means = _unit(Y.T @ _parts(X).mean(axis=1))
+    clip = CLIP_SCALE * query @ text.T
+    cache = np.exp(-TIP_BETA * (1 - similarity)) @ Y
+    nearest = np.argsort(-similarity, axis=1)[:, :N_NEIGHBORS]
+    weights = np.take_along_axis(similarity, nearest, axis=1)
+    centred_text = _unit(text - text.mean(axis=0))
+    patches = _unit(_parts(task.query) - _parts(X).mean(axis=(0, 1)))
+    best = np.sort(patches @ centred_text.T, axis=1)[:, -5:]
+    return {
+        "text, global feature": clip,
+        "text, local features": best.mean(axis=1),
+        "mean of tokens": query @ means.T,
+        "logistic regression": _probe(whole, Y, query),
+        "k-nearest neighbours": (weights[:, :, None] * Y[nearest]).sum(axis=1),
+        "Tip-Adapter": (clip + TIP_ALPHA * cache) / (1 + TIP_ALPHA),
+    }
+
+
+def _probe(X, Y, query):
+    probe = OneVsRestClassifier(LogisticRegression(C=PROBE_C, max_iter=1000))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Label .* is present in all|Label not")
+        warnings.filterwarnings("ignore", category=ConvergenceWarning)
+        return probe.fit(X, Y).decision_function(query)
+
+
+def train_priors(task, names):
+    """Return {name: fitted prior} and print how training went."""
+    priors = {}
+    for name in names:
+        start = time.perf_counter()
+        prior = MultiLabelPrototypePrior(random_state=0, **PRIORS[name])
+        priors[name] = prior.fit(task.base[0], task.base[1], task.base[2])
+        scores = [f"{100 * score:.1f}" for score in prior.validation_scores_]
+        print(
+            f"prior {name}: {time.perf_counter() - start:.0f} s, best after "
+            f"{prior.best_episode_} episodes; mAP on kept-aside base labels {scores}; "
+            "loss of the first and last ten episodes "
+            f"{np.mean(prior.loss_curve_[:10]):.3f}, "
+            f"{np.mean(prior.loss_curve_[-10:]):.3f}; share of the text at 1 and 5 "
+            f"shots {prior.text_shares(np.array([1.0, 5.0])).round(2)}",
+            flush=True,
+        )
+    return priors
+
+
+def our_models(task, priors):
+    """Return {name: classifier}."""
+    n_tokens = task.pool.shape[1]
+    variants = {**VARIANTS, **WITHOUT_PRIOR} if n_tokens > 1 else {"": {}}
+    models = {}
+    for name, options in variants.items():
+        options = {"label_features": task.text, **options}
+        models[f"ours {name}".strip()] = MultiLabelPrototypeClassifier(**options)
+    for prior_name, prior in priors.items():
+        of_prior = VARIANTS if prior_name == "maps" else {"": {}}
+        if prior_name == "the paper's":
+            of_prior = {
+                "": {
+                    "selection": "lcm_paper",
+                    "query_scoring": "global",
+                    "pooling": "agreement",
+                    "text_weight": 0.0,
+                }
+            }
+        for name, options in of_prior.items():
+            models[f"ours, prior {prior_name} {name}".strip()] = (
+                MultiLabelPrototypeClassifier(task.text, prior=prior, **options)
+            )
+    return models
+
+
+def run(task, n_seeds, prior_names):
+    """Return {method: {shots: [mAP in %, one a seed]}} and the labels left out."""
+    priors = train_priors(task, prior_names if task.base is not None else ())
+    models = our_models(task, priors)
+    results, seconds = {}, {}
+    for shots in SHOTS:
+        for seed in range(n_seeds):
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "sample_support|.*positive")
+                rows = sample_support(task.pool_labels, shots, random_state=seed)
+            found = peer_scores(task, rows)
+            for name, model in models.items():
+                start = time.perf_counter()
+                model.fit(task.pool[rows], task.pool_labels[rows])
+                fitted = time.perf_counter()
+                found[name] = model.decision_function(task.query)
+                times = fitted - start, time.perf_counter() - fitted
+                seconds.setdefault(name, {}).setdefault(shots, []).append(times)
+            for name, scores in found.items():
+                score, left_out = mean_average_precision(
+                    task.query_labels, scores, return_left_out=True
+                )
+                results.setdefault(name, {}).setdefault(shots, []).append(100 * score)
+    print(
+        f"{task.name}: {len(task.query)} queries, {task.query_labels.shape[1]} labels, "
+        f"{len(rows)} images in the last support; left out of mAP for want of "
+        f"positives: {left_out.tolist()}"
+    )
+    return results, seconds
+
+
+def table(results, seconds):
+    """Return the Markdown table."""
+    heads = "".join(f" {shots} shot{'s' * (shots > 1)} |" for shots in SHOTS)
+    lines = [f"| method |{heads} fit, predict |", "|---|" + "---|" * (len(SHOTS) + 1)]
+    for name, cells in results.items():
+        line = f"| {name} |"
+        for shots in SHOTS:
+            line += f" {np.mean(cells[shots]):.1f} ± {np.std(cells[shots]):.1f} |"
+        times = ""
+        if name in seconds:
+            fit, predict = np.median(seconds[name][SHOTS[-1]], axis=0)
+            times = f"{fit:.2f}, {predict:.2f} s"
+        lines.append(f"{line} {times} |")
+    return "\n".join(lines)
+
+
+def _parts(tokens):
+    return tokens[:, 1:] if tokens.shape[1] > 1 else tokens
+
+
+def _unit(rows):
+    length = np.linalg.norm(rows, axis=-1, keepdims=True)
+    return rows / np.where(length > 0, length, 1)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", default="../shared/data/features")
+    parser.add_argument("--tasks", nargs="+", default=["scenes", "mosaics", "streets"])
+    parser.add_argument("--split", choices=["validation", "novel"], default="novel")
+    parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--priors", nargs="*", default=list(PRIORS))
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+    makers = {
+        "scenes": lambda: scenes(arguments.split),
+        "mosaics": lambda: mosaics(arguments.split, arguments.data),
+        "streets": lambda: streets(arguments.data),
+    }
+    report = {
+        "machine": platform.processor() or platform.machine(),
+        "versions": {"sklearn": sklearn.__version__, "torch": torch.__version__},
+        "results": {},
+    }
+    for name in arguments.tasks:
+        task = makers[name]()
+        results, seconds = run(task, arguments.seeds, arguments.priors)
+        print(table(results, seconds), "\n", flush=True)
+        report["results"][task.name] = results
+        if arguments.json:
+            arguments.json.write_text(json.dumps(report, indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,165 @@
+"""Multi-label tasks: rendered scenes, mosaics of real features, and street photographs.
+
+The mosaics are semi-synthetic: each token is a real CLIP feature of a photograph, plus
+noise, but what stands where was drawn at random.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from feature_data import NEAR_DUPLICATE, load
+
+from skfewshot import CLIPFeaturizer
+from skfewshot.datasets import BASE_KINDS, NOVEL_KINDS, make_scenes
+
+N_TOKENS = 49
+#: Length of the noise on a mosaic's tokens, which are of length one.
+NOISE = 1.0
+#: ImageNet classes for training a prior, for choosing defaults and for scoring; the
+#: rest is background.
+SPLIT = {"base": slice(0, 200), "validation": slice(200, 250), "novel": slice(250, 350)}
+
+
+@dataclass
+class Task:
+    """Images to draw supports from, others to score on, and base images.
+
+    Tokens are of shape (n, 1 + K, d), labels of shape (n, L), texts of shape (L, d).
+    """
+
+    name: str
+    pool: np.ndarray
+    pool_labels: np.ndarray
+    query: np.ndarray
+    query_labels: np.ndarray
+    text: np.ndarray
+    base: tuple | None = None
+
+
+def scenes(split):
+    """Rendered scenes, tokens by the embedded model; the prior sees other kinds."""
+    featurizer = CLIPFeaturizer("tiny", output="tokens")
+
+    def render(n, kinds, seed):
+        data = make_scenes(n, kinds=kinds, random_state=seed)
+        return np.asarray(featurizer.fit_transform(data.images)), data.labels
+
+    order = np.random.default_rng(1).permutation(BASE_KINDS).tolist()
+    # For choosing defaults the novel kinds are not looked at.
+    kinds, base_kinds, seed = {
+        "novel": (NOVEL_KINDS, BASE_KINDS, 100),
+        "validation": (order[:10], order[10:], 200),
+    }[split]
+    base = (*render(1000, base_kinds, 300), _texts(featurizer, base_kinds))
+    return Task(
+        f"scenes ({split})",
+        *render(300, kinds, seed),
+        *render(1000, kinds, seed + 1),
+        _texts(featurizer, kinds),
+        base,
+    )
+
+
+def mosaics(split, path):
+    """Mosaics of ImageNet features; semi-synthetic."""
+    data = load(Path(path) / "imagenet1000.npz")
+    parts = ("train1", "train1b", "train2")
+    support = tuple(np.concatenate([data[f"{p}_{k}"] for p in parts]) for k in "Xy")
+    X, y = data["train4_X"], data["train4_y"]
+    blocks = np.array_split(X, 8)
+    nearest = np.concatenate([(block @ support[0].T).max(axis=1) for block in blocks])
+    query = X[nearest <= NEAR_DUPLICATE], y[nearest <= NEAR_DUPLICATE]
+    order = np.random.default_rng(0).permutation(1000)
+    classes, background = order[SPLIT[split]], order[350:]
+    seed = list(SPLIT).index(split)
+    rng = np.random.default_rng(seed)
+    pool = make_mosaics(rng, support, classes, background, 700)
+    asked = make_mosaics(rng, query, classes, background, 1000)
+    everything = tuple(
+        np.concatenate(pair) for pair in zip(support, query, strict=True)
+    )
+    base = make_mosaics(
+        np.random.default_rng(9),
+        everything,
+        order[SPLIT["base"]],
+        background,
+        600,
+        True,
+    )
+    return Task(
+        f"mosaics ({split})",
+        *pool,
+        *asked,
+        data["text"][classes],
+        (*base, data["text"][order[SPLIT["base"]]]),
+    )
+
+
+def make_mosaics(rng, photographs, classes, background, n, use_once=False):
+    """Draw mosaics of 49 tokens.
+
+    Each of 1 to 4 labels fills 4 to 12 tokens with the feature of one photograph of its
+    class; each other token shows a photograph of some class kept for background. With
+    `use_once` no photograph of a label is in two mosaics.
+
+    Returns
+    -------
+    tokens : ndarray of float32, shape (n, 50, d)
+        Row 0 is the direction of the mean token.
+    labels : ndarray of int, shape (n, len(classes))
+    """
+    X, y = photographs
+    of_class = [list(rng.permutation(np.flatnonzero(y == c))) for c in classes]
+    others = np.flatnonzero(np.isin(y, background))
+    tokens = np.empty((n, 1 + N_TOKENS, X.shape[1]), dtype=np.float32)
+    labels = np.zeros((n, len(classes)), dtype=np.int64)
+    for row in range(n):
+        left = np.array([bool(rows) for rows in of_class])
+        n_labels = min(int(rng.integers(1, 5)), left.sum())
+        chosen = rng.choice(np.flatnonzero(left), n_labels, replace=False)
+        labels[row, chosen] = 1
+        shown = rng.choice(others, N_TOKENS)
+        places = rng.permutation(N_TOKENS)
+        for label in chosen:
+            n_filled = int(rng.integers(4, 13))
+            photograph = (
+                of_class[label].pop() if use_once else rng.choice(of_class[label])
+            )
+            shown[places[:n_filled]] = photograph
+            places = places[n_filled:]
+        noise = rng.standard_normal((N_TOKENS, X.shape[1]), dtype=np.float32)
+        patches = _unit(X[shown] + NOISE / np.sqrt(X.shape[1]) * noise)
+        tokens[row] = np.vstack([_unit(patches.mean(axis=0, keepdims=True)), patches])
+    return tokens, labels
+
+
+def streets(path):
+    """Street photographs with machine-made labels; global features only.
+
+    The 13 labels that have a text. The first half of the images, in a drawn order, is
+    the pool, the rest is asked about, less near duplicates of the pool.
+    """
+    data = load(Path(path) / "dc_streets.npz")
+    labels = data["Y"][:, data["has_text"]].astype(np.int64)
+    X = _unit(data["X"].astype(np.float32))
+    order = np.random.default_rng(0).permutation(len(X))
+    pool, query = order[: len(X) // 2], order[len(X) // 2 :]
+    query = query[(X[query] @ X[pool].T).max(axis=1) <= NEAR_DUPLICATE]
+    text = data["text"][data["has_text"]] if len(data["text"]) == 24 else data["text"]
+    return Task(
+        "dc_streets",
+        X[pool][:, None],
+        labels[pool],
+        X[query][:, None],
+        labels[query],
+        text,
+    )
+
+
+def _texts(featurizer, kinds):
+    return np.asarray(featurizer.encode_classes(kinds))
+
+
+def _unit(rows):
+    return rows / np.linalg.norm(rows, axis=-1, keepdims=True)

@@ -1,0 +1,1 @@
+"""What ``python -m skfewshot`` shows, built from public parts only."""

@@ -1,0 +1,228 @@
+"""Calibration: the optimum it claims to find, and the thresholds it gives."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.testing import assert_allclose, assert_array_equal
+from scipy.optimize import check_grad, minimize, minimize_scalar
+from scipy.special import expit, log_softmax
+from sklearn.linear_model import LogisticRegression
+
+from skfewshot.multilabel import calibration
+from skfewshot.multilabel.calibration import (
+    Calibration,
+    background_level,
+    cardinality_threshold,
+    fit_sigmoid,
+    fit_softmax,
+)
+
+#: The documented strength of the pull toward the shared bias.
+SHRINKAGE = 4.0
+
+
+def make_scores(seed, n=30, n_labels=4, dtype=np.float64):
+    """Scores whose true slope is 2, with biases that differ between the labels."""
+    rng = np.random.default_rng(seed)
+    scores = rng.normal(-3, 1.5, size=(n, n_labels))
+    biases = 5 + rng.normal(size=n_labels)
+    labels = (rng.random(scores.shape) < expit(2 * scores + biases)).astype(float)
+    labels[:2] = [[1], [0]]
+    return scores.astype(dtype), labels, rng.uniform(0.5, 2.0, size=n)
+
+
+def platt_targets(labels, weight):
+    """Return Platt's smoothed targets, by the weights of all rows and labels."""
+    positive = (weight[:, None] * labels).sum()
+    negative = (weight[:, None] * (1 - labels)).sum()
+    return np.where(labels > 0, (positive + 1) / (positive + 2), 1 / (negative + 2))
+
+
+def slow_sigmoid(scores, labels, weight, own):
+    """Minimise the documented objective in other coordinates, with another method."""
+    target = platt_targets(labels, weight)
+
+    def loss(parameters):
+        total = 0.0
+        for label in range(scores.shape[1]):
+            offset = parameters[2 + label] if own[label] else 0.0
+            p = expit(parameters[0] * scores[:, label] + parameters[1] + offset)
+            t = target[:, label]
+            total -= (weight * (t * np.log(p) + (1 - t) * np.log(1 - p))).sum()
+            total += 0.5 * SHRINKAGE * offset**2
+        return total
+
+    start = np.zeros(2 + scores.shape[1])
+    start[0] = 1
+    found = minimize(loss, start, method="BFGS", options={"gtol": 1e-6}).x
+    return found[0], found[1] + np.where(own, found[2:], 0)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("counts", [None, np.array([5, 2, 1, 0])])
+def test_fit_sigmoid_is_the_optimum_of_its_objective(seed, counts):
+    scores, labels, weight = make_scores(seed)
+    own = np.zeros(4, dtype=bool) if counts is None else counts >= 2
+    found = fit_sigmoid(scores, labels, weight, counts)
+    slope, bias = slow_sigmoid(scores, labels, weight, own)
+    assert_allclose(found.slope, slope, rtol=1e-3)
+    assert_allclose(found.bias, bias, rtol=1e-3, atol=1e-3)
+    assert len(np.unique(found.bias[~own])) == 1
+    assert len(np.unique(found.bias)) == own.sum() + 1
+
+
+def test_the_shared_fit_is_logistic_regression_on_smoothed_targets():
+    scores, labels, weight = make_scores(2)
+    found = fit_sigmoid(scores, labels, weight)
+    # Soft targets are two weighted rows each.
+    target = platt_targets(labels, weight).ravel()
+    weights = np.broadcast_to(weight[:, None], scores.shape).ravel()
+    peer = LogisticRegression(C=np.inf, tol=1e-10).fit(
+        np.tile(scores.reshape(-1, 1), (2, 1)),
+        np.repeat([1, 0], scores.size),
+        sample_weight=np.concatenate([weights * target, weights * (1 - target)]),
+    )
+    assert_allclose(found.slope, peer.coef_[0, 0], rtol=1e-3)
+    assert_allclose(found.bias, peer.intercept_[0], rtol=1e-3)
+
+
+@pytest.mark.parametrize("method", [fit_sigmoid, fit_softmax])
+def test_gradients_are_those_of_finite_differences(method, monkeypatch):
+    scores, labels, weight = make_scores(3)
+    if method is fit_softmax:
+        labels = np.eye(4)[labels.argmax(axis=1)]
+    checked = []
+
+    def check_then_minimize(objective, start, **options):
+        for seed in range(3):
+            point = np.random.default_rng(seed).uniform(0.1, 2, size=len(start))
+            checked.append(
+                check_grad(lambda x: objective(x)[0], lambda x: objective(x)[1], point)
+            )
+        return minimize(objective, start, **options)
+
+    monkeypatch.setattr(calibration, "minimize", check_then_minimize)
+    options = {"counts": np.array([5, 2, 1, 0])} if method is fit_sigmoid else {}
+    method(scores, labels, weight, **options)
+    assert len(checked) == 3
+    assert max(checked) < 1e-6
+
+
+def test_fit_softmax_is_the_optimum_of_its_objective():
+    scores, labels, weight = make_scores(4)
+    labels = np.eye(4)[
+        (scores + np.random.default_rng(0).normal(size=(30, 4))).argmax(axis=1)
+    ]
+    total = weight.sum()
+    target = (total * labels + 1 / 4) / (total + 1)
+
+    def loss(slope):
+        return -(weight[:, None] * target * log_softmax(slope * scores, axis=1)).sum()
+
+    found = fit_softmax(scores, labels, weight)
+    best = minimize_scalar(loss, bounds=(1e-3, 50), method="bounded").x
+    assert_allclose(found.slope, best, rtol=1e-3)
+    assert_array_equal(found.bias, 0)
+
+
+@settings(max_examples=25, deadline=None)
+@given(gap=st.floats(1e-3, 1e3), n=st.integers(1, 8), offset=st.floats(-100, 100))
+def test_scores_that_separate_the_labels_stay_finite(gap, n, offset):
+    labels = np.array([[1.0, 0.0], [0.0, 1.0]] * n)
+    scores = offset + gap * labels
+    for found in (
+        fit_sigmoid(scores, labels, np.ones(2 * n)),
+        fit_sigmoid(scores, labels, np.ones(2 * n), np.array([n, n])),
+        fit_softmax(scores, labels, np.ones(2 * n)),
+    ):
+        assert np.isfinite(found.slope)
+        assert np.isfinite(found.bias).all()
+        assert found.slope > 0
+        logits = found.logits(scores)
+        assert logits[labels > 0].min() > logits[labels == 0].max()
+        assert np.abs(np.diff(logits)).max() < 20
+
+
+def test_platt_targets_are_reached_where_scores_separate():
+    labels = np.array([[1.0, 0.0], [0.0, 1.0]] * 5)
+    found = fit_sigmoid(labels, labels, np.ones(10))
+    p = expit(found.logits(labels))
+    assert_allclose(p[labels > 0], 11 / 12, rtol=1e-3)
+    assert_allclose(p[labels == 0], 1 / 12, rtol=1e-3)
+
+
+@pytest.mark.parametrize("method", [fit_sigmoid, fit_softmax])
+def test_scores_that_are_all_equal_and_scores_that_are_wrong_way_round(method):
+    labels = np.array([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]])
+    for scores in (np.full((3, 2), 0.3), -labels):
+        found = method(scores, labels, np.ones(3))
+        assert np.isfinite(found.logits(scores)).all()
+        # A slope below zero would call the most likely label the least.
+        assert found.slope > 0
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 10_000), factor=st.floats(0.01, 100))
+def test_the_unit_and_the_origin_of_the_scores_do_not_matter(seed, factor):
+    scores, labels, weight = make_scores(seed)
+    counts = labels.sum(axis=0)
+    one = fit_sigmoid(scores, labels, weight, counts)
+    other = fit_sigmoid(factor * scores + 7, labels, weight, counts)
+    assert_allclose(
+        other.logits(factor * scores + 7), one.logits(scores), rtol=1e-3, atol=1e-3
+    )
+
+
+def test_a_row_of_weight_two_is_two_rows():
+    scores, labels, _ = make_scores(5)
+    weight = np.ones(len(scores))
+    weight[3] = 2
+    one = fit_sigmoid(scores, labels, weight)
+    twice = np.append(np.arange(len(scores)), 3)
+    other = fit_sigmoid(scores[twice], labels[twice], np.ones(len(twice)))
+    assert_allclose([other.slope, *other.bias], [one.slope, *one.bias], rtol=1e-4)
+
+
+def test_logits_border_and_background():
+    found = Calibration(2.0, np.array([5.0, 7.0]))
+    scores = np.array([[1.0, -3.0]], dtype=np.float32)
+    assert_array_equal(found.logits(scores), [[7.0, 1.0]])
+    assert found.logits(scores).dtype == np.float32
+    assert found.border() == -3.0
+    assert background_level(found) < found.border()
+
+
+@settings(max_examples=100, deadline=None)
+@given(seed=st.integers(0, 10_000), n=st.integers(1, 12), n_labels=st.integers(2, 6))
+def test_cardinality_predicts_as_many_labels_as_there_are(seed, n, n_labels):
+    rng = np.random.default_rng(seed)
+    probabilities = rng.permutation(np.linspace(0.01, 0.99, n * n_labels))
+    probabilities = probabilities.reshape(n, n_labels)
+    labels = (rng.random((n, n_labels)) < 0.4).astype(float)
+    labels[0, 0] = 1
+    threshold = cardinality_threshold(probabilities, labels, np.ones(n))
+    assert 0 < threshold < 1
+    assert (probabilities >= threshold).sum() == labels.sum()
+
+
+@settings(max_examples=100, deadline=None)
+@given(seed=st.integers(0, 10_000))
+def test_weighted_cardinality_is_met_to_within_one_prediction(seed):
+    rng = np.random.default_rng(seed)
+    probabilities = rng.permutation(np.linspace(0.01, 0.99, 24)).reshape(8, 3)
+    labels = (rng.random((8, 3)) < 0.4).astype(float)
+    labels[0, 0] = 1
+    weight = rng.uniform(0.1, 3, size=8)
+    taken = probabilities >= cardinality_threshold(probabilities, labels, weight)
+    wanted = (weight[:, None] * labels).sum()
+    least = np.where(taken, probabilities, 2).argmin()
+    got = (weight[:, None] * taken).sum()
+    assert got >= wanted * (1 - 1e-6)
+    assert got - weight[least // 3] < wanted
+
+
+def test_cardinality_of_images_that_have_every_label_takes_all():
+    probabilities = np.array([[0.9, 0.2], [0.6, 0.1]], dtype=np.float32)
+    threshold = cardinality_threshold(probabilities, np.ones((2, 2)), np.ones(2))
+    assert (probabilities >= threshold).all()

@@ -1,0 +1,701 @@
+"""MultiLabelPrototypePrior: episodes, what they train, and that it stays frozen."""
+
+import json
+import os
+import pickle
+
+import numpy as np
+import pytest
+import sklearn
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.testing import assert_allclose, assert_array_equal
+from safetensors import safe_open
+from safetensors.numpy import save_file
+from scipy.special import erf, expit, softmax
+from sklearn.base import clone
+from sklearn.callback import ProgressBar
+from sklearn.exceptions import NotFittedError
+from sklearn.model_selection import GridSearchCV
+
+from skfewshot import MultiLabelPrototypeClassifier, MultiLabelPrototypePrior
+from skfewshot.metrics import mean_average_precision_scorer
+from skfewshot.model_selection import MultilabelStratifiedKFold
+from skfewshot.multilabel.episodes import draw_episode
+from skfewshot.multilabel.interaction import CrossInteraction
+
+ALL_STEPS = ("gate", "convolution", "attention")
+SMALL = {
+    "n_heads": 4,
+    "n_episodes": 6,
+    "eval_every": 2,
+    "n_way": 5,
+    "shots": (1, 2),
+    "n_query": 20,
+    "learning_rate": 1e-2,
+    "random_state": 0,
+}
+WORLD = {"d": 16, "n_parts": 6, "most_labels": 2, "noise": 0.4}
+OUTPUTS = ("predict_proba", "predict", "explain", "decision_function")
+
+
+def unit(rows):
+    return rows / np.linalg.norm(rows, axis=-1, keepdims=True)
+
+
+@pytest.fixture(scope="module")
+def base(planted):
+    return planted(60, n_labels=8, world=1, dtype=np.float32, **WORLD)
+
+
+@pytest.fixture(scope="module")
+def novel(planted):
+    return planted(12, n_labels=4, world=2, dtype=np.float32, **WORLD)
+
+
+def train(base, **params):
+    prior = MultiLabelPrototypePrior(**{**SMALL, **params})
+    return prior.fit(base.X, base.Y, label_features=base.text)
+
+
+@pytest.fixture(scope="module")
+def prior(base):
+    return train(base, interaction=ALL_STEPS)
+
+
+def learn(novel, prior, **params):
+    model = MultiLabelPrototypeClassifier(novel.text, prior=prior, **params)
+    return model.fit(novel.X, novel.Y)
+
+
+def assert_same_state(one, other):
+    assert set(one) == set(other)
+    for name, value in one.items():
+        assert_array_equal(value, other[name], err_msg=name)
+
+
+# Training
+
+
+def test_an_int_gives_the_same_prior_each_time(base, prior):
+    again = train(base, interaction=ALL_STEPS)
+    assert_same_state(again.state_, prior.state_)
+    assert again.loss_curve_ == prior.loss_curve_
+    assert again.validation_scores_ == prior.validation_scores_
+    other = train(base, interaction=ALL_STEPS, random_state=1)
+    assert other.loss_curve_ != prior.loss_curve_
+
+
+def test_a_generator_of_the_caller_is_drawn_from(base):
+    shared = np.random.RandomState(0)
+    one = train(base, random_state=shared)
+    other = train(base, random_state=shared)
+    assert one.loss_curve_ == train(base, random_state=0).loss_curve_
+    assert one.loss_curve_ != other.loss_curve_
+
+
+def test_curves_and_the_best_episode(base):
+    # No better score within reach of the patience: all episodes are done.
+    prior = train(base, n_episodes=7, eval_every=3, patience=100)
+    assert prior.n_iter_ == len(prior.loss_curve_) == 7
+    assert len(prior.validation_scores_) == 4
+    assert np.isfinite(prior.loss_curve_).all()
+    assert all(0 <= score <= 1 for score in prior.validation_scores_)
+    judged = [0, 3, 6, 7]
+    assert prior.best_episode_ == judged[int(np.argmax(prior.validation_scores_))]
+
+
+def test_training_stops_early_and_keeps_the_best_state(base):
+    # With steps of nothing, no score is better than that of the start.
+    prior = train(base, learning_rate=1e-30, n_episodes=50, patience=1)
+    assert prior.n_iter_ == 2
+    assert len(prior.validation_scores_) == 2
+    assert prior.best_episode_ == 0
+    assert_array_equal(prior.state_["image_map"], 0)
+    patient = train(base, learning_rate=1e-30, n_episodes=50, patience=3)
+    assert patient.n_iter_ == 6
+
+
+@pytest.mark.parametrize("params", [{}, {"interaction": ALL_STEPS}], ids=str)
+def test_an_untrained_prior_changes_nothing(base, novel, params):
+    prior = train(base, learning_rate=1e-30, patience=1, **params)
+    assert prior.best_episode_ == 0
+    without = learn(novel, None, text_weight=0.5)
+    by_prior = learn(novel, prior, text_weight=0.5)
+    for output in OUTPUTS:
+        assert_allclose(
+            getattr(by_prior, output)(novel.X),
+            getattr(without, output)(novel.X),
+            rtol=1e-4,
+            atol=1e-5,
+        )
+
+
+def test_text_shares_fall_with_the_images_and_are_one_without(base):
+    shares = train(base).text_shares(np.array([0.0, 1.0, 2.0, 5.0, 50.0]))
+    assert shares[0] == 1
+    assert (np.diff(shares) < 0).all()
+    assert ((shares[1:] > 0) & (shares[1:] < 1)).all()
+
+
+def make_turned_world(seed, n_labels=60, d=16):
+    """Texts are the images' directions after a linear map that has to be learned."""
+    rng = np.random.default_rng(seed)
+    concepts = rng.normal(size=(n_labels, d))
+    text = concepts @ (np.eye(d) + 0.5 * rng.normal(size=(d, d)))
+
+    def draw(labels, n_images, seed):
+        rng = np.random.default_rng(seed)
+        own = np.stack([rng.permutation(len(labels))[:2] for _ in range(n_images)])
+        Y = np.zeros((n_images, len(labels)), dtype=int)
+        np.put_along_axis(Y, own, 1, axis=1)
+        parts = concepts[labels][np.repeat(own, 3, axis=1)]
+        parts = parts + 1.6 * rng.normal(size=parts.shape)
+        X = np.concatenate([parts.mean(axis=1, keepdims=True), parts], axis=1)
+        return X.astype(np.float32), Y, text[labels]
+
+    return draw
+
+
+def test_what_base_labels_teach_helps_novel_labels():
+    base_labels, novel_labels = np.arange(48), np.arange(48, 60)
+    gains = []
+    for seed in range(2):
+        draw = make_turned_world(seed)
+        X, Y, text = draw(base_labels, 300, 1)
+        prior = MultiLabelPrototypePrior(
+            n_episodes=60, learning_rate=3e-3, n_way=16, n_select=3, random_state=0
+        ).fit(X, Y, label_features=text)
+        assert prior.best_episode_ > 0
+        assert max(prior.validation_scores_) > prior.validation_scores_[0]
+        X, Y, text = draw(novel_labels, 8, 2)
+        queries, truth, _ = draw(novel_labels, 200, 3)
+        without, by_prior = (
+            mean_average_precision_scorer(
+                MultiLabelPrototypeClassifier(text, prior=p, n_select=3).fit(X, Y),
+                queries,
+                truth,
+            )
+            for p in (None, prior)
+        )
+        gains.append(by_prior - without)
+    assert np.mean(gains) > 0.02
+
+
+@pytest.mark.parametrize(
+    "interaction", [(), *((step,) for step in ALL_STEPS), ALL_STEPS], ids=str
+)
+@pytest.mark.parametrize("residual", [True, False])
+def test_every_interaction_trains_and_predicts(base, novel, interaction, residual):
+    prior = train(
+        base, interaction=interaction, residual=residual, n_episodes=3, eval_every=3
+    )
+    assert np.isfinite(prior.loss_curve_).all()
+    assert all(np.isfinite(value).all() for value in prior.state_.values())
+    model = learn(novel, prior)
+    probabilities = model.predict_proba(novel.X)
+    assert ((probabilities > 0) & (probabilities < 1)).all()
+    assert np.isfinite(model.explain(novel.X)).all()
+    assert model.prototypes_.dtype == np.float32
+    assert_allclose(np.linalg.norm(model.prototypes_, axis=1), 1, rtol=1e-5)
+    double = MultiLabelPrototypeClassifier(novel.text, prior=prior)
+    double.fit(novel.X.astype(np.float64), novel.Y)
+    assert double.prototypes_.dtype == np.float64
+    assert_allclose(double.label_vectors_, model.label_vectors_, atol=1e-5)
+
+
+@pytest.mark.parametrize("query_scoring", ["local", "global", "both"])
+@pytest.mark.parametrize("selection", ["lcm_paper", "text", "none"])
+def test_every_selection_and_scoring_trains(base, novel, query_scoring, selection):
+    prior = train(
+        base,
+        query_scoring=query_scoring,
+        selection=selection,
+        alignment_weight=1.0,
+        n_episodes=2,
+    )
+    assert np.isfinite(prior.loss_curve_).all()
+    assert any(np.abs(value).max() > 0 for value in prior.state_.values())
+    model = learn(novel, prior, query_scoring=query_scoring, selection=selection)
+    assert np.isfinite(model.decision_function(novel.X)).all()
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float64])
+@pytest.mark.parametrize("interaction", [(), ALL_STEPS], ids=str)
+def test_tokens_of_other_precision_train(base, novel, dtype, interaction):
+    prior = MultiLabelPrototypePrior(interaction=interaction, **SMALL)
+    prior.fit(base.X.astype(dtype), base.Y, label_features=base.text)
+    assert np.isfinite(prior.loss_curve_).all()
+    assert np.isfinite(learn(novel, prior).predict_proba(novel.X)).all()
+    single = train(base, interaction=interaction)
+    assert_allclose(prior.loss_curve_[0], single.loss_curve_[0], rtol=1e-2)
+
+
+def test_padding_and_flattened_tokens_train_alike(base):
+    padded = np.concatenate([base.X, np.full_like(base.X[:, :2], np.nan)], axis=1)
+    one = train(base)
+    other = MultiLabelPrototypePrior(**SMALL).fit(
+        padded, base.Y, label_features=base.text
+    )
+    flat = MultiLabelPrototypePrior(n_tokens=7, **SMALL).fit(
+        base.X.reshape(60, -1), base.Y, label_features=base.text
+    )
+    assert_same_state(one.state_, flat.state_)
+    assert (flat.width_, flat.n_features_in_) == (16, 7 * 16)
+    assert_allclose(other.loss_curve_, one.loss_curve_, rtol=1e-3)
+
+
+def test_global_generators_and_the_callers_mode_are_left_alone(base, novel):
+    numpy_state = np.random.get_state()[1].copy()  # noqa: NPY002
+    torch_state, threads = torch.get_rng_state(), torch.get_num_threads()
+    outside = train(base, interaction=ALL_STEPS)
+    predicted = learn(novel, outside).predict_proba(novel.X)
+    assert_array_equal(np.random.get_state()[1], numpy_state)  # noqa: NPY002
+    assert torch.equal(torch.get_rng_state(), torch_state)
+    assert torch.get_num_threads() == threads
+    for mode in (torch.inference_mode, torch.no_grad):
+        with mode():
+            inside = train(base, interaction=ALL_STEPS)
+            found = learn(novel, inside).predict_proba(novel.X)
+        assert_same_state(inside.state_, outside.state_)
+        assert_array_equal(found, predicted)
+
+
+# Episodes and the equations
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    seed=st.integers(0, 10_000),
+    n_way=st.integers(2, 9),
+    fewest=st.integers(1, 4),
+    more=st.integers(0, 3),
+    n_query=st.integers(1, 40),
+)
+def test_episodes_are_small_few_shot_problems(seed, n_way, fewest, more, n_query):
+    rng = np.random.default_rng(seed)
+    indicator = (rng.random((40, 10)) < 0.2).astype(float)
+    indicator[:20, :] += np.tile(np.eye(10), (2, 1))
+    indicator = np.minimum(indicator, 1)
+    labels = rng.permutation(10)[:7]
+    episode = draw_episode(
+        rng,
+        indicator,
+        labels,
+        n_way=n_way,
+        shots=(fewest, fewest + more),
+        n_query=n_query,
+    )
+    assert set(episode.labels) <= set(labels)
+    assert len(set(episode.labels)) == len(episode.labels) == min(n_way, 7)
+    assert not set(episode.support) & set(episode.query)
+    assert len(set(episode.support)) == len(episode.support)
+    assert 0 <= len(episode.query) <= n_query
+    shown = indicator[:, episode.labels]
+    assert shown[np.r_[episode.support, episode.query]].any(axis=1).all()
+    available = shown.sum(axis=0)
+    least = np.minimum(fewest, np.maximum(available // 2, 1))
+    assert (shown[episode.support].sum(axis=0) >= least).all()
+
+
+def layer_norm(x, module):
+    x = (x - x.mean(axis=-1, keepdims=True)) / np.sqrt(
+        x.var(axis=-1, keepdims=True) + module.eps
+    )
+    return x * module.weight.detach().numpy() + module.bias.detach().numpy()
+
+
+def linear(x, module):
+    out = x @ module.weight.detach().numpy().T
+    return out if module.bias is None else out + module.bias.detach().numpy()
+
+
+def slow_interaction(net, x, psi, w):
+    """Compute the documented steps for the features of one image and one label."""
+    d = x.shape[1]
+    q = layer_norm(psi, net.query_norm)
+    if "gate" in net.steps:
+        inner, outer = net.gate
+        x = x + x * expit(linear(linear(x + q, inner), outer))
+    if "convolution" in net.steps:
+        code = linear(w, net.kernel_code)
+        first = linear(code, net.kernel_in).reshape(d, -1) / np.sqrt(d)
+        second = linear(code, net.kernel_out).reshape(-1, d)
+        hidden = np.maximum(layer_norm(x @ first, net.norm_in), 0)
+        x = np.maximum(layer_norm(hidden @ second, net.norm_out), 0)
+    if "attention" in net.steps:
+        attention = net.attention
+        matrices = attention.in_proj_weight.detach().numpy().reshape(3, d, d)
+        shifts = attention.in_proj_bias.detach().numpy().reshape(3, d)
+        query, keys, values = (
+            part @ matrix.T + shift
+            for part, matrix, shift in zip((q, x, x), matrices, shifts, strict=True)
+        )
+        size = d // attention.num_heads
+        heads = []
+        for head in range(attention.num_heads):
+            own = slice(head * size, (head + 1) * size)
+            weights = softmax(keys[:, own] @ query[own] / np.sqrt(size))
+            heads.append(weights @ values[:, own])
+        z = linear(np.concatenate(heads), attention.out_proj)
+    else:
+        z = x.mean(axis=0)
+    inner, _, outer = net.mlp
+    hidden = linear(layer_norm(z, net.mlp_norm), inner)
+    hidden = hidden * (1 + erf(hidden / np.sqrt(2))) / 2
+    return layer_norm(z + linear(hidden, outer), net.out_norm)
+
+
+@pytest.mark.parametrize(
+    "steps", [*((step,) for step in ALL_STEPS), ALL_STEPS], ids=str
+)
+def test_the_interaction_is_the_documented_equation(steps):
+    rng = np.random.default_rng(0)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        net = CrossInteraction(8, steps, 2).double().eval()
+        with torch.no_grad():
+            for parameter in net.parameters():
+                # Biases and norms away from their trivial start.
+                parameter.add_(0.1 * torch.randn_like(parameter))
+    features = rng.normal(size=(4, 5, 8))
+    valid = np.ones((4, 5), dtype=bool)
+    valid[1, 2:] = False
+    psi, w = unit(rng.normal(size=(2, 3, 8)))
+    labels = np.array([0, 2, 1, 2])
+    arguments = [torch.from_numpy(a) for a in (features, valid, psi, w, labels)]
+    with torch.no_grad():
+        found = net(*arguments).numpy()
+    for pair, label in enumerate(labels):
+        shown = features[pair][valid[pair]]
+        expected = slow_interaction(net, shown, psi[label], w[label])
+        assert_allclose(found[pair], expected, rtol=1e-6, atol=1e-8)
+
+
+def test_maps_are_the_documented_equation(prior, novel):
+    model = learn(novel, prior)
+    state = {k: v.astype(np.float64) for k, v in prior.state_.items()}
+    text = unit(novel.text)
+    text = text - text.mean(axis=0)
+    psi = unit(text + text @ state["label_map"] + state["label_bias"])
+    assert_allclose(model.label_vectors_, psi, atol=1e-5)
+    matrix, bias = prior.image_map(np.float32)
+    assert_allclose(matrix, np.eye(16) + state["image_map"], atol=1e-6)
+    assert_array_equal(bias, prior.state_["image_bias"])
+    counts = np.array([0.0, 1.0, 2.0, 5.0])
+    level, slope = state["share"][0], np.exp(state["share"][1])
+    expected = expit(level - slope * np.log([1, 1, 2, 5]))
+    expected[0] = 1
+    assert_allclose(prior.text_shares(counts), expected, rtol=1e-6)
+    assert prior.text_shares(counts.astype(np.float32)).dtype == np.float32
+
+
+# Frozen
+
+
+def test_a_fitted_prior_is_its_own_clone(base, prior):
+    assert clone(prior) is prior
+    model = MultiLabelPrototypeClassifier(prior=prior)
+    assert clone(model).prior is prior
+    fresh = MultiLabelPrototypePrior(interaction=["gate"], n_episodes=3)
+    copied = clone(fresh)
+    assert copied is not fresh
+    assert copied.interaction is not fresh.interaction
+    assert copied.get_params() == fresh.get_params()
+    assert not hasattr(copied, "state_")
+
+
+def test_a_clone_of_an_unfitted_prior_keeps_callbacks_and_requests():
+    monitor = ProgressBar()
+    fresh = MultiLabelPrototypePrior().set_callbacks(monitor)
+    with sklearn.config_context(enable_metadata_routing=True):
+        fresh.set_fit_request(label_features=True)
+        copied = clone(fresh)
+    assert copied._skl_callbacks == fresh._skl_callbacks
+    assert copied.get_metadata_routing().fit.requests["label_features"] is True
+
+
+def test_a_fitted_prior_takes_no_parameters(prior):
+    for frozen in (prior, MultiLabelPrototypeClassifier(prior=prior)):
+        name = "n_select" if frozen is prior else "prior__n_select"
+        with pytest.raises(ValueError, match="frozen.*n_select"):
+            frozen.set_params(**{name: 2})
+    assert prior.set_params() is prior
+    assert prior.n_select == 5
+    fresh = MultiLabelPrototypePrior().set_params(n_select=2)
+    assert fresh.n_select == 2
+
+
+def test_fitting_novel_labels_leaves_the_prior_alone(prior, novel):
+    before = pickle.dumps(prior)
+    learn(novel, prior)
+    learn(novel, prior, pooling="agreement", query_scoring="both")
+    search = GridSearchCV(
+        MultiLabelPrototypeClassifier(novel.text, prior=prior),
+        {"n_select": [1, 3], "text_weight": ["auto", 0.5]},
+        scoring=mean_average_precision_scorer,
+        cv=MultilabelStratifiedKFold(2),
+        error_score="raise",
+    ).fit(novel.X, novel.Y)
+    assert pickle.dumps(prior) == before
+    assert search.best_estimator_.prior is prior
+    assert 0 <= search.best_score_ <= 1
+
+
+def test_the_scale_is_that_of_the_prior(base, novel):
+    prior = train(base, scale=7.0, n_episodes=1)
+    one, other = learn(novel, prior), learn(novel, prior, scale=30.0)
+    assert_array_equal(one.explain(novel.X), other.explain(novel.X))
+
+
+# Saved
+
+
+def test_save_and_load(prior, novel, tmp_path):
+    path = tmp_path / "prior.safetensors"
+    prior.save(path)
+    loaded = MultiLabelPrototypePrior.load(str(path))
+    assert_same_state(loaded.state_, prior.state_)
+    for name in ("loss_curve_", "validation_scores_", "n_iter_", "best_episode_"):
+        assert getattr(loaded, name) == getattr(prior, name)
+    for name in ("interaction", "residual", "n_heads", "scale", "selection"):
+        assert np.array_equal(getattr(loaded, name), getattr(prior, name))
+    assert clone(loaded) is loaded
+    one, other = learn(novel, prior), learn(novel, loaded)
+    for output in OUTPUTS:
+        assert_array_equal(
+            getattr(one, output)(novel.X), getattr(other, output)(novel.X)
+        )
+    loaded.save(path)
+    assert_same_state(MultiLabelPrototypePrior.load(path).state_, prior.state_)
+    assert os.listdir(tmp_path) == ["prior.safetensors"]
+
+
+def test_pickle(prior, novel):
+    copied = pickle.loads(pickle.dumps(prior))
+    assert_same_state(copied.state_, prior.state_)
+    assert_array_equal(
+        learn(novel, copied).predict_proba(novel.X),
+        learn(novel, prior).predict_proba(novel.X),
+    )
+    for value in vars(prior).values():
+        assert not type(value).__module__.startswith("torch")
+
+
+@pytest.mark.parametrize("step", ["fsync", "replace"])
+def test_a_save_that_fails_leaves_the_old_file(prior, tmp_path, monkeypatch, step):
+    path = tmp_path / "prior.safetensors"
+    path.write_bytes(b"the old one")
+
+    def fail(*arguments):
+        raise OSError("no space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, step, fail)
+        with pytest.raises(OSError, match="no space left"):
+            prior.save(path)
+    assert path.read_bytes() == b"the old one"
+    assert os.listdir(tmp_path) == ["prior.safetensors"]
+    prior.save(path)
+    assert_same_state(MultiLabelPrototypePrior.load(path).state_, prior.state_)
+
+
+def read_back(path):
+    with safe_open(path, "numpy") as file:
+        names = list(file.keys())
+        return {name: file.get_tensor(name) for name in names}, file.metadata()
+
+
+def test_files_that_hold_no_prior(prior, tmp_path):
+    path = tmp_path / "saved"
+    with pytest.raises(OSError, match="saved"):
+        MultiLabelPrototypePrior.load(path)
+    with pytest.raises(OSError, match="Is a directory"):
+        MultiLabelPrototypePrior.load(tmp_path)
+    for content in (b"", b"not a prior", b"\xff" * 100, pickle.dumps(prior)):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match="saved is no safetensors file"):
+            MultiLabelPrototypePrior.load(path)
+    for metadata in (None, {"format": "pt"}, {"skfewshot_prior": "0"}):
+        save_file({"weight": np.ones(3)}, path, metadata)
+        with pytest.raises(ValueError, match="saved is no prior"):
+            MultiLabelPrototypePrior.load(path)
+
+
+@pytest.mark.parametrize("change", ["shape", "missing", "extra", "nan", "width"])
+def test_arrays_that_are_not_those_of_the_prior(prior, tmp_path, change):
+    path = tmp_path / "saved"
+    prior.save(path)
+    state, metadata = read_back(path)
+    if change == "shape":
+        state["image_map"] = state["image_map"][:, :-1].copy()
+    elif change == "missing":
+        del state["label_bias"]
+    elif change == "extra":
+        state["other"] = np.ones(2)
+    elif change == "nan":
+        state["image_bias"][0] = np.nan
+    else:
+        about = json.loads(metadata["about"])
+        about["fitted"]["width_"] = 12
+        metadata["about"] = json.dumps(about)
+    save_file(state, path, metadata)
+    with pytest.raises(ValueError, match="saved holds arrays"):
+        MultiLabelPrototypePrior.load(path)
+
+
+@pytest.mark.parametrize(
+    "about",
+    [
+        None,
+        "{",
+        "[]",
+        "{}",
+        '{"parameters": {"power": 3}, "fitted": {}}',
+        '{"parameters": {}, "fitted": {}}',
+        '{"parameters": {"interaction": 3}, "fitted": {"width_": 16}}',
+        '{"parameters": {"n_heads": 0}, "fitted": {"width_": "wide"}}',
+    ],
+)
+def test_descriptions_that_are_not_those_of_a_prior(prior, tmp_path, about):
+    path = tmp_path / "saved"
+    prior.save(path)
+    state, metadata = read_back(path)
+    if about is None:
+        del metadata["about"]
+    else:
+        metadata["about"] = about
+    save_file(state, path, metadata)
+    with pytest.raises(ValueError, match="saved"):
+        MultiLabelPrototypePrior.load(path)
+
+
+def test_an_unfitted_prior_cannot_be_saved(tmp_path):
+    with pytest.raises(NotFittedError):
+        MultiLabelPrototypePrior().save(tmp_path / "prior")
+    assert os.listdir(tmp_path) == []
+
+
+# Callbacks
+
+
+class Recorder:
+    """A callback that notes each task, and stops training after some."""
+
+    def __init__(self, stop_after=None):
+        self.stop_after = stop_after
+        self.begun, self.ended, self.fitted, self.events = 0, 0, [], []
+
+    def setup(self, estimator, context):
+        self.events.append("setup")
+
+    def teardown(self, estimator, context):
+        self.events.append("teardown")
+
+    def on_fit_task_begin(self, estimator, context):
+        self.begun += context.task_name == "episode"
+
+    def on_fit_task_end(self, estimator, context, *, fitted_estimator):
+        if context.task_name != "episode":
+            self.events.append("end")
+            return False
+        self.ended += 1
+        self.fitted.append(fitted_estimator)
+        return self.ended == self.stop_after
+
+
+def test_callbacks_see_every_episode(base, novel):
+    recorder = Recorder()
+    prior = MultiLabelPrototypePrior(**SMALL).set_callbacks(recorder)
+    prior.fit(base.X, base.Y, label_features=base.text)
+    assert (recorder.begun, recorder.ended) == (prior.n_iter_, prior.n_iter_)
+    assert recorder.events == ["setup", "end", "teardown"]
+    quiet = train(base)
+    assert_same_state(prior.state_, quiet.state_)
+    # What a callback is given is a prior that works, as it was after the episode.
+    maps = [seen.state_["image_map"] for seen in recorder.fitted]
+    assert np.abs(maps[1] - maps[0]).max() > 0
+    if prior.best_episode_:
+        best = recorder.fitted[prior.best_episode_ - 1]
+        assert_same_state(best.state_, prior.state_)
+    for seen in recorder.fitted[:2]:
+        assert np.isfinite(learn(novel, seen).predict_proba(novel.X)).all()
+
+
+def test_a_callback_stops_the_training(base):
+    recorder = Recorder(stop_after=3)
+    prior = MultiLabelPrototypePrior(**SMALL).set_callbacks(recorder)
+    prior.fit(base.X, base.Y, label_features=base.text)
+    assert prior.n_iter_ == len(prior.loss_curve_) == recorder.ended == 3
+
+
+def test_progress_bar(base, capsys):
+    prior = MultiLabelPrototypePrior(**SMALL).set_callbacks(ProgressBar())
+    prior.fit(base.X, base.Y, label_features=base.text)
+    assert "MultiLabelPrototypePrior" in capsys.readouterr().out
+
+
+# Errors
+
+
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        ({"interaction": "gate"}, "interaction"),
+        ({"interaction": ("gates",)}, r"interaction=\('gates',\) .*'convolution'"),
+        ({"shots": (0, 5)}, r"shots=\(0, 5\)"),
+        ({"shots": (5, 1)}, r"shots=\(5, 1\)"),
+        ({"shots": (1, 2, 3)}, r"shots=\(1, 2, 3\)"),
+        ({"shots": (1, 2.5)}, r"shots=\(1, 2.5\)"),
+        ({"shots": 5}, "shots"),
+        ({"interaction": ("attention",), "n_heads": 3}, "n_heads=3 .* width 16"),
+        ({"n_way": 1}, "n_way"),
+        ({"n_episodes": 0}, "n_episodes"),
+        ({"learning_rate": 0}, "learning_rate"),
+        ({"validation_fraction": 1.0}, "validation_fraction"),
+        ({"selection": "best"}, "selection"),
+        ({"query_scoring": "best"}, "query_scoring"),
+        ({"residual": "yes"}, "residual"),
+        ({"map_penalty": -1}, "map_penalty"),
+        ({"device": "abacus"}, "device='abacus'"),
+    ],
+    ids=str,
+)
+def test_parameters(base, params, message):
+    with pytest.raises(ValueError, match=message):
+        train(base, **params)
+
+
+def test_base_sets_that_teach_nothing(base):
+    prior = MultiLabelPrototypePrior(**SMALL)
+    with pytest.raises(ValueError, match="label_features"):
+        prior.fit(base.X, base.Y)
+    with pytest.raises(ValueError, match="label_features"):
+        prior.fit(base.X, base.Y, label_features=None)
+    with pytest.raises(ValueError, match=r"label_features.*\(8, 12\); .*\(8, 16\)"):
+        prior.fit(base.X, base.Y, label_features=base.text[:, :12])
+    with pytest.raises(ValueError, match="X_base has 60 images, .* 59 rows"):
+        prior.fit(base.X, base.Y[:-1], label_features=base.text)
+    with pytest.raises(ValueError, match="Y_base has 3 labels .* at least 4"):
+        prior.fit(base.X, base.Y[:, :3], label_features=base.text[:3])
+    once = np.eye(60, 8, dtype=int)
+    with pytest.raises(ValueError, match="Y_base has 0 labels"):
+        prior.fit(base.X, once, label_features=base.text)
+    assert not hasattr(prior, "state_")
+
+
+def test_a_prior_of_another_width(prior, planted):
+    wide = planted(12, dtype=np.float32)
+    with pytest.raises(ValueError, match="prior .* width 16, .* width 32"):
+        MultiLabelPrototypeClassifier(wide.text, prior=prior).fit(wide.X, wide.Y)
+
+
+def test_a_prior_needs_texts_and_to_be_fitted(prior, novel):
+    for features in (None, "auto"):
+        model = MultiLabelPrototypeClassifier(features, prior=prior)
+        with pytest.raises(ValueError, match="prior needs label vectors"):
+            model.fit(novel.X, novel.Y)
+    unfitted = MultiLabelPrototypePrior()
+    with pytest.raises(NotFittedError, match="MultiLabelPrototypePrior"):
+        learn(novel, unfitted)
