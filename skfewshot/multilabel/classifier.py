@@ -110,7 +110,7 @@ class MultiLabelPrototypeClassifier(TokenInputMixin, ClassifierMixin, BaseEstima
         Share of the text, from 0 to 1, in the prototype of a label with the mean number
         of images; it is :math:`\kappa / (\kappa + n_l)` for one with :math:`n_l`.
         ``"auto"`` takes the share by which left-out images are told apart best, and 0.6
-        where labels have one image each; with a prior, what it learned.
+        where labels have one image each; with a prior, what that learned.
     query_scoring : {"competitive", "local", "global", "both"}, default="competitive"
         ``"local"`` is the mean logit of a label's best patches; ``"competitive"`` that
         of the log odds that a patch shows the label and not another, or background;
@@ -445,12 +445,12 @@ class MultiLabelPrototypeClassifier(TokenInputMixin, ClassifierMixin, BaseEstima
         _, counts = label_sums(pairs, len(psi))
         if self.prototype_source_ == "image":
             return text_shares(0.0, counts, False)
-        share = self.text_weight
-        if isinstance(share, str):
-            if self.prior is not None:
-                return self.prior.text_shares(counts)
-            share = choose_share(mapped, pairs, psi, indicator, weight, scorer)
-        return text_shares(float(share), counts, True)
+        if not isinstance(self.text_weight, str):
+            return text_shares(float(self.text_weight), counts, True)
+        if self.prior is not None:
+            return self.prior.text_shares(counts)
+        share = choose_share(mapped, pairs, psi, indicator, weight, scorer)
+        return text_shares(share, counts, True)
 
     def _calibrate(self, left_out, indicator, weight):
         if not self._is_multilabel:

@@ -21,7 +21,7 @@ _FEW_RATE = 100.0
 #: Shares of the text that are tried on the labels kept aside.
 _TRIED_SHARES = np.linspace(0.05, 0.95, 19)
 # Mean average precision by which two shares are as good as each other.
-_SHARE_TOLERANCE = 0.002
+_SHARE_TOLERANCE = 0.0005
 
 
 @dataclass
