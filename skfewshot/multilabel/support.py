@@ -20,6 +20,8 @@ from skfewshot.text import unit_rows
 
 #: The text's share of a prototype where no label has a second image to judge it by.
 ONE_SHOT_SHARE = 0.6
+#: How far from it a support is expected to want its share.
+_SHARE_SPREAD = 0.16
 #: The shares that are tried on left-one-out scores.
 TRIED_SHARES = tuple(np.linspace(0, 1, 11))
 
@@ -192,12 +194,12 @@ def _image_shares(cosine, labels, scale):
 
 
 def choose_share(mapped, pairs, label_vectors, indicator, weight, scorer):
-    """Choose the text's share by how well left-out images are told apart.
+    r"""Choose the text's share by how well left-out images are told apart.
 
-    Each of :data:`TRIED_SHARES` is judged by the loss of left-one-out scores after
-    calibration, on the labels that have two images or more; of equal ones the nearest
-    to :data:`ONE_SHOT_SHARE` is taken. The other labels vote for that share itself,
-    since there is nothing to judge it by.
+    Each share a of :data:`TRIED_SHARES` is judged by the loss of left-one-out scores
+    after calibration, added up over images and over the labels that have two images or
+    more, plus :math:`(a - 0.6)^2 / (2 \cdot 0.16^2)`: few images say little, and leave
+    it near :data:`ONE_SHOT_SHARE`.
     """
     _, counts = label_sums(pairs, len(label_vectors))
     n_images = np.bincount(pairs.labels, minlength=len(counts))
@@ -207,15 +209,14 @@ def choose_share(mapped, pairs, label_vectors, indicator, weight, scorer):
     shares = [text_shares(a, counts, True) for a in TRIED_SHARES]
     mixture = mix(pairs, label_vectors, shares[0])
     scores = leave_one_out_scores(mapped, pairs, mixture, shares, scorer.plain())
-    losses = [
-        fit_sigmoid(s[:, judged], indicator[:, judged], weight).loss for s in scores
-    ]
-    best = min(
-        range(len(losses)),
-        key=lambda i: (losses[i], abs(TRIED_SHARES[i] - ONE_SHOT_SHARE)),
-    )
-    trust = judged.sum() / (n_images > 0).sum()
-    return float(trust * TRIED_SHARES[best] + (1 - trust) * ONE_SHOT_SHARE)
+    costs = []
+    for share, found in zip(TRIED_SHARES, scores, strict=True):
+        fitted = fit_sigmoid(
+            found[:, judged], indicator[:, judged], weight, n_images[judged]
+        )
+        away = (share - ONE_SHOT_SHARE) / _SHARE_SPREAD
+        costs.append(fitted.loss * weight.sum() * judged.sum() + away**2 / 2)
+    return float(TRIED_SHARES[np.argmin(costs)])
 
 
 def score_left_out(mapped, pairs, mixture, indicator, weight, scorer):
