@@ -36,6 +36,7 @@ from skfewshot.multilabel.reading import TokenInputMixin, resolve_label_features
 from skfewshot.multilabel.scoring import QUERY_SCORINGS
 from skfewshot.multilabel.selection import SELECTIONS
 from skfewshot.multilabel.support import (
+    ONE_SHOT_SHARE,
     FeatureMap,
     choose_share,
     feature_means,
@@ -109,8 +110,8 @@ class MultiLabelPrototypeClassifier(TokenInputMixin, ClassifierMixin, BaseEstima
     text_weight : "auto" or float, default="auto"
         Share of the text, from 0 to 1, in the prototype of a label with the mean number
         of images; it is :math:`\kappa / (\kappa + n_l)` for one with :math:`n_l`.
-        ``"auto"`` takes the share by which left-out images are told apart best, and 0.6
-        where labels have one image each; with a prior, what that learned.
+        ``"auto"`` starts from 0.6, or from what a prior learned, and moves to the share
+        by which left-out images are told apart best as far as they are enough to say.
     query_scoring : {"competitive", "local", "global", "both"}, default="competitive"
         ``"local"`` is the mean logit of a label's best patches; ``"competitive"`` that
         of the log odds that a patch shows the label and not another, or background;
@@ -447,9 +448,11 @@ class MultiLabelPrototypeClassifier(TokenInputMixin, ClassifierMixin, BaseEstima
             return text_shares(0.0, counts, False)
         if not isinstance(self.text_weight, str):
             return text_shares(float(self.text_weight), counts, True)
+        expected = ONE_SHOT_SHARE
         if self.prior is not None:
-            return self.prior.text_shares(counts)
-        share = choose_share(mapped, pairs, psi, indicator, weight, scorer)
+            mean_count = counts[counts > 0].mean(keepdims=True)
+            expected = float(self.prior.text_shares(mean_count)[0])
+        share = choose_share(mapped, pairs, psi, indicator, weight, scorer, expected)
         return text_shares(share, counts, True)
 
     def _calibrate(self, left_out, indicator, weight):

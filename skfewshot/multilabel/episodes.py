@@ -39,7 +39,7 @@ class Episode:
     shots: int
 
 
-def draw_episode(rng, indicator, labels, *, n_way, shots, n_query):
+def draw_episode(rng, indicator, labels, images, *, n_way, shots, n_query):
     """Draw labels, a support with about `shots` images of each, and queries.
 
     Parameters
@@ -48,6 +48,8 @@ def draw_episode(rng, indicator, labels, *, n_way, shots, n_query):
     indicator : ndarray of shape (N, L)
     labels : ndarray of int
         The labels to draw from.
+    images : ndarray of int
+        The images to draw from.
     n_way : int
         How many labels at most.
     shots : tuple of two int
@@ -60,7 +62,8 @@ def draw_episode(rng, indicator, labels, *, n_way, shots, n_query):
     Episode
     """
     chosen = np.sort(rng.permutation(labels)[:n_way])
-    of_labels = indicator[:, chosen] > 0
+    of_labels = np.zeros((len(indicator), len(chosen)), dtype=bool)
+    of_labels[images] = indicator[np.ix_(images, chosen)] > 0
     wanted = int(rng.integers(shots[0], shots[1], endpoint=True))
     # Half of a label's images at most, so that there are some to ask about.
     goal = np.minimum(wanted, np.maximum(of_labels.sum(axis=0) // 2, 1))

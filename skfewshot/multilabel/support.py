@@ -193,19 +193,19 @@ def _image_shares(cosine, labels, scale):
     return mean_one.astype(logits.dtype)
 
 
-def choose_share(mapped, pairs, label_vectors, indicator, weight, scorer):
+def choose_share(mapped, pairs, label_vectors, indicator, weight, scorer, expected):
     r"""Choose the text's share by how well left-out images are told apart.
 
     Each share a of :data:`TRIED_SHARES` is judged by the loss of left-one-out scores
     after calibration, added up over images and over the labels that have two images or
-    more, plus :math:`(a - 0.6)^2 / (2 \cdot 0.16^2)`: few images say little, and leave
-    it near :data:`ONE_SHOT_SHARE`.
+    more, plus :math:`(a - a_0)^2 / (2 \cdot 0.16^2)`: few images say little, and leave
+    it near the share :math:`a_0` that is `expected`.
     """
     _, counts = label_sums(pairs, len(label_vectors))
     n_images = np.bincount(pairs.labels, minlength=len(counts))
     judged = n_images >= 2
     if not judged.any():
-        return ONE_SHOT_SHARE
+        return expected
     shares = [text_shares(a, counts, True) for a in TRIED_SHARES]
     mixture = mix(pairs, label_vectors, shares[0])
     scores = leave_one_out_scores(mapped, pairs, mixture, shares, scorer.plain())
@@ -214,7 +214,7 @@ def choose_share(mapped, pairs, label_vectors, indicator, weight, scorer):
         fitted = fit_sigmoid(
             found[:, judged], indicator[:, judged], weight, n_images[judged]
         )
-        away = (share - ONE_SHOT_SHARE) / _SHARE_SPREAD
+        away = (share - expected) / _SHARE_SPREAD
         costs.append(fitted.loss * weight.sum() * judged.sum() + away**2 / 2)
     return float(TRIED_SHARES[np.argmin(costs)])
 

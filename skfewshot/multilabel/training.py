@@ -20,8 +20,9 @@ _FEW = ("calibration", "interaction_weight")
 _FEW_RATE = 100.0
 #: Shares of the text that are tried on the labels kept aside.
 _TRIED_SHARES = np.linspace(0.05, 0.95, 19)
-# Mean average precision by which two shares are as good as each other.
-_SHARE_TOLERANCE = 0.0005
+# Mean average precision that a share has to gain to be far from the usual one: few
+# labels are kept aside, and what they want differs by chance.
+_SHARE_PULL = 0.1
 
 
 @dataclass
@@ -92,17 +93,11 @@ def train_prior(
     start = data.untrained_calibration(generator, network_options["share"])
     options = {**network_options, "calibration": start}
     network = _seeded_network(options, generator, data.device)
-    train_labels, held_out = _split_labels(data, validation_fraction, generator)
-    judged = [
-        draw_episode(
-            generator, data.indicator, held_out, n_way=n_way, shots=(n, n), n_query=100
-        )
-        for n in sorted(set(shots))
-        for _ in range(_JUDGED)
-    ]
+    split = _split_labels(data.indicator, validation_fraction, generator)
+    judge = _Judge(data, split, generator, n_way=n_way, shots=shots)
     trainer = _Trainer(data, network, learning_rate, n_episodes)
     noise = torch.Generator(device="cpu").manual_seed(int(generator.integers(2**31)))
-    history = History(scores=[_judge(data, network, judged)], state=_state(network))
+    history = History(scores=[judge.score(network)], state=_state(network))
     since_best = 0
     draw = partial(
         draw_episode,
@@ -114,14 +109,15 @@ def train_prior(
     )
     for number in range(1, n_episodes + 1):
         query_loss, alignment = data.losses(
-            network, draw(train_labels), label_noise, noise
+            network, draw(split.labels, split.images), label_noise, noise
         )
         penalty = (network.image_map**2).sum() + 10 * (network.label_map**2).sum()
         loss = query_loss + alignment_weight * alignment + map_penalty * penalty
-        trainer.step(loss, data.losses(network, draw(held_out))[0])
+        aside = draw(split.labels_aside, split.images_aside)
+        trainer.step(loss, data.losses(network, aside)[0])
         history.losses.append(float(loss.detach()))
         if number % eval_every == 0 or number == n_episodes:
-            history.scores.append(_judge(data, network, judged))
+            history.scores.append(judge.score(network))
             since_best += 1
             if history.scores[-1] > max(history.scores[:-1]):
                 history.best_episode, history.state = number, _state(network)
@@ -131,8 +127,36 @@ def train_prior(
         )
         if stop or since_best >= patience:
             break
-    history.state["share"] = _fit_share(data, network, history.state, judged)
+    history.state["share"] = judge.best_share(network, history.state)
     return history
+
+
+@dataclass(frozen=True)
+class Split:
+    """Labels and images to learn from, and those kept aside.
+
+    Images with a label that is kept aside are kept aside too: as background of other
+    labels they would tell the maps what those labels look like.
+    """
+
+    labels: np.ndarray
+    images: np.ndarray
+    labels_aside: np.ndarray
+    images_aside: np.ndarray
+
+
+def _split_labels(indicator, fraction, generator):
+    order = generator.permutation(np.flatnonzero(indicator.sum(axis=0) >= 2))
+    n_aside = max(2, round(fraction * len(order)))
+    aside, labels = np.sort(order[:n_aside]), np.sort(order[n_aside:])
+    shows_one = indicator[:, aside].any(axis=1)
+    if not indicator[np.ix_(~shows_one, labels)].any():
+        raise ValueError(
+            f"Y_base has no image without one of the {n_aside} labels that are kept "
+            "aside; lower validation_fraction, or pass images with fewer labels."
+        )
+    images = np.flatnonzero(~shows_one)
+    return Split(labels, images, aside, np.flatnonzero(shows_one))
 
 
 class _Trainer:
@@ -174,51 +198,71 @@ def _seeded_network(options, generator, device):
         return PriorNetwork(**options).to(device)
 
 
-def _split_labels(data, fraction, generator):
-    """Keep labels aside: they give no episode for training."""
-    order = generator.permutation(np.flatnonzero(data.indicator.sum(axis=0) >= 2))
-    n_held_out = max(2, round(fraction * len(order)))
-    return order[n_held_out:], order[:n_held_out]
+class _Judge:
+    """Judges a network by how well labels kept aside are ranked.
 
-
-def _judge(data, network, episodes):
-    return float(np.nanmean([_precisions(data, network, e) for e in episodes]))
-
-
-def _precisions(data, network, episode, shares=(None,)):
-    """Return the mean average precision of an episode under each share of the text."""
-    scores, truth = data.scores(network, episode, shares)
-    return [
-        mean_average_precision(truth, found, return_left_out=True)[0]
-        for found in scores
-    ]
-
-
-def _fit_share(data, network, state, episodes):
-    """Return the text's share, as the network holds it, that labels kept aside want.
-
-    It is not trained with the rest: the label map comes to know the base labels, and
-    would have the text trusted more than novel labels deserve.
+    In its episodes they stand among the labels that were learned from, as hard as
+    problems of many labels are.
     """
-    network.load_state_dict(
-        {name: torch.from_numpy(value) for name, value in state.items()}
-    )
-    by_shots = {}
-    for episode in episodes:
-        found = _precisions(data, network, episode, _TRIED_SHARES)
-        by_shots.setdefault(episode.shots, []).append(found)
-    points = []
-    for shots, found in sorted(by_shots.items()):
-        curve = np.convolve(np.nanmean(found, axis=0), [0.25, 0.5, 0.25], "valid")
-        good = _TRIED_SHARES[1:-1][curve >= curve.max() - _SHARE_TOLERANCE]
-        nearest = good[np.abs(good - ONE_SHOT_SHARE).argmin()]
-        points.append((np.log(shots), logit(nearest)))
-    slope = np.exp(state["share"][1])
-    if len(points) == 2:
-        (less, high), (more, low) = points
-        slope = max((high - low) / (more - less), 1e-3)
-    level = np.mean([share + slope * log_shots for log_shots, share in points])
-    return np.array([level, np.log(slope)], dtype=state["share"].dtype)
+
+    def __init__(self, data, split, generator, *, n_way, shots):
+        self.data = data
+        self.aside = split.labels_aside
+        everything = np.concatenate([split.labels, split.labels_aside])
+        self.episodes = [
+            draw_episode(
+                generator,
+                data.indicator,
+                everything,
+                split.images_aside,
+                n_way=2 * n_way,
+                shots=(n, n),
+                n_query=150,
+            )
+            for n in sorted(set(shots))
+            for _ in range(_JUDGED)
+        ]
+
+    def score(self, network):
+        """Return the mean average precision over all episodes."""
+        return float(np.nanmean([self._precisions(network, e) for e in self.episodes]))
+
+    def best_share(self, network, state):
+        """Return the text's share, as the network holds it, that fits best.
+
+        It is not trained with the rest: the label map comes to know the base labels,
+        and would have the text trusted more than novel labels deserve.
+        """
+        network.load_state_dict({k: torch.from_numpy(v) for k, v in state.items()})
+        by_shots = {}
+        for episode in self.episodes:
+            found = self._precisions(network, episode, _TRIED_SHARES)
+            by_shots.setdefault(episode.shots, []).append(found)
+        tried = _TRIED_SHARES[1:-1]
+        points = []
+        for shots, found in sorted(by_shots.items()):
+            curve = np.convolve(np.nanmean(found, axis=0), [0.25, 0.5, 0.25], "valid")
+            cost = _SHARE_PULL * (tried - ONE_SHOT_SHARE) ** 2 - curve
+            points.append((np.log(shots), logit(tried[cost.argmin()])))
+        slope = np.exp(state["share"][1])
+        if len(points) == 2:
+            (less, high), (more, low) = points
+            slope = max((high - low) / (more - less), 1e-3)
+        level = np.mean([share + slope * log_shots for log_shots, share in points])
+        return np.array([level, np.log(slope)], dtype=state["share"].dtype)
+
+    def _precisions(self, network, episode, shares=(None,)):
+        """Return the mean average precision of an episode under each share."""
+        scores, truth = self.data.scores(network, episode, shares)
+        judged = np.isin(episode.labels, self.aside)
+        if not judged.any():
+            return [np.nan] * len(scores)
+        return [
+            mean_average_precision(
+                truth[:, judged], found[:, judged], return_left_out=True
+            )[0]
+            for found in scores
+        ]
 
 
 def _state(network):
