@@ -102,16 +102,16 @@ def _probe(X, Y, query):
         return probe.fit(X, Y).decision_function(query)
 
 
-def train_priors(task, names):
+def train_priors(task, names, seed):
     """Return {name: fitted prior} and print how training went."""
     priors = {}
     for name in names:
         start = time.perf_counter()
-        prior = MultiLabelPrototypePrior(random_state=0, **PRIORS[name])
+        prior = MultiLabelPrototypePrior(random_state=seed, **PRIORS[name])
         priors[name] = prior.fit(task.base[0], task.base[1], task.base[2])
         scores = [f"{100 * score:.1f}" for score in prior.validation_scores_]
         print(
-            f"prior {name}: {time.perf_counter() - start:.0f} s, best after "
+            f"prior {name}, seed {seed}: {time.perf_counter() - start:.0f} s, best after "
             f"{prior.best_episode_} episodes; mAP on kept-aside base labels {scores}; "
             "loss of the first and last ten episodes "
             f"{np.mean(prior.loss_curve_[:10]):.3f}, "
@@ -148,10 +148,13 @@ def our_models(task, priors):
     return models
 
 
-def run(task, n_seeds, prior_names):
+def run(task, n_seeds, prior_names, n_priors):
     """Return {method: {shots: [mAP in %, one a seed]}} and the labels left out."""
-    priors = train_priors(task, prior_names if task.base is not None else ())
-    models = our_models(task, priors)
+    prior_names = prior_names if task.base is not None else ()
+    many_models = [
+        our_models(task, train_priors(task, prior_names, seed))
+        for seed in range(n_priors)
+    ]
     results, seconds = {}, {}
     for shots in SHOTS:
         for seed in range(n_seeds):
@@ -159,7 +162,7 @@ def run(task, n_seeds, prior_names):
                 warnings.filterwarnings("ignore", "sample_support|.*positive")
                 rows = sample_support(task.pool_labels, shots, random_state=seed)
             found = peer_scores(task, rows)
-            for name, model in models.items():
+            for name, model in many_models[seed % n_priors].items():
                 start = time.perf_counter()
                 model.fit(task.pool[rows], task.pool_labels[rows])
                 fitted = time.perf_counter()
@@ -211,6 +214,7 @@ def main():
     parser.add_argument("--split", choices=["validation", "novel"], default="novel")
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--priors", nargs="*", default=list(PRIORS))
+    parser.add_argument("--prior-seeds", type=int, default=3)
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     makers = {
@@ -225,7 +229,9 @@ def main():
     }
     for name in arguments.tasks:
         task = makers[name]()
-        results, seconds = run(task, arguments.seeds, arguments.priors)
+        results, seconds = run(
+            task, arguments.seeds, arguments.priors, arguments.prior_seeds
+        )
         print(table(results, seconds), "\n", flush=True)
         report["results"][task.name] = results
         if arguments.json:

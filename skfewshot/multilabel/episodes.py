@@ -287,12 +287,12 @@ class EpisodeData:
 
 def _compete(logits, level):
     """As :func:`skfewshot.multilabel.scoring.compete`, to be differentiated."""
+    if logits.shape[2] == 1:
+        return logits - level
     total = torch.logaddexp(torch.logsumexp(logits, 2, keepdim=True), level)
     share = (logits - total).clip(max=float(np.log(0.5))).exp()
     others = total + torch.log1p(-share)
-    if logits.shape[2] > 1:
-        best = logits.argmax(2, keepdim=True)
-        rest = logits.scatter(2, best, -torch.inf)
-        of_best = torch.logaddexp(torch.logsumexp(rest, 2, keepdim=True), level)
-        others = others.scatter(2, best, of_best)
-    return logits - others
+    best = logits.argmax(2, keepdim=True)
+    rest = logits.scatter(2, best, -torch.inf)
+    of_best = torch.logaddexp(torch.logsumexp(rest, 2, keepdim=True), level)
+    return logits - others.scatter(2, best, of_best)

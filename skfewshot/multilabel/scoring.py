@@ -54,6 +54,8 @@ def compete(logits, background, sharpness):
     dtype = logits.dtype.type
     logits = dtype(sharpness) * logits
     level = dtype(sharpness * background)
+    if logits.shape[2] == 1:
+        return logits - level
     total = np.logaddexp(logsumexp(logits, axis=2, keepdims=True), level)
     # What is left of the total without the label: by a difference, but for the best
     # label, whose share may be all but 1.
@@ -62,17 +64,9 @@ def compete(logits, background, sharpness):
     best = logits.argmax(axis=2)[:, :, None]
     rest = logits.copy()
     np.put_along_axis(rest, best, -np.inf, axis=2)
-    # Without others, the label has but the background to beat.
-    of_best = np.logaddexp(_log_sum(rest), level)
+    of_best = np.logaddexp(logsumexp(rest, axis=2, keepdims=True), level)
     np.put_along_axis(others, best, of_best, axis=2)
     return logits - others
-
-
-def _log_sum(logits):
-    """Return the logsumexp over labels, minus infinity where all are so."""
-    if logits.shape[2] == 1:
-        return logits
-    return logsumexp(logits, axis=2, keepdims=True)
 
 
 def pool_top(evidence, present, n_top):

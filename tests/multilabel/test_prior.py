@@ -22,8 +22,13 @@ from sklearn.model_selection import GridSearchCV
 from skfewshot import MultiLabelPrototypeClassifier, MultiLabelPrototypePrior
 from skfewshot.metrics import mean_average_precision_scorer
 from skfewshot.model_selection import MultilabelStratifiedKFold
-from skfewshot.multilabel.episodes import draw_episode
-from skfewshot.multilabel.interaction import CrossInteraction
+from skfewshot.multilabel.episodes import EpisodeData, draw_episode
+from skfewshot.multilabel.interaction import CrossInteraction, PriorNetwork
+from skfewshot.multilabel.prototypes import Scorer, score
+from skfewshot.multilabel.support import FeatureMap
+from skfewshot.multilabel.tokens import split_tokens
+from skfewshot.multilabel.training import _split_labels
+from skfewshot.text import unit_rows
 
 ALL_STEPS = ("gate", "convolution", "attention")
 SMALL = {
@@ -279,10 +284,12 @@ def test_episodes_are_small_few_shot_problems(seed, n_way, fewest, more, n_query
     indicator[:20, :] += np.tile(np.eye(10), (2, 1))
     indicator = np.minimum(indicator, 1)
     labels = rng.permutation(10)[:7]
+    images = np.sort(rng.permutation(40)[:35])
     episode = draw_episode(
         rng,
         indicator,
         labels,
+        images,
         n_way=n_way,
         shots=(fewest, fewest + more),
         n_query=n_query,
@@ -294,8 +301,10 @@ def test_episodes_are_small_few_shot_problems(seed, n_way, fewest, more, n_query
     assert 0 <= len(episode.query) <= n_query
     shown = indicator[:, episode.labels]
     assert shown[np.r_[episode.support, episode.query]].any(axis=1).all()
-    available = shown.sum(axis=0)
+    assert set(episode.support) | set(episode.query) <= set(images)
+    available = shown[images].sum(axis=0)
     least = np.minimum(fewest, np.maximum(available // 2, 1))
+    least = np.minimum(least, available)
     assert (shown[episode.support].sum(axis=0) >= least).all()
 
 
@@ -699,3 +708,47 @@ def test_a_prior_needs_texts_and_to_be_fitted(prior, novel):
     unfitted = MultiLabelPrototypePrior()
     with pytest.raises(NotFittedError, match="MultiLabelPrototypePrior"):
         learn(novel, unfitted)
+
+
+@pytest.mark.parametrize("scoring", ["competitive", "local", "global", "both"])
+@pytest.mark.parametrize("n_labels", [1, 5])
+def test_training_scores_queries_as_prediction_does(scoring, n_labels):
+    rng = np.random.default_rng(0)
+    array = rng.normal(size=(7, 9, 16))
+    array[:3, 6:] = np.nan
+    tokens = split_tokens(array)
+    scorer = Scorer(20.0, scoring, 4, background=-3.0, sharpness=1.7)
+    mean = rng.normal(size=(2, 16)) / 10
+    data = EpisodeData(
+        tokens,
+        np.zeros((7, n_labels)),
+        unit_rows(rng.normal(size=(n_labels, 16))),
+        *mean,
+        scorer=scorer,
+        selection="lcm",
+        device=torch.device("cpu"),
+    )
+    network = PriorNetwork(
+        16,
+        steps=(),
+        n_heads=4,
+        residual=True,
+        share=0.6,
+        calibration=(1.0, 0.0, -3.0, np.log(1.7)),
+    ).double()
+    prototypes = unit_rows(rng.normal(size=(n_labels, 16)))
+    with torch.no_grad():
+        queries = data.mapped(network, np.arange(7))
+        found = data.query_scores(network, queries, torch.from_numpy(prototypes))
+    expected = score(FeatureMap(*mean)(tokens), prototypes, scorer)
+    assert_allclose(found.numpy(), expected, rtol=1e-6, atol=1e-6)
+
+
+def test_images_of_labels_kept_aside_are_not_learned_from():
+    indicator = (np.random.default_rng(0).random((60, 12)) < 0.2).astype(np.float32)
+    split = _split_labels(indicator, 0.25, np.random.default_rng(1))
+    assert len(split.labels_aside) == 3
+    assert not set(split.labels) & set(split.labels_aside)
+    assert not indicator[np.ix_(split.images, split.labels_aside)].any()
+    assert indicator[np.ix_(split.images_aside, split.labels_aside)].any(axis=1).all()
+    assert sorted([*split.images, *split.images_aside]) == list(range(60))
