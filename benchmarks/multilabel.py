@@ -111,8 +111,8 @@ def train_priors(task, names, seed):
         priors[name] = prior.fit(task.base[0], task.base[1], task.base[2])
         scores = [f"{100 * score:.1f}" for score in prior.validation_scores_]
         print(
-            f"prior {name}, seed {seed}: {time.perf_counter() - start:.0f} s, best after "
-            f"{prior.best_episode_} episodes; mAP on kept-aside base labels {scores}; "
+            f"prior {name}, seed {seed}: {time.perf_counter() - start:.0f} s, best "
+            f"after {prior.best_episode_} episodes; mAP on labels kept aside {scores}; "
             "loss of the first and last ten episodes "
             f"{np.mean(prior.loss_curve_[:10]):.3f}, "
             f"{np.mean(prior.loss_curve_[-10:]):.3f}; share of the text at 1 and 5 "

@@ -1,9 +1,6 @@
 """What base labels teach about learning other labels from few images."""
 
-import json
-import os
 from numbers import Integral, Real
-from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
@@ -24,6 +21,7 @@ from skfewshot._sklearn import (
 from skfewshot._torch import fork_safe_threads, resolve_device, to_numpy, to_tensor
 from skfewshot.clip.embedding import encoder_of
 from skfewshot.multilabel.labels import read_labels
+from skfewshot.multilabel.prior_file import read_prior, save_prior
 from skfewshot.multilabel.prototypes import Scorer
 from skfewshot.multilabel.reading import TokenInputMixin, resolve_label_features
 from skfewshot.multilabel.scoring import QUERY_SCORINGS
@@ -32,14 +30,7 @@ from skfewshot.multilabel.support import ONE_SHOT_SHARE, feature_means
 from skfewshot.multilabel.tokens import split_tokens
 from skfewshot.text import unit_rows
 
-# Changed whenever saved priors could not be read any more.
-_FORMAT = "1"
 _STEPS = ("gate", "convolution", "attention")
-# What was learned of the training, and is saved beside the arrays.
-_SAVED = (
-    *("width_", "n_features_in_", "n_iter_", "best_episode_"),
-    *("loss_curve_", "validation_scores_"),
-)
 
 
 class MultiLabelPrototypePrior(CallbackSupportMixin, TokenInputMixin, BaseEstimator):
@@ -497,24 +488,8 @@ class MultiLabelPrototypePrior(CallbackSupportMixin, TokenInputMixin, BaseEstima
         path : str or os.PathLike
             A file that is there is replaced once the new one is complete.
         """
-        from safetensors.numpy import save
-
         check_is_fitted(self)
-        about = {
-            "parameters": {
-                "interaction": list(self.interaction),
-                "residual": bool(self.residual),
-                "n_heads": int(self.n_heads),
-                "selection": self.selection,
-                "n_select": int(self.n_select),
-                "query_scoring": self.query_scoring,
-                "scale": float(self.scale),
-            },
-            "fitted": {name: getattr(self, name) for name in _SAVED},
-        }
-        metadata = {"skfewshot_prior": _FORMAT, "about": json.dumps(about)}
-        arrays = {k: np.asarray(v, order="C") for k, v in self.state_.items()}
-        _write_atomically(Path(path), save(arrays, metadata))
+        save_prior(self, path)
 
     @classmethod
     def load(cls, path):
@@ -537,32 +512,14 @@ class MultiLabelPrototypePrior(CallbackSupportMixin, TokenInputMixin, BaseEstima
         OSError
             If it cannot be read.
         """
-        from safetensors import SafetensorError, safe_open
-
-        # Open once by ourselves, for an error that says what is wrong with the path.
-        with open(path, "rb"):
-            pass
+        parameters, fitted, state = read_prior(path)
         try:
-            with safe_open(path, "numpy") as file:
-                metadata = file.metadata() or {}
-                state = {name: file.get_tensor(name) for name in file.keys()}
-        except SafetensorError as error:
-            raise ValueError(f"{path} is no safetensors file: {error}") from error
-        if metadata.get("skfewshot_prior") != _FORMAT:
-            raise ValueError(
-                f"{path} is no prior that this version of skfewshot saved; its "
-                f"metadata is {metadata}."
-            )
-        try:
-            about = json.loads(metadata["about"])
-            prior = cls(**about["parameters"])
+            prior = cls(**parameters)
             prior._validate_params()
             prior._check_options()
-            for name in _SAVED:
-                setattr(prior, name, about["fitted"][name])
-            prior.encoder_ = None
-            prior._token_dims = 3
-            prior.state_ = state
+            for name, value in fitted.items():
+                setattr(prior, name, value)
+            prior.encoder_, prior._token_dims, prior.state_ = None, 3, state
             prior._check_state()
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path} describes no prior: {error!r}") from error
@@ -583,17 +540,3 @@ class MultiLabelPrototypePrior(CallbackSupportMixin, TokenInputMixin, BaseEstima
             raise ValueError(
                 f"saved holds arrays {found}, all finite: {finite}; wanted {shapes}."
             )
-
-
-def _write_atomically(path, content):
-    """Write a file beside `path`, then put it in its place."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with open(partial, "xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise

@@ -1,0 +1,101 @@
+"""Trained priors on disk: safetensors files, which hold no code."""
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+
+# Changed whenever saved priors could not be read any more.
+_FORMAT = "1"
+#: Parameters that decide what a trained prior is.
+_PARAMETERS = (
+    *("interaction", "residual", "n_heads", "selection", "n_select"),
+    *("query_scoring", "scale"),
+)
+#: What was learned of the training, beside the arrays.
+_FITTED = (
+    *("width_", "n_features_in_", "n_iter_", "best_episode_"),
+    *("loss_curve_", "validation_scores_"),
+)
+
+
+def save_prior(prior, path):
+    """Write a fitted prior; a file at `path` is replaced when the new one is whole."""
+    from safetensors.numpy import save
+
+    about = {
+        "parameters": {name: _plain(getattr(prior, name)) for name in _PARAMETERS},
+        "fitted": {name: _plain(getattr(prior, name)) for name in _FITTED},
+    }
+    metadata = {"skfewshot_prior": _FORMAT, "about": json.dumps(about)}
+    # Not ascontiguousarray, which gives numbers an axis.
+    arrays = {name: np.asarray(v, order="C") for name, v in prior.state_.items()}
+    _write_atomically(Path(path), save(arrays, metadata))
+
+
+def read_prior(path):
+    """Read what :func:`save_prior` wrote.
+
+    Parameters
+    ----------
+    path : str or os.PathLike
+
+    Returns
+    -------
+    parameters, fitted : dict
+    state : dict of str to ndarray
+
+    Raises
+    ------
+    ValueError
+        If the file is no saved prior.
+    OSError
+        If it cannot be read.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    # Opened by ourselves first, for an error that says what is wrong with the path.
+    with open(path, "rb"):
+        pass
+    try:
+        with safe_open(path, "numpy") as file:
+            metadata = file.metadata() or {}
+            names = file.keys()
+            state = {name: file.get_tensor(name) for name in names}
+    except SafetensorError as error:
+        raise ValueError(f"{path} is no safetensors file: {error}") from error
+    if metadata.get("skfewshot_prior") != _FORMAT:
+        raise ValueError(
+            f"{path} is no prior that this version of skfewshot saved; its metadata is "
+            f"{metadata}."
+        )
+    try:
+        about = json.loads(metadata["about"])
+        fitted = {name: about["fitted"][name] for name in _FITTED}
+        return dict(about["parameters"]), fitted, state
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} describes no prior: {error!r}") from error
+
+
+def _plain(value):
+    """Return numbers, texts and lists as JSON has them."""
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, list | tuple | np.ndarray):
+        return [_plain(item) for item in value]
+    return value
+
+
+def _write_atomically(path, content):
+    """Write a file beside `path`, then put it in its place."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        with open(partial, "xb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
