@@ -33,7 +33,7 @@ PROBE_C = 10.0
 
 ALL_STEPS = ("gate", "convolution", "attention")
 PRIORS = {
-    "maps": {},
+    "maps": {"interaction": ()},
     "+ gate": {"interaction": ("gate",)},
     "+ convolution": {"interaction": ("convolution",)},
     "+ attention": {"interaction": ("attention",)},

@@ -4,7 +4,7 @@ from numbers import Integral, Real
 from typing import ClassVar
 
 import numpy as np
-from scipy.special import expit, softmax
+from scipy.special import expit
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted
 
@@ -15,21 +15,20 @@ from skfewshot._sklearn import (
     _check_sample_weight,
     _fit_context,
 )
-from skfewshot.classifiers._base import check_encoder, distinct_rows
+from skfewshot.classifiers._base import distinct_rows
 from skfewshot.clip.embedding import encoder_of
 from skfewshot.multilabel.calibration import (
-    Calibration,
     cardinality_threshold,
     fit_sigmoid,
     fit_softmax,
 )
 from skfewshot.multilabel.labels import Labels, read_labels
+from skfewshot.multilabel.predictions import PrototypePredictionMixin
 from skfewshot.multilabel.prior import MultiLabelPrototypePrior
 from skfewshot.multilabel.prototypes import (
     Scorer,
     label_sums,
     mix,
-    score,
     text_shares,
 )
 from skfewshot.multilabel.reading import TokenInputMixin, resolve_label_features
@@ -37,7 +36,6 @@ from skfewshot.multilabel.scoring import QUERY_SCORINGS
 from skfewshot.multilabel.selection import SELECTIONS
 from skfewshot.multilabel.support import (
     ONE_SHOT_SHARE,
-    FeatureMap,
     choose_share,
     feature_means,
     image_label_vectors,
@@ -45,11 +43,13 @@ from skfewshot.multilabel.support import (
     score_left_out,
     select,
 )
-from skfewshot.multilabel.tokens import blocks, split_tokens
+from skfewshot.multilabel.tokens import split_tokens
 from skfewshot.text import unit_rows
 
 
-class MultiLabelPrototypeClassifier(TokenInputMixin, ClassifierMixin, BaseEstimator):
+class MultiLabelPrototypeClassifier(
+    PrototypePredictionMixin, TokenInputMixin, ClassifierMixin, BaseEstimator
+):
     r"""Multi-label few-shot classifier by prototypes from local features.
 
     An image shows several labels, each in a region of its own, and an average over the
@@ -154,6 +154,8 @@ class MultiLabelPrototypeClassifier(TokenInputMixin, ClassifierMixin, BaseEstima
         The selected local features of each label: the row of `X`, and the index from 0
         to K - 1 of the local feature in it, best first. Of equal images only the first
         is listed.
+    scale_ : float
+        The logit scale used: the prior's, where there is one.
     text_weight_ : float
         The text's mean share in the prototypes of labels with images; 0 without text.
     thresholds_ : ndarray of shape (n_labels,)
@@ -313,6 +315,7 @@ class MultiLabelPrototypeClassifier(TokenInputMixin, ClassifierMixin, BaseEstima
         tokens, labels, weight, origin = self._read_support(X, y, sample_weight)
         self.classes_, self._is_multilabel = labels.classes, labels.is_multilabel
         vectors = self._find_label_vectors(encoder, tokens)
+        self.scale_ = float(self.scale if self.prior is None else self.prior.scale)
         feature_map = self._set_feature_map(tokens, weight)
         mapped = feature_map(tokens)
         psi = self._map_label_vectors(vectors, mapped, labels.indicator, weight)
@@ -324,7 +327,7 @@ class MultiLabelPrototypeClassifier(TokenInputMixin, ClassifierMixin, BaseEstima
             labels.indicator,
             method=self.selection,
             n_select=self.n_select,
-            scale=self._scale(),
+            scale=self.scale_,
         )
         pairs = make_pairs(
             mapped,
@@ -332,7 +335,7 @@ class MultiLabelPrototypeClassifier(TokenInputMixin, ClassifierMixin, BaseEstima
             psi,
             weight,
             pooling=self.pooling,
-            scale=self._scale(),
+            scale=self.scale_,
             encode=self._interaction(psi, vectors),
         )
         self.selected_ = [selection.of_label(i, origin) for i in range(len(psi))]
@@ -397,18 +400,12 @@ class MultiLabelPrototypeClassifier(TokenInputMixin, ClassifierMixin, BaseEstima
                 f"{found.encoder}."
             )
 
-    def _scale(self):
-        return float(self.scale if self.prior is None else self.prior.scale)
-
     def _set_feature_map(self, tokens, weight):
         self.part_mean_, self.whole_mean_ = feature_means(tokens, weight)
         self._map = (None, None)
         if self.prior is not None:
             self._map = self.prior.image_map(tokens.parts.dtype)
         return self._feature_map()
-
-    def _feature_map(self):
-        return FeatureMap(self.part_mean_, self.whole_mean_, *self._map)
 
     def _map_label_vectors(self, vectors, mapped, indicator, weight):
         if vectors is None:
@@ -428,7 +425,7 @@ class MultiLabelPrototypeClassifier(TokenInputMixin, ClassifierMixin, BaseEstima
         scoring = self.query_scoring
         if scoring == "competitive" and mapped.parts.shape[1] == 1:
             scoring = "local"
-        scorer = Scorer(self._scale(), scoring, self.n_select)
+        scorer = Scorer(self.scale_, scoring, self.n_select)
         _, counts = label_sums(pairs, len(psi))
         shares = self._text_shares(mapped, pairs, psi, indicator, weight, scorer)
         self.text_weight_ = float(shares[counts > 0].mean())
@@ -438,7 +435,7 @@ class MultiLabelPrototypeClassifier(TokenInputMixin, ClassifierMixin, BaseEstima
             mapped, pairs, mixture, indicator, weight, scorer
         )
         self.background_, self.sharpness_ = scorer.background, scorer.sharpness
-        self._query_scoring = scorer.scoring
+        self._query_scoring, self._n_pooled = scorer.scoring, scorer.n_top
         self._calibrate(left_out, indicator, weight)
 
     def _text_shares(self, mapped, pairs, psi, indicator, weight, scorer):
@@ -489,140 +486,6 @@ class MultiLabelPrototypeClassifier(TokenInputMixin, ClassifierMixin, BaseEstima
                 f"threshold must hold probabilities from 0 to 1; got {thresholds}."
             )
         return np.broadcast_to(thresholds, n_labels).copy()
-
-    def _read_query(self, X):
-        check_is_fitted(self)
-        check_encoder(X, self.encoder_)
-        return self._feature_map()(split_tokens(self._read_tokens(X, reset=False)))
-
-    def _scorer(self):
-        return Scorer(
-            self._scale(),
-            self._query_scoring,
-            self.n_select,
-            self.background_,
-            self.sharpness_,
-        )
-
-    def _query_logits(self, X):
-        scores = score(self._read_query(X), self.prototypes_, self._scorer())
-        return Calibration(self.slope_, self.biases_).logits(scores)
-
-    def decision_function(self, X):
-        """Return the calibrated log odds of each label.
-
-        Parameters
-        ----------
-        X : array-like
-            Images, in the form of those of :meth:`fit`; the number of local features
-            may differ.
-
-        Returns
-        -------
-        ndarray of shape (n_samples, n_labels) or (n_samples,)
-            For 1-D `y` the logits of the softmax, and with two classes the logit of
-            the second less that of the first, as scikit-learn has it.
-
-        Raises
-        ------
-        sklearn.exceptions.NotFittedError
-            If the classifier is not fitted.
-        ValueError
-            If X does not have the form of the support, or comes from another encoder.
-        """
-        logits = self._query_logits(X)
-        if not self._is_multilabel and logits.shape[1] == 2:
-            return logits[:, 1] - logits[:, 0]
-        return logits
-
-    def predict_proba(self, X):
-        """Return the probability of each label.
-
-        Parameters
-        ----------
-        X : array-like
-            Images, in the form of those of :meth:`fit`.
-
-        Returns
-        -------
-        ndarray of shape (n_samples, n_labels)
-            Strictly between 0 and 1. Columns follow ``classes_``; for 1-D `y` rows add
-            up to 1.
-
-        Raises
-        ------
-        sklearn.exceptions.NotFittedError
-            If the classifier is not fitted.
-        ValueError
-            If X does not have the form of the support, or comes from another encoder.
-        """
-        logits = self._query_logits(X)
-        limits = np.finfo(logits.dtype)
-        likely = expit(logits) if self._is_multilabel else softmax(logits, axis=1)
-        return np.clip(likely, limits.tiny, 1 - limits.epsneg)
-
-    def predict(self, X):
-        """Return the labels of each image.
-
-        Parameters
-        ----------
-        X : array-like
-            Images, in the form of those of :meth:`fit`.
-
-        Returns
-        -------
-        ndarray of int, shape (n_samples, n_labels), or of shape (n_samples,)
-            Indicators of the labels whose probability reaches ``thresholds_``; for 1-D
-            `y` the most probable class.
-
-        Raises
-        ------
-        sklearn.exceptions.NotFittedError
-            If the classifier is not fitted.
-        ValueError
-            If X does not have the form of the support, or comes from another encoder.
-        """
-        probabilities = self.predict_proba(X)
-        if not self._is_multilabel:
-            return self.classes_[probabilities.argmax(axis=1)]
-        return (probabilities >= self.thresholds_).astype(np.int64)
-
-    def explain(self, X):
-        """Return how much each local feature speaks for each label.
-
-        Parameters
-        ----------
-        X : array-like
-            Images, in the form of those of :meth:`fit`.
-
-        Returns
-        -------
-        ndarray of shape (n_samples, n_labels, K)
-            Under local and competitive scoring log odds of the label: the mean of the
-            `n_select` largest values of a label is its :meth:`decision_function` (the
-            logit of the softmax for 1-D `y`). The other scorings are calibrated for
-            global features, and values tell patches apart but are no log odds. NaN
-            where there is padding. For patch tokens of a square image
-            ``evidence.reshape(n, n_labels, side, side)`` is a map over the picture.
-
-        Raises
-        ------
-        sklearn.exceptions.NotFittedError
-            If the classifier is not fitted.
-        ValueError
-            If X does not have the form of the support, or comes from another encoder.
-        """
-        tokens = self._read_query(X)
-        scorer, calibration = self._scorer(), Calibration(self.slope_, self.biases_)
-        n, n_parts, _ = tokens.parts.shape
-        n_labels = len(self.prototypes_)
-        maps = np.empty((n, n_labels, n_parts), dtype=tokens.parts.dtype)
-        for rows in blocks(n, n_labels * n_parts * maps.itemsize):
-            evidence = scorer.evidence(tokens.parts[rows] @ self.prototypes_.T)
-            shown = tokens.present[rows][:, :, None]
-            evidence = np.where(shown, calibration.logits(evidence), np.nan)
-            maps[rows] = evidence.transpose(0, 2, 1)
-        return maps
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()

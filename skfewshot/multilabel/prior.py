@@ -53,15 +53,16 @@ class MultiLabelPrototypePrior(CallbackSupportMixin, TokenInputMixin, BaseEstima
 
     Parameters
     ----------
-    interaction : sequence of {"gate", "convolution", "attention"}, default=()
-        Steps of the cross-interaction. None of them is the default, since in our
-        benchmarks they learned the base labels by heart (``docs/benchmarks.md``). The
-        paper has all three.
+    interaction : sequence of {"gate", "convolution", "attention"}, \
+            default=("gate", "convolution", "attention")
+        Steps of the cross-interaction; with none of them only the maps and the text's
+        share are learned.
     residual : bool, default=True
         Whether what the interaction says is added to the mean of the selected features,
         with a weight that starts at 0, or takes its place as in the paper.
     n_heads : int, default=8
-        Heads of the attention; they divide the width of a token.
+        Heads of the attention, at most: the largest number up to it that divides the
+        width of a token is taken.
     selection : {"lcm", "lcm_paper", "text", "none"}, default="lcm"
         How local features are selected; see the classifier.
     n_select : int, default=5
@@ -190,7 +191,7 @@ class MultiLabelPrototypePrior(CallbackSupportMixin, TokenInputMixin, BaseEstima
     def __init__(
         self,
         *,
-        interaction=(),
+        interaction=("gate", "convolution", "attention"),
         residual=True,
         n_heads=8,
         selection="lcm",
@@ -274,11 +275,6 @@ class MultiLabelPrototypePrior(CallbackSupportMixin, TokenInputMixin, BaseEstima
             )
         self._check_labels(labels.indicator)
         self.width_ = array.shape[2]
-        if "attention" in self.interaction and self.width_ % self.n_heads:
-            raise ValueError(
-                f"n_heads={self.n_heads} does not divide the width {self.width_} of a "
-                "token."
-            )
         found = resolve_label_features(
             label_features,
             classes=labels.classes,
@@ -377,10 +373,11 @@ class MultiLabelPrototypePrior(CallbackSupportMixin, TokenInputMixin, BaseEstima
         context.call_on_fit_task_end(estimator=self, X=X, y=indicator)
 
     def _network_options(self):
+        n_heads = range(1, self.n_heads + 1)
         return {
             "width": self.width_,
             "steps": tuple(step for step in _STEPS if step in self.interaction),
-            "n_heads": self.n_heads,
+            "n_heads": max(n for n in n_heads if self.width_ % n == 0),
             "residual": bool(self.residual),
             "share": ONE_SHOT_SHARE,
         }

@@ -658,7 +658,6 @@ def test_progress_bar(base, capsys):
         ({"shots": (1, 2, 3)}, r"shots=\(1, 2, 3\)"),
         ({"shots": (1, 2.5)}, r"shots=\(1, 2.5\)"),
         ({"shots": 5}, "shots"),
-        ({"interaction": ("attention",), "n_heads": 3}, "n_heads=3 .* width 16"),
         ({"n_way": 1}, "n_way"),
         ({"n_episodes": 0}, "n_episodes"),
         ({"learning_rate": 0}, "learning_rate"),
@@ -752,3 +751,9 @@ def test_images_of_labels_kept_aside_are_not_learned_from():
     assert not indicator[np.ix_(split.images, split.labels_aside)].any()
     assert indicator[np.ix_(split.images_aside, split.labels_aside)].any(axis=1).all()
     assert sorted([*split.images, *split.images_aside]) == list(range(60))
+
+
+def test_heads_that_do_not_divide_the_width_are_fewer(base):
+    prior = train(base, interaction=("attention",), n_heads=7)
+    same = train(base, interaction=("attention",), n_heads=4)
+    assert_array_equal(prior.state_["image_map"], same.state_["image_map"])
