@@ -36,6 +36,7 @@ from skfewshot.multilabel.scoring import QUERY_SCORINGS
 from skfewshot.multilabel.selection import SELECTIONS
 from skfewshot.multilabel.support import (
     ONE_SHOT_SHARE,
+    centre_labels,
     choose_share,
     feature_means,
     image_label_vectors,
@@ -60,8 +61,9 @@ class MultiLabelPrototypeClassifier(
 
     1. *Label vectors.* Features and texts are centred by their means,
        :math:`\varphi(x) = \mathrm{norm}(x - \mu_x)` and
-       :math:`\psi(w) = \mathrm{norm}(w - \mu_w)`, which closes the gap between the two
-       modalities. Logits are :math:`s(a, b) = s \, (1 - \|a - b\|)`.
+       :math:`\psi(w) = \mathrm{norm}(w - (1 - 1/L) \mu_w)` for L labels, which closes
+       the gap between the two modalities. Logits are
+       :math:`s(a, b) = s \, (1 - \|a - b\|)`.
     2. *Selection.* In each support image and for each of its labels, the `n_select`
        local features are kept of which the loss between the mean feature and the label
        vector gains most: Loss Change Measurement, in closed form
@@ -410,7 +412,7 @@ class MultiLabelPrototypeClassifier(
     def _map_label_vectors(self, vectors, mapped, indicator, weight):
         if vectors is None:
             return image_label_vectors(mapped, indicator, weight)
-        centred = vectors - vectors.mean(axis=0)
+        centred = centre_labels(vectors)
         if self.prior is not None:
             return self.prior.map_labels(centred)
         return unit_rows(centred)

@@ -13,6 +13,7 @@ from skfewshot.multilabel.scoring import distance_logits
 from skfewshot.multilabel.support import (
     FeatureMap,
     Selection,
+    centre_labels,
     make_pairs,
     score_left_out,
     select,
@@ -146,7 +147,7 @@ class EpisodeData:
         """
         rows = np.sort(rng.permutation(len(self.tokens))[:n_images])
         tokens, truth = self.tokens[rows], self.indicator[rows]
-        psi = unit_rows(self.vectors - self.vectors.mean(axis=0))
+        psi = unit_rows(centre_labels(self.vectors))
         weight = np.ones(len(rows), dtype=psi.dtype)
         feature_map = FeatureMap(self.part_mean, self.whole_mean)
         mapped = feature_map(tokens)
@@ -170,7 +171,7 @@ class EpisodeData:
         that the interaction sees keeps it from knowing the base labels by heart.
         """
         vectors = self.vectors[episode.labels]
-        psi = network.map_labels(self.tensor(vectors - vectors.mean(axis=0)))
+        psi = network.map_labels(self.tensor(centre_labels(vectors)))
         whole, parts, _ = self.mapped(network, episode.support)
         truth = self.indicator[episode.support][:, episode.labels]
         noise = self._noise(psi, label_noise, generator)
@@ -205,7 +206,7 @@ class EpisodeData:
         """
         with torch.no_grad():
             vectors = self.vectors[episode.labels]
-            psi = network.map_labels(self.tensor(vectors - vectors.mean(axis=0)))
+            psi = network.map_labels(self.tensor(centre_labels(vectors)))
             _, parts, _ = self.mapped(network, episode.support)
             truth = self.indicator[episode.support][:, episode.labels]
             queries = self.mapped(network, episode.query)

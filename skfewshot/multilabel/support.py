@@ -66,6 +66,16 @@ def feature_means(tokens, weight):
     return token_mean(tokens, weight), (weight / weight.sum()) @ tokens.whole
 
 
+def centre_labels(vectors):
+    r"""Return label vectors less what they have in common.
+
+    That is :math:`(1 - 1 / L)` times their mean, of which one part in L is the label
+    itself: the few vectors of few labels would lose too much of what tells them apart,
+    and a single one all.
+    """
+    return vectors - (1 - 1 / len(vectors)) * vectors.mean(axis=0)
+
+
 def image_label_vectors(mapped, indicator, weight):
     """Return a vector for each label from images alone, for labels without text.
 
