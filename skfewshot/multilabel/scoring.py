@@ -56,17 +56,26 @@ def compete(logits, background, sharpness):
     level = dtype(sharpness * background)
     if logits.shape[2] == 1:
         return logits - level
-    total = np.logaddexp(logsumexp(logits, axis=2, keepdims=True), level)
-    # What is left of the total without the label: by a difference, but for the best
-    # label, whose share may be all but 1.
-    share = np.exp(np.minimum(logits - total, dtype(np.log(0.5))))
-    others = total + np.log1p(-share)
     best = logits.argmax(axis=2)[:, :, None]
-    rest = logits.copy()
-    np.put_along_axis(rest, best, -np.inf, axis=2)
-    of_best = np.logaddexp(logsumexp(rest, axis=2, keepdims=True), level)
-    np.put_along_axis(others, best, of_best, axis=2)
-    return logits - others
+    top = np.take_along_axis(logits, best, axis=2)
+    odds = np.exp(logits - top)
+    all_others = odds.sum(axis=2, keepdims=True) - odds
+    # Without the best label: not by a difference, which may leave nothing of it.
+    np.put_along_axis(odds, best, 0, axis=2)
+    rest = odds.sum(axis=2, keepdims=True)
+    np.put_along_axis(all_others, best, rest, axis=2)
+    lost = rest[:, :, 0] < np.finfo(logits.dtype).tiny ** 0.5
+    with np.errstate(divide="ignore"):
+        others = np.log(np.maximum(all_others, 0)) + top
+    if lost.any():
+        # Where all others are out of sight of the best, by their own best.
+        far = logits[lost]
+        np.put_along_axis(far, best[lost], -np.inf, axis=1)
+        of_best = logsumexp(far, axis=1, keepdims=True)
+        fixed = others[lost]
+        np.put_along_axis(fixed, best[lost], of_best, axis=1)
+        others[lost] = fixed
+    return logits - np.logaddexp(others, level)
 
 
 def pool_top(evidence, present, n_top):
