@@ -22,6 +22,11 @@ class Wording(NamedTuple):
     names: str = "class_names"
     one: str = "class"
     many: str = "classes"
+    order: str = "sorted class"
+    renamed: str = (
+        "some wrappers of scikit-learn, such as VotingClassifier, turn string labels "
+        "into integers 0, 1, ... in sorted order before they fit."
+    )
 
 
 CLASSES = Wording()
@@ -115,8 +120,9 @@ def resolve_prototypes(
         source = wording.features
     elif text_encoder is None and encoder is None:
         if class_names is not None or prompt_templates is not None:
+            given = "prompt_templates" if class_names is None else wording.names
             _warn_of_class_means(
-                f"{wording.names} or prompt_templates was given, but nothing that "
+                f"{given} was given, but nothing that "
                 "could encode them: X does not come straight from a CLIPFeaturizer, "
                 "and text_encoder is None. Pass text_encoder.",
                 wording,
@@ -127,9 +133,8 @@ def resolve_prototypes(
         if names is None:
             _warn_of_class_means(
                 f"The {wording.many} are not strings and {wording.names} was not "
-                f"given, so no text can be encoded. Pass {wording.names}; some "
-                "wrappers of scikit-learn, such as VotingClassifier, turn string "
-                "labels into integers 0, 1, ... in sorted order before they fit.",
+                f"given, so no text can be encoded. Pass {wording.names}; "
+                f"{wording.renamed}",
                 wording,
             )
             return Prototypes(None, "image", encoder, _logit_scale(encoder))
@@ -291,7 +296,7 @@ def _check_length(length, classes, parameter, wording):
     if length != len(classes):
         raise ValueError(
             f"{parameter} has {length} rows, but y has {len(classes)} "
-            f"{wording.many}; give one row per sorted {wording.one}, or a dict keyed "
+            f"{wording.many}; give one row per {wording.order}, or a dict keyed "
             f"by {wording.one}, which also serves the cross-validation folds that "
             f"lack a {wording.one}."
         )
@@ -308,9 +313,8 @@ def _from_mapping(mapping, classes, parameter, wording):
             isinstance(key, str) for key in keys
         )
         hint = (
-            " Some tools of scikit-learn, such as cross_val_predict with "
-            "method='predict_proba', turn string labels into integers 0, 1, ... in "
-            "sorted order: key the dict by those."
+            f" Key the dict by those: {wording.renamed} So does cross_val_predict with "
+            "method='predict_proba'."
         )
         raise ValueError(
             f"{parameter} lacks the {wording.many} {missing[:10]} that y has; its keys "

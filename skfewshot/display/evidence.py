@@ -255,9 +255,12 @@ class EvidenceMapDisplay:
 
 def _split_pipeline(estimator, X, images):
     """Return the pictures, the tokens and the classifier."""
+    # The winner of a search predicts for it.
+    estimator = getattr(estimator, "best_estimator_", estimator)
     if isinstance(estimator, Pipeline):
         images = X if images is None else images
-        return images, estimator[:-1].transform(X), estimator[-1]
+        tokens = X if len(estimator) == 1 else estimator[:-1].transform(X)
+        return images, tokens, estimator[-1]
     if images is None:
         raise TypeError(
             "images is None; pass the pictures of X, or a Pipeline from images to "
@@ -300,7 +303,7 @@ def _choose_labels(classifier, labels, probabilities, n_labels):
             raise ValueError(f"n_labels must be 1 or more; got {n_labels}.")
         return np.argsort(-probabilities, axis=1, kind="stable")[:, :n_labels]
     place = {label: index for index, label in enumerate(classifier.classes_.tolist())}
-    labels = np.asarray(labels).tolist()
+    labels = [labels] if isinstance(labels, str) else np.asarray(labels).tolist()
     unknown = [label for label in labels if label not in place]
     if unknown or not labels:
         raise ValueError(

@@ -6,6 +6,8 @@ from scipy.special import expit, log_softmax, logit
 
 #: Strength of the pull of a label's bias toward the shared one, in images.
 _BIAS_SHRINKAGE = 4.0
+# Where scores do not differ.
+_LEAST_SLOPE = 1e-6
 #: How far below the border between present and absent the background's logit lies.
 _BACKGROUND_MARGIN = 2.0
 
@@ -82,7 +84,7 @@ def fit_sigmoid(scores, labels, weight, counts=None):
     found = minimize(
         objective, start, jac=True, method="L-BFGS-B", bounds=bounds, tol=1e-10
     )
-    slope = found.x[0] / spread
+    slope = max(found.x[0] / spread, _LEAST_SLOPE)
     bias = found.x[1] - slope * center + np.where(own, found.x[2:], 0)
     return Calibration(slope, bias, float(found.fun))
 
@@ -120,7 +122,8 @@ def fit_softmax(scores, labels, weight):
     found = minimize(
         objective, [1.0], jac=True, method="L-BFGS-B", bounds=[(1e-3, None)], tol=1e-10
     )
-    return Calibration(found.x[0] / spread, np.zeros(n_labels), float(found.fun))
+    slope = max(found.x[0] / spread, _LEAST_SLOPE)
+    return Calibration(slope, np.zeros(n_labels), float(found.fun))
 
 
 def background_level(calibration):
@@ -154,4 +157,6 @@ def cardinality_threshold(probabilities, labels, weight):
 def _center_spread(scores, weight):
     center = (weight * scores).sum() / weight.sum()
     variance = (weight * (scores - center) ** 2).sum() / weight.sum()
-    return center, np.sqrt(variance) if variance > 0 else 1.0
+    # Scores that differ by rounding errors only are all the same, and say nothing.
+    rounding = 1e-6 * max(1.0, abs(center))
+    return center, np.sqrt(variance) if variance > rounding**2 else np.inf

@@ -44,7 +44,7 @@ from skfewshot.multilabel.support import (
     score_left_out,
     select,
 )
-from skfewshot.multilabel.tokens import split_tokens
+from skfewshot.multilabel.tokens import digests, split_tokens
 from skfewshot.text import unit_rows
 
 
@@ -91,7 +91,8 @@ class MultiLabelPrototypeClassifier(
 
         - A dict from label to vector; labels are the columns' names where `y` is a data
           frame, else their numbers 0, 1, ..., or the class labels of 1-D `y`.
-        - An array of shape (n_labels, d), or a data frame with labels as its index.
+        - An array of shape (n_labels, d), its rows in the order of the columns of `y`
+          (of the sorted classes of 1-D `y`), or a data frame with labels as its index.
         - ``"auto"``: label names encoded by `text_encoder` or, without one, by the
           model that made the tokens, where `X` comes straight from a
           :class:`~skfewshot.CLIPFeaturizer`.
@@ -188,11 +189,15 @@ class MultiLabelPrototypeClassifier(
     -----
     Equal images are merged and their weights added: duplicating an image is doubling
     its weight. Left-out scores of a label with one image are by its text alone; without
-    text they are by the image itself, so that probabilities are overconfident there.
+    text they are by the image itself, so that its probabilities are far too high
+    there: trust the order alone at one shot without text.
 
-    With exactly two labels, scikit-learn takes ``classes_`` for those of a binary
-    problem: scorers that ask for ``predict_proba``, such as ``"roc_auc_ovr"``, fail.
-    ``"average_precision"``, ``"roc_auc"``, ``"f1_macro"`` and
+    Weights that add up to one mean next to no data: a weight of 1 is an image.
+
+    ``cross_val_predict`` with ``method="predict_proba"`` drops the names of columns:
+    pass `label_names` there. With exactly two labels, scikit-learn takes ``classes_``
+    for those of a binary problem: scorers that ask for ``predict_proba``, such as
+    ``"roc_auc_ovr"``, fail. ``"average_precision"``, ``"roc_auc"``, ``"f1_macro"`` and
     :data:`skfewshot.metrics.mean_average_precision_scorer` work.
 
     References
@@ -356,13 +361,12 @@ class MultiLabelPrototypeClassifier(
         weight = _check_sample_weight(
             sample_weight, array[:, 0], dtype=array.dtype, ensure_non_negative=True
         )
-        split_tokens(array)  # Of weight zero or not, what cannot be read is refused.
         kept = np.flatnonzero(weight > 0)
-        tokens, labels = split_tokens(array[kept]), labels.restricted(kept)
+        # Of weight zero or not, what cannot be read is refused.
+        tokens, labels = split_tokens(array)[kept], labels.restricted(kept)
         labels.check_usable(type(self).__name__)
-        fields = (tokens.whole, tokens.parts, tokens.present, labels.indicator)
-        keys = [field.reshape(len(kept), -1).astype(array.dtype) for field in fields]
-        first, weight = distinct_rows(np.column_stack(keys), weight[kept])
+        keys = digests(tokens, labels.indicator)
+        first, weight = distinct_rows(keys, weight[kept])
         distinct = Labels(labels.indicator[first], labels.classes, labels.is_multilabel)
         return tokens[first], distinct, weight, kept[first]
 
@@ -456,6 +460,12 @@ class MultiLabelPrototypeClassifier(
 
     def _calibrate(self, left_out, indicator, weight):
         if not self._is_multilabel:
+            if not isinstance(self.threshold, Real) or self.threshold != 0.5:
+                raise ValueError(
+                    f"threshold={self.threshold!r} is for indicators of labels, but y "
+                    "holds one label an image, of which the most probable is "
+                    "predicted; leave threshold at 0.5."
+                )
             fitted = fit_softmax(left_out, indicator, weight)
             thresholds = np.full(indicator.shape[1], np.nan)
         else:

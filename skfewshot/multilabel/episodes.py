@@ -75,7 +75,10 @@ def draw_episode(rng, indicator, labels, images, *, n_way, shots, n_query):
         if (of_labels[image] & (found < goal)).any():
             support.append(image)
             found += of_labels[image]
+    # An episode asks about something, even if all images would serve to learn from.
     rest = order[~np.isin(order, support)]
+    if not len(rest):
+        support, rest = support[:-1], np.array(support[-1:], dtype=int)
     return Episode(np.sort(support), np.sort(rest[:n_query]), chosen, wanted)
 
 

@@ -2,6 +2,7 @@
 
 import warnings
 from dataclasses import dataclass
+from numbers import Real
 
 import numpy as np
 from scipy.sparse import issparse
@@ -70,6 +71,7 @@ def read_labels(y, dtype):
         If `y` is neither.
     """
     columns = getattr(y, "columns", None)
+    _check_form(y)
     y = y.toarray() if issparse(y) else y
     with warnings.catch_warnings():
         # Half as many classes as rows is no hint of regression: it is one shot.
@@ -89,9 +91,27 @@ def read_labels(y, dtype):
     return Labels(np.eye(len(classes), dtype=dtype)[index], classes, False)
 
 
+def _check_form(y):
+    """Refuse what scikit-learn would take for a regression target."""
+    n_dims = getattr(y, "ndim", None)
+    if n_dims is not None and n_dims > 2:
+        raise ValueError(
+            f"y has {n_dims} dimensions; wanted class labels, shape (n_samples,), or "
+            "indicators, shape (n_samples, n_labels). Are X and y swapped?"
+        )
+    if isinstance(y, list | tuple) and any(isinstance(row, set) for row in y):
+        raise ValueError(
+            "y holds sets of labels; wanted indicators 0 and 1, which "
+            "sklearn.preprocessing.MultiLabelBinarizer makes of them."
+        )
+
+
 def _read_indicator(array, columns, kind, dtype):
-    binary = array.dtype.kind in "biuf" and np.isin(array, [0, 1]).all()
-    if not binary:
+    # Nullable and mixed columns of a data frame come as objects.
+    is_number = array.dtype.kind in "biuf" or all(
+        isinstance(value, bool | np.bool_ | Real) for value in array.flat
+    )
+    if not is_number or not np.isin(array.astype(np.float64), [0, 1]).all():
         found = np.unique(array.astype(str))[:5].tolist()
         raise ValueError(
             f"y of shape {array.shape} must hold only 0 and 1, one column a label; got "

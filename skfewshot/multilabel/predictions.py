@@ -20,7 +20,7 @@ class PrototypePredictionMixin:
     def _read_query(self, X):
         check_is_fitted(self)
         check_encoder(X, self.encoder_)
-        return self._feature_map()(split_tokens(self._read_tokens(X, reset=False)))
+        return split_tokens(self._read_tokens(X, reset=False))
 
     def _scorer(self):
         return Scorer(
@@ -32,7 +32,12 @@ class PrototypePredictionMixin:
         )
 
     def _query_logits(self, X):
-        scores = score(self._read_query(X), self.prototypes_, self._scorer())
+        scores = score(
+            self._read_query(X),
+            self._feature_map(),
+            self.prototypes_,
+            self._scorer(),
+        )
         return Calibration(self.slope_, self.biases_).logits(scores)
 
     def decision_function(self, X):
@@ -144,9 +149,11 @@ class PrototypePredictionMixin:
         n, n_parts, _ = tokens.parts.shape
         n_labels = len(self.prototypes_)
         maps = np.empty((n, n_labels, n_parts), dtype=tokens.parts.dtype)
-        for rows in blocks(n, n_labels * n_parts * maps.itemsize):
-            evidence = scorer.evidence(tokens.parts[rows] @ self.prototypes_.T)
-            shown = tokens.present[rows][:, :, None]
+        feature_map = self._feature_map()
+        for rows in blocks(n, 4 * n_labels * n_parts * maps.itemsize):
+            mapped = feature_map(tokens[rows])
+            evidence = scorer.evidence(mapped.parts @ self.prototypes_.T)
+            shown = mapped.present[:, :, None]
             evidence = np.where(shown, calibration.logits(evidence), np.nan)
             maps[rows] = evidence.transpose(0, 2, 1)
         return maps

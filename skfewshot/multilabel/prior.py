@@ -137,7 +137,8 @@ class MultiLabelPrototypePrior(CallbackSupportMixin, TokenInputMixin, BaseEstima
     Notes
     -----
     A fitted prior is frozen: :func:`sklearn.base.clone` returns it itself, and
-    :meth:`set_params` refuses. Make a new one to train another.
+    :meth:`set_params` refuses. Make a new one to train another; :meth:`fit` alone
+    trains this one anew, for all that hold it.
 
     References
     ----------
@@ -264,6 +265,16 @@ class MultiLabelPrototypePrior(CallbackSupportMixin, TokenInputMixin, BaseEstima
         ValueError
             If there are too few labels, or no label vectors, or X and Y do not match.
         """
+        before = dict(self.__dict__)
+        try:
+            return self._fit(X_base, Y_base, label_features)
+        except BaseException:
+            # What was learned before is not half overwritten.
+            self.__dict__.clear()
+            self.__dict__.update(before)
+            raise
+
+    def _fit(self, X_base, Y_base, label_features):
         self._check_options()
         # The network's numbers are single precision, whatever the features are.
         array = self._read_tokens(X_base, reset=True).astype(np.float32, copy=False)
@@ -431,7 +442,7 @@ class MultiLabelPrototypePrior(CallbackSupportMixin, TokenInputMixin, BaseEstima
             interaction.
         """
         check_is_fitted(self)
-        if not self.interaction:
+        if not len(self.interaction):
             return None
 
         def encode(mean, features, valid, labels):
@@ -499,8 +510,7 @@ class MultiLabelPrototypePrior(CallbackSupportMixin, TokenInputMixin, BaseEstima
         Returns
         -------
         MultiLabelPrototypePrior
-            Fitted. Parameters of the training are at their defaults, and ``encoder_``
-            is None.
+            Fitted. Parameters of the training are at their defaults.
 
         Raises
         ------
@@ -516,7 +526,7 @@ class MultiLabelPrototypePrior(CallbackSupportMixin, TokenInputMixin, BaseEstima
             prior._check_options()
             for name, value in fitted.items():
                 setattr(prior, name, value)
-            prior.encoder_, prior._token_dims, prior.state_ = None, 3, state
+            prior._token_dims, prior.state_ = 3, state
             prior._check_state()
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path} describes no prior: {error!r}") from error

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
+from skfewshot.clip.embedding import EncoderIdentity
+
 # Changed whenever saved priors could not be read any more.
 _FORMAT = "1"
 #: Parameters that decide what a trained prior is.
@@ -27,6 +29,7 @@ def save_prior(prior, path):
     about = {
         "parameters": {name: _plain(getattr(prior, name)) for name in _PARAMETERS},
         "fitted": {name: _plain(getattr(prior, name)) for name in _FITTED},
+        "encoder": None if prior.encoder_ is None else _of_encoder(prior.encoder_),
     }
     metadata = {"skfewshot_prior": _FORMAT, "about": json.dumps(about)}
     # Not ascontiguousarray, which gives numbers an axis.
@@ -73,9 +76,20 @@ def read_prior(path):
     try:
         about = json.loads(metadata["about"])
         fitted = {name: about["fitted"][name] for name in _FITTED}
+        encoder = about["encoder"]
+        fitted["encoder_"] = None if encoder is None else EncoderIdentity(**encoder)
         return dict(about["parameters"]), fitted, state
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} describes no prior: {error!r}") from error
+
+
+def _of_encoder(encoder):
+    """Return what makes an encoder the same one, as JSON has it."""
+    names = ("model_name", "pretrained", "fingerprint", "embedding_dim", "logit_scale")
+    found = {name: _plain(getattr(encoder, name)) for name in names}
+    if found["pretrained"] is not None:
+        found["pretrained"] = str(found["pretrained"])
+    return found
 
 
 def _plain(value):

@@ -189,19 +189,20 @@ class Scorer:
         return pool(whole, evidence, present, self.scoring, self.n_top)
 
 
-def score(tokens, prototypes, scorer):
+def score(tokens, feature_map, prototypes, scorer):
     """Return the scores of images, shape (n, L).
 
     Parameters
     ----------
     tokens : Tokens
-        With mapped features, unit rows.
+    feature_map : callable
+        Maps tokens; applied to some images at a time.
     prototypes : ndarray of shape (L, d)
     scorer : Scorer
     """
     scores = np.empty((len(tokens), len(prototypes)), dtype=tokens.parts.dtype)
-    for rows in blocks(len(tokens), _bytes_a_row(tokens, len(prototypes))):
-        part = tokens[rows]
+    for rows in blocks(len(tokens), 4 * _bytes_a_row(tokens, len(prototypes))):
+        part = feature_map(tokens[rows])
         scores[rows] = scorer.pooled(
             part.whole @ prototypes.T, part.parts @ prototypes.T, part.present
         )
@@ -268,4 +269,5 @@ def leave_one_out_scores(tokens, pairs, mixture, shares, scorer):
 
 
 def _bytes_a_row(tokens: Tokens, n_labels):
-    return tokens.parts.shape[1] * n_labels * tokens.parts.itemsize
+    _, n_parts, width = tokens.parts.shape
+    return n_parts * max(n_labels, width) * tokens.parts.itemsize

@@ -8,7 +8,15 @@ from skfewshot.classifiers._base import float_types
 from skfewshot.text import Wording, resolve_prototypes
 
 #: What the multi-label estimators call their parameters.
-LABELS = Wording("label_features", "label_names", "label", "labels")
+LABELS = Wording(
+    "label_features",
+    "label_names",
+    "label",
+    "labels",
+    "column of y (sorted class of 1-D y)",
+    "some tools of scikit-learn drop the names of the columns of a data frame, which "
+    "leaves 0, 1, ... in their order.",
+)
 
 
 class TokenInputMixin:

@@ -1,6 +1,7 @@
 """Which local features of a support image show a label: Loss Change Measurement."""
 
 import numpy as np
+from scipy.special import expit
 
 from skfewshot.multilabel.scoring import distance_logits
 
@@ -52,7 +53,7 @@ def loss_change(parts, present, intercept, label_vectors, labels, scale):
     direction = mean / np.where(length > 0, length, 1)
     cosine = direction @ label_vectors.T
     distance = np.sqrt(np.maximum(2 - 2 * cosine, 1e-6))
-    probability = 1 / (1 + np.exp(-distance_logits(cosine, scale)))
+    probability = expit(distance_logits(cosine, scale))
     factor = (labels - probability) * scale / (len(parts) * n_parts * distance)
     factor = factor / np.where(length > 0, length, 1)
     # (psi - c u) . x by its two products, not as a vector for each image and label.

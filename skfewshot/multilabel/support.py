@@ -20,6 +20,8 @@ from skfewshot.text import unit_rows
 
 #: The text's share of a prototype where no label has a second image to judge it by.
 ONE_SHOT_SHARE = 0.6
+#: Images by which shares are judged, at most: more would not change the choice.
+_MOST_JUDGED = 300
 #: How far from it a support is expected to want its share.
 _SHARE_SPREAD = 0.16
 #: The shares that are tried on left-one-out scores.
@@ -218,6 +220,9 @@ def choose_share(mapped, pairs, label_vectors, indicator, weight, scorer, expect
         return expected
     shares = [text_shares(a, counts, True) for a in TRIED_SHARES]
     mixture = mix(pairs, label_vectors, shares[0])
+    # Images are in an order of their own, and so the first ones are as good as any.
+    mapped, weight = mapped[:_MOST_JUDGED], weight[:_MOST_JUDGED]
+    indicator = indicator[:_MOST_JUDGED]
     scores = leave_one_out_scores(mapped, pairs, mixture, shares, scorer.plain())
     costs = []
     for share, found in zip(TRIED_SHARES, scores, strict=True):

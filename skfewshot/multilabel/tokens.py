@@ -1,6 +1,7 @@
 """Images as sets of tokens: one global feature, local features, and what is padding."""
 
 from dataclasses import dataclass
+from hashlib import blake2b
 
 import numpy as np
 
@@ -91,6 +92,26 @@ def split_tokens(array):
         whole = np.where(absent[:, :1], means, tokens.whole)
         tokens = Tokens(whole, tokens.parts, present)
     return tokens
+
+
+def digests(tokens, indicator):
+    """Return a digest of each image and its labels; equal ones have equal digests.
+
+    Parameters
+    ----------
+    tokens : Tokens
+    indicator : ndarray of shape (n, L)
+
+    Returns
+    -------
+    ndarray of uint8, shape (n, 16)
+    """
+    fields = (tokens.whole, tokens.parts, tokens.present, indicator)
+    found = [
+        blake2b(b"".join(row.tobytes() for row in rows), digest_size=16).digest()
+        for rows in zip(*fields, strict=True)
+    ]
+    return np.frombuffer(b"".join(found), dtype=np.uint8).reshape(-1, 16)
 
 
 def token_mean(tokens, weight):

@@ -115,6 +115,11 @@ def train_prior(
         loss = query_loss + alignment_weight * alignment + map_penalty * penalty
         aside = draw(split.labels_aside, split.images_aside)
         trainer.step(loss, data.losses(network, aside)[0])
+        if not bool(torch.isfinite(loss)):
+            raise ValueError(
+                f"The loss of episode {number} is {float(loss)}; lower learning_rate, "
+                "which is too large, or scale."
+            )
         history.losses.append(float(loss.detach()))
         if number % eval_every == 0 or number == n_episodes:
             history.scores.append(judge.score(network))
@@ -150,10 +155,12 @@ def _split_labels(indicator, fraction, generator):
     n_aside = max(2, round(fraction * len(order)))
     aside, labels = np.sort(order[:n_aside]), np.sort(order[n_aside:])
     shows_one = indicator[:, aside].any(axis=1)
-    if not indicator[np.ix_(~shows_one, labels)].any():
+    n_usable = int(indicator[np.ix_(~shows_one, labels)].any(axis=1).sum())
+    if n_usable < 2 or shows_one.sum() < 2:
         raise ValueError(
-            f"Y_base has no image without one of the {n_aside} labels that are kept "
-            "aside; lower validation_fraction, or pass images with fewer labels."
+            f"Y_base has {n_usable} images of labels to learn from and "
+            f"{shows_one.sum()} of the {n_aside} labels that are kept aside; wanted at "
+            "least 2 of each. Pass more images, or lower validation_fraction."
         )
     images = np.flatnonzero(~shows_one)
     return Split(labels, images, aside, np.flatnonzero(shows_one))

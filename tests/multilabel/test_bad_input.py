@@ -251,7 +251,7 @@ def test_priors():
     with pytest.raises(NotFittedError, match="MultiLabelPrototypePrior"):
         MultiLabelPrototypeClassifier(TEXT, prior=unfitted).fit(X, Y)
     rng = np.random.default_rng(0)
-    base = (rng.random((20, 4)) < 0.5).astype(int)
+    base = np.tile(np.eye(4, dtype=int), (5, 1))
     prior = MultiLabelPrototypePrior(n_episodes=1, random_state=0).fit(
         rng.normal(size=(20, 1 + K, D)), base, label_features=rng.normal(size=(4, D))
     )
@@ -259,3 +259,17 @@ def test_priors():
         MultiLabelPrototypeClassifier(prior=prior).fit(X, Y)
     with pytest.raises(ValueError, match="prior .* width 4, but X .* width 3"):
         MultiLabelPrototypeClassifier(TEXT[:, :3], prior=prior).fit(X[:, :, :3], Y)
+
+
+def test_what_looks_like_a_regression_target():
+    with pytest.raises(ValueError, match="swapped"):
+        MultiLabelPrototypeClassifier().fit(np.zeros((6, 4)), np.zeros((6, 3, 4)))
+    with pytest.raises(ValueError, match="MultiLabelBinarizer"):
+        MultiLabelPrototypeClassifier().fit(np.zeros((2, 4)), [{"a"}, {"a", "b"}])
+
+
+@pytest.mark.parametrize("threshold", ["cardinality", 0.3, [0.1, 0.2]])
+def test_a_threshold_for_one_label_an_image(threshold):
+    model = MultiLabelPrototypeClassifier(threshold=threshold)
+    with pytest.raises(ValueError, match="threshold=.* one label an image"):
+        model.fit(np.random.default_rng(0).normal(size=(6, 4)), list("ababab"))

@@ -540,7 +540,7 @@ def test_prototypes_are_the_documented_equation(planted):
     mean = tokens[:, 1:].mean(axis=(0, 1))
     mapped = unit(tokens[:, 1:] - mean)
     text = unit(data.text)
-    psi = unit(text - text.mean(axis=0))
+    psi = unit(text - (1 - 1 / len(text)) * text.mean(axis=0))
     assert_allclose(model.part_mean_, mean, rtol=1e-9)
     assert_allclose(model.whole_mean_, tokens[:, 0].mean(axis=0), rtol=1e-9)
     assert_allclose(model.label_vectors_, psi, rtol=1e-9)
@@ -717,3 +717,30 @@ def test_fitting_again_forgets(planted):
     fresh = make(data).fit(data.X, data.Y)
     assert_same_fit(model, fresh)
     assert set(vars(model)) == set(vars(fresh))
+
+
+@pytest.mark.parametrize("dtype", ["boolean", "Int64", object])
+def test_indicators_of_nullable_and_mixed_columns(dtype):
+    rng = np.random.default_rng(0)
+    X, Y = rng.normal(size=(12, 5, 8)), (rng.random((12, 3)) < 0.5).astype(int)
+    plain = MultiLabelPrototypeClassifier().fit(X, Y)
+    frame = pd.DataFrame(Y).astype(dtype)
+    other = MultiLabelPrototypeClassifier().fit(X, frame)
+    assert_array_equal(other.predict_proba(X), plain.predict_proba(X))
+
+
+def test_scores_that_do_not_differ_say_nothing():
+    X, Y = np.zeros((6, 5, 8), np.float32), np.eye(3)[[0, 1, 2] * 2].astype(int)
+    model = MultiLabelPrototypeClassifier(np.eye(3, 8)).fit(X, Y)
+    queries = np.random.default_rng(0).normal(size=(20, 5, 8)).astype(np.float32)
+    found = model.predict_proba(queries)
+    assert found.min() > 0.1
+    assert found.max() < 0.9
+
+
+def test_two_labels_keep_what_their_texts_have_in_common():
+    rng = np.random.default_rng(0)
+    text = rng.normal(size=8) + 0.3 * rng.normal(size=(2, 8))
+    X, Y = rng.normal(size=(6, 5, 8)), np.array([[1, 0], [0, 1], [1, 1]] * 2)
+    model = MultiLabelPrototypeClassifier(text).fit(X, Y)
+    assert model.label_vectors_[0] @ model.label_vectors_[1] > 0

@@ -386,7 +386,7 @@ def test_maps_are_the_documented_equation(prior, novel):
     model = learn(novel, prior)
     state = {k: v.astype(np.float64) for k, v in prior.state_.items()}
     text = unit(novel.text)
-    text = text - text.mean(axis=0)
+    text = text - (1 - 1 / len(text)) * text.mean(axis=0)
     psi = unit(text + text @ state["label_map"] + state["label_bias"])
     assert_allclose(model.label_vectors_, psi, atol=1e-5)
     matrix, bias = prior.image_map(np.float32)
@@ -739,7 +739,7 @@ def test_training_scores_queries_as_prediction_does(scoring, n_labels):
     with torch.no_grad():
         queries = data.mapped(network, np.arange(7))
         found = data.query_scores(network, queries, torch.from_numpy(prototypes))
-    expected = score(FeatureMap(*mean)(tokens), prototypes, scorer)
+    expected = score(tokens, FeatureMap(*mean), prototypes, scorer)
     assert_allclose(found.numpy(), expected, rtol=1e-6, atol=1e-6)
 
 
@@ -757,3 +757,37 @@ def test_heads_that_do_not_divide_the_width_are_fewer(base):
     prior = train(base, interaction=("attention",), n_heads=7)
     same = train(base, interaction=("attention",), n_heads=4)
     assert_array_equal(prior.state_["image_map"], same.state_["image_map"])
+
+
+def test_a_failed_fit_leaves_the_prior_as_it_was(base):
+    prior = train(base)
+    state, width = prior.state_, prior.width_
+    with pytest.raises(ValueError, match="label_features"):
+        prior.fit(base.X[:, :, :8], base.Y, label_features=base.text)
+    assert prior.state_ is state
+    assert prior.width_ == width
+    assert prior.n_features_in_ == width
+
+
+def test_few_images_train_or_are_refused_clearly(base):
+    refused = 0
+    for n in range(4, 24, 2):
+        prior = MultiLabelPrototypePrior(**{**SMALL, "n_episodes": 2})
+        try:
+            prior.fit(base.X[:n], base.Y[:n], label_features=base.text)
+        except ValueError as error:
+            assert str(error).startswith("Y_base has")
+            refused += 1
+        else:
+            assert np.isfinite(prior.loss_curve_).all()
+    assert refused < 8
+
+
+def test_steps_as_an_array_serve_the_classifier(base, novel):
+    prior = train(base, interaction=np.array(["gate", "attention"]))
+    assert np.isfinite(learn(novel, prior).decision_function(novel.X)).all()
+
+
+def test_a_rate_that_is_too_large_is_named(base):
+    with pytest.raises(ValueError, match="learning_rate"):
+        train(base, learning_rate=1e30, n_episodes=10, patience=10)

@@ -51,6 +51,11 @@ def make_support(seed, n=6, n_parts=4, d=8, n_labels=4):
     return tokens, Pairs(images, labels, vectors, weight), text
 
 
+def unchanged(tokens):
+    """Stand in for the map of features."""
+    return tokens
+
+
 def slow_score(tokens, j, prototypes, scorer):
     """Score one image, patch by patch; one row of prototypes a label."""
     whole = [distance_logits(tokens.whole[j] @ p, scorer.scale) for p in prototypes]
@@ -162,7 +167,7 @@ def test_agreement_weights():
 def test_score_is_a_loop_over_images(scorer):
     tokens, _, text = make_support(2)
     expected = [slow_score(tokens, j, text, scorer) for j in range(len(tokens))]
-    assert_allclose(score(tokens, text, scorer), expected, rtol=1e-9)
+    assert_allclose(score(tokens, unchanged, text, scorer), expected, rtol=1e-9)
 
 
 @pytest.mark.parametrize("scorer", SCORERS, ids=lambda s: s.scoring)
@@ -207,12 +212,12 @@ def test_scores_do_not_depend_on_the_blocks(monkeypatch):
     tokens, pairs, text = make_support(4)
     mixture = mix(pairs, text, np.linspace(0, 1, len(text)))
     arguments = (tokens, pairs, mixture, [mixture.share], SCORERS[0])
-    whole = score(tokens, text, SCORERS[0]), leave_one_out_scores(*arguments)
+    whole = score(tokens, unchanged, text, SCORERS[0]), leave_one_out_scores(*arguments)
 
     def one_row(n_rows, bytes_a_row):
         return (slice(row, row + 1) for row in range(n_rows))
 
     monkeypatch.setattr("skfewshot.multilabel.prototypes.blocks", one_row)
-    parts = score(tokens, text, SCORERS[0]), leave_one_out_scores(*arguments)
+    parts = score(tokens, unchanged, text, SCORERS[0]), leave_one_out_scores(*arguments)
     for one, other in zip(whole, parts, strict=True):
         assert_allclose(one, other, rtol=1e-12)
