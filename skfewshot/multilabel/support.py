@@ -1,6 +1,7 @@
 """From the labelled images of a support to prototypes; no estimator in sight."""
 
 from dataclasses import dataclass, replace
+from warnings import warn
 
 import numpy as np
 
@@ -20,6 +21,8 @@ from skfewshot.text import unit_rows
 
 #: The text's share of a prototype where no label has a second image to judge it by.
 ONE_SHOT_SHARE = 0.6
+# Nats that texts which say anything have to gain over chance.
+_LEAST_GAIN = 2.0
 #: Images by which shares are judged, at most: more would not change the choice.
 _MOST_JUDGED = 300
 #: How far from it a support is expected to want its share.
@@ -224,14 +227,28 @@ def choose_share(mapped, pairs, label_vectors, indicator, weight, scorer, expect
     mapped, weight = mapped[:_MOST_JUDGED], weight[:_MOST_JUDGED]
     indicator = indicator[:_MOST_JUDGED]
     scores = leave_one_out_scores(mapped, pairs, mixture, shares, scorer.plain())
-    costs = []
-    for share, found in zip(TRIED_SHARES, scores, strict=True):
-        fitted = fit_sigmoid(
-            found[:, judged], indicator[:, judged], weight, n_images[judged]
+
+    def loss(found):
+        counts = n_images[judged]
+        fitted = fit_sigmoid(found[:, judged], indicator[:, judged], weight, counts)
+        return fitted.loss * float(weight.sum() * judged.sum())
+
+    losses = np.array([loss(found) for found in scores])
+    _check_text(loss(np.zeros_like(scores[0])) - losses[-1], int(judged.sum()))
+    away = (np.array(TRIED_SHARES) - expected) / _SHARE_SPREAD
+    return float(TRIED_SHARES[np.argmin(losses + away**2 / 2)])
+
+
+def _check_text(gain, n_judged):
+    """Warn where texts alone do not tell left-out images apart, by `gain` in nats."""
+    if n_judged >= 3 and gain < _LEAST_GAIN:
+        warn(
+            "The label vectors tell the support's images apart no better than chance. "
+            "Do their rows follow classes_, and are they by the model that embedded "
+            "the images? If so, label_features=None may do better.",
+            UserWarning,
+            stacklevel=7,
         )
-        away = (share - expected) / _SHARE_SPREAD
-        costs.append(fitted.loss * weight.sum() * judged.sum() + away**2 / 2)
-    return float(TRIED_SHARES[np.argmin(costs)])
 
 
 def score_left_out(mapped, pairs, mixture, indicator, weight, scorer):

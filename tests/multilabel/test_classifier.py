@@ -744,3 +744,13 @@ def test_two_labels_keep_what_their_texts_have_in_common():
     X, Y = rng.normal(size=(6, 5, 8)), np.array([[1, 0], [0, 1], [1, 1]] * 2)
     model = MultiLabelPrototypeClassifier(text).fit(X, Y)
     assert model.label_vectors_[0] @ model.label_vectors_[1] > 0
+
+
+def test_texts_that_do_not_fit_are_noticed(planted):
+    support = planted(40, n_labels=6, world=0, d=32, n_parts=16)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        MultiLabelPrototypeClassifier(support.text).fit(support.X, support.Y)
+    with pytest.warns(UserWarning, match="no better than chance") as caught:
+        MultiLabelPrototypeClassifier(-support.text).fit(support.X, support.Y)
+    assert caught[0].filename == __file__
