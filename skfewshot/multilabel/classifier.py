@@ -316,7 +316,8 @@ class MultiLabelPrototypeClassifier(
         Warns
         -----
         UserWarning
-            If the images have to stand in for texts that were to be expected.
+            If the images have to stand in for texts that were to be expected, or if
+            the label vectors tell them apart no better than chance.
         """
         encoder = encoder_of(X)
         tokens, labels, weight, origin = self._read_support(X, y, sample_weight)
@@ -460,7 +461,11 @@ class MultiLabelPrototypeClassifier(
 
     def _calibrate(self, left_out, indicator, weight):
         if not self._is_multilabel:
-            if not isinstance(self.threshold, Real) or self.threshold != 0.5:
+            # One label is as many as each image has.
+            if not isinstance(self.threshold, Real | str) or self.threshold not in (
+                0.5,
+                "cardinality",
+            ):
                 raise ValueError(
                     f"threshold={self.threshold!r} is for indicators of labels, but y "
                     "holds one label an image, of which the most probable is "

@@ -268,7 +268,7 @@ def test_what_looks_like_a_regression_target():
         MultiLabelPrototypeClassifier().fit(np.zeros((2, 4)), [{"a"}, {"a", "b"}])
 
 
-@pytest.mark.parametrize("threshold", ["cardinality", 0.3, [0.1, 0.2]])
+@pytest.mark.parametrize("threshold", [0.3, [0.1, 0.2]])
 def test_a_threshold_for_one_label_an_image(threshold):
     model = MultiLabelPrototypeClassifier(threshold=threshold)
     with pytest.raises(ValueError, match="threshold=.* one label an image"):
