@@ -175,7 +175,7 @@ class MultiLabelPrototypeClassifier(
         The model of the features, where it is known.
     n_features_in_ : int
         Width d of the tokens, or of the rows of 2-D `X`.
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (n_columns,)
         Names of the columns of `X`, where all are strings.
 
     See Also
@@ -461,16 +461,8 @@ class MultiLabelPrototypeClassifier(
 
     def _calibrate(self, left_out, indicator, weight):
         if not self._is_multilabel:
-            # One label is as many as each image has.
-            if not isinstance(self.threshold, Real | str) or self.threshold not in (
-                0.5,
-                "cardinality",
-            ):
-                raise ValueError(
-                    f"threshold={self.threshold!r} is for indicators of labels, but y "
-                    "holds one label an image, of which the most probable is "
-                    "predicted; leave threshold at 0.5."
-                )
+            if not isinstance(self.threshold, str):
+                self._read_thresholds(indicator.shape[1])
             fitted = fit_softmax(left_out, indicator, weight)
             thresholds = np.full(indicator.shape[1], np.nan)
         else:
@@ -486,6 +478,10 @@ class MultiLabelPrototypeClassifier(
         if isinstance(self.threshold, str):
             found = cardinality_threshold(probabilities, indicator, weight)
             return np.full(n_labels, found)
+        return self._read_thresholds(n_labels)
+
+    def _read_thresholds(self, n_labels):
+        """Return the given thresholds, one for each label."""
         try:
             thresholds = np.asarray(self.threshold, dtype=np.float64)
         except (TypeError, ValueError) as error:

@@ -53,8 +53,7 @@ class MultiLabelPrototypePrior(CallbackSupportMixin, TokenInputMixin, BaseEstima
 
     Parameters
     ----------
-    interaction : sequence of {"gate", "convolution", "attention"}, \
-            default=("gate", "convolution", "attention")
+    interaction : sequence of str, default=("gate", "convolution", "attention")
         Steps of the cross-interaction; with none of them only the maps and the text's
         share are learned.
     residual : bool, default=True

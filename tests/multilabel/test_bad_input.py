@@ -268,8 +268,8 @@ def test_what_looks_like_a_regression_target():
         MultiLabelPrototypeClassifier().fit(np.zeros((2, 4)), [{"a"}, {"a", "b"}])
 
 
-@pytest.mark.parametrize("threshold", [0.3, [0.1, 0.2]])
+@pytest.mark.parametrize("threshold", [[0.1, 0.2, 0.3], [0.1, 7.0], ["a", "b"]])
 def test_a_threshold_for_one_label_an_image(threshold):
     model = MultiLabelPrototypeClassifier(threshold=threshold)
-    with pytest.raises(ValueError, match="threshold=.* one label an image"):
+    with pytest.raises(ValueError, match="threshold"):
         model.fit(np.random.default_rng(0).normal(size=(6, 4)), list("ababab"))
