@@ -148,7 +148,7 @@ def our_models(task, priors):
     return models
 
 
-def run(task, n_seeds, prior_names, n_priors):
+def run(task, shots_tried, n_seeds, prior_names, n_priors):
     """Return {method: {shots: [mAP in %, one a seed]}} and the labels left out."""
     prior_names = prior_names if task.base is not None else ()
     many_models = [
@@ -156,7 +156,7 @@ def run(task, n_seeds, prior_names, n_priors):
         for seed in range(n_priors)
     ]
     results, seconds = {}, {}
-    for shots in SHOTS:
+    for shots in shots_tried:
         for seed in range(n_seeds):
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", "sample_support|.*positive")
@@ -184,15 +184,16 @@ def run(task, n_seeds, prior_names, n_priors):
 
 def table(results, seconds):
     """Return the Markdown table."""
-    heads = "".join(f" {shots} shot{'s' * (shots > 1)} |" for shots in SHOTS)
-    lines = [f"| method |{heads} fit, predict |", "|---|" + "---|" * (len(SHOTS) + 1)]
+    tried = list(next(iter(results.values())))
+    heads = "".join(f" {shots} shot{'s' * (shots > 1)} |" for shots in tried)
+    lines = [f"| method |{heads} fit, predict |", "|---|" + "---|" * (len(tried) + 1)]
     for name, cells in results.items():
         line = f"| {name} |"
-        for shots in SHOTS:
+        for shots in tried:
             line += f" {np.mean(cells[shots]):.1f} ± {np.std(cells[shots]):.1f} |"
         times = ""
         if name in seconds:
-            fit, predict = np.median(seconds[name][SHOTS[-1]], axis=0)
+            fit, predict = np.median(seconds[name][tried[-1]], axis=0)
             times = f"{fit:.2f}, {predict:.2f} s"
         lines.append(f"{line} {times} |")
     return "\n".join(lines)
@@ -214,12 +215,18 @@ def main():
     parser.add_argument("--split", choices=["validation", "novel"], default="novel")
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--priors", nargs="*", default=list(PRIORS))
+    parser.add_argument("--shots", type=int, nargs="+", default=SHOTS)
+    parser.add_argument(
+        "--distinct",
+        action="store_true",
+        help="mosaics whose supports show no photograph of a label twice",
+    )
     parser.add_argument("--prior-seeds", type=int, default=3)
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     makers = {
         "scenes": lambda: scenes(arguments.split),
-        "mosaics": lambda: mosaics(arguments.split, arguments.data),
+        "mosaics": lambda: mosaics(arguments.split, arguments.data, arguments.distinct),
         "streets": lambda: streets(arguments.data),
     }
     report = {
@@ -230,7 +237,11 @@ def main():
     for name in arguments.tasks:
         task = makers[name]()
         results, seconds = run(
-            task, arguments.seeds, arguments.priors, arguments.prior_seeds
+            task,
+            arguments.shots,
+            arguments.seeds,
+            arguments.priors,
+            arguments.prior_seeds,
         )
         print(table(results, seconds), "\n", flush=True)
         report["results"][task.name] = results

@@ -61,8 +61,12 @@ def scenes(split):
     )
 
 
-def mosaics(split, path):
-    """Mosaics of ImageNet features; semi-synthetic."""
+def mosaics(split, path, distinct=False):
+    """Mosaics of ImageNet features; semi-synthetic.
+
+    With `distinct` no photograph of a label stands in two mosaics of the pool, which
+    then has at most 4 a label.
+    """
     data = load(Path(path) / "imagenet1000.npz")
     parts = ("train1", "train1b", "train2")
     support = tuple(np.concatenate([data[f"{p}_{k}"] for p in parts]) for k in "Xy")
@@ -74,7 +78,8 @@ def mosaics(split, path):
     classes, background = order[SPLIT[split]], order[350:]
     seed = list(SPLIT).index(split)
     rng = np.random.default_rng(seed)
-    pool = make_mosaics(rng, support, classes, background, 700)
+    n_pool = 150 if distinct else 700
+    pool = make_mosaics(rng, support, classes, background, n_pool, distinct)
     asked = make_mosaics(rng, query, classes, background, 1000)
     everything = tuple(
         np.concatenate(pair) for pair in zip(support, query, strict=True)
