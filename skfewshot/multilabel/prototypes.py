@@ -209,7 +209,30 @@ def score(tokens, feature_map, prototypes, scorer):
     return scores
 
 
-def leave_one_out_scores(tokens, pairs, mixture, shares, scorer):
+def nearest_of_label(pairs):
+    """Return for each pair the pair of the same label with the most similar vector.
+
+    Parameters
+    ----------
+    pairs : Pairs
+
+    Returns
+    -------
+    ndarray of int, shape (n_pairs,)
+        -1 where the label has no other image.
+    """
+    unit = unit_rows(pairs.vectors)
+    nearest = np.full(len(unit), -1)
+    for label in np.unique(pairs.labels):
+        members = np.flatnonzero(pairs.labels == label)
+        if len(members) > 1:
+            likeness = unit[members] @ unit[members].T
+            np.fill_diagonal(likeness, -np.inf)
+            nearest[members] = members[likeness.argmax(axis=1)]
+    return nearest
+
+
+def leave_one_out_scores(tokens, pairs, mixture, shares, scorer, with_nearest=False):
     """Score each support image by prototypes to which it did not contribute.
 
     The prototypes of the labels that an image lacks are those of the whole support.
@@ -226,6 +249,9 @@ def leave_one_out_scores(tokens, pairs, mixture, shares, scorer):
     shares : list of ndarray of shape (L,)
         Shares of the text to try in place of those of `mixture`.
     scorer : Scorer
+    with_nearest : bool, default=False
+        Whether to leave out the most similar other image of the label, too: it may show
+        the same thing once more.
 
     Returns
     -------
@@ -233,10 +259,17 @@ def leave_one_out_scores(tokens, pairs, mixture, shares, scorer):
     """
     n_labels = len(mixture.text)
     sums, counts = label_sums(pairs, n_labels)
-    rest = counts[pairs.labels] - pairs.weight
+    left = pairs.weight[:, None] * pairs.vectors
+    left_weight = pairs.weight
+    if with_nearest:
+        nearest = nearest_of_label(pairs)
+        has_one = (nearest >= 0).astype(left.dtype)
+        left = left + has_one[:, None] * left[nearest]
+        left_weight = left_weight + has_one * left_weight[nearest]
+    rest = counts[pairs.labels] - left_weight
     # What is left by rounding errors is nothing.
     alone = rest <= 1e-6 * counts[pairs.labels]
-    others = unit_rows(sums[pairs.labels] - pairs.weight[:, None] * pairs.vectors)
+    others = unit_rows(sums[pairs.labels] - left)
     has_text = any(share.any() for share in shares)
     if not has_text:
         others = np.where(alone[:, None], mixture.image[pairs.labels], others)

@@ -212,13 +212,15 @@ def choose_share(mapped, pairs, label_vectors, indicator, weight, scorer, expect
     r"""Choose the text's share by how well left-out images are told apart.
 
     Each share a of :data:`TRIED_SHARES` is judged by the loss of left-one-out scores
-    after calibration, added up over images and over the labels that have two images or
-    more, plus :math:`(a - a_0)^2 / (2 \cdot 0.16^2)`: few images say little, and leave
-    it near the share :math:`a_0` that is `expected`.
+    after calibration, added up over images and over the labels that have three images
+    or more, plus :math:`(a - a_0)^2 / (2 \cdot 0.16^2)`: few images say little, and
+    leave it near the share :math:`a_0` that is `expected`. With each image the most
+    similar one of its label is left out, or else supports that show a thing twice, as
+    bursts of photographs do, would trust images too much.
     """
     _, counts = label_sums(pairs, len(label_vectors))
     n_images = np.bincount(pairs.labels, minlength=len(counts))
-    judged = n_images >= 2
+    judged = n_images >= 3
     if not judged.any():
         return expected
     shares = [text_shares(a, counts, True) for a in TRIED_SHARES]
@@ -226,7 +228,9 @@ def choose_share(mapped, pairs, label_vectors, indicator, weight, scorer, expect
     # Images are in an order of their own, and so the first ones are as good as any.
     mapped, weight = mapped[:_MOST_JUDGED], weight[:_MOST_JUDGED]
     indicator = indicator[:_MOST_JUDGED]
-    scores = leave_one_out_scores(mapped, pairs, mixture, shares, scorer.plain())
+    scores = leave_one_out_scores(
+        mapped, pairs, mixture, shares, scorer.plain(), with_nearest=True
+    )
 
     def loss(found):
         counts = n_images[judged]
