@@ -14,11 +14,13 @@ from skfewshot.multilabel.prototypes import (
     leave_one_out_scores,
     mix,
     mixed_cosine,
+    nearest_of_label,
     score,
     text_shares,
 )
 from skfewshot.multilabel.scoring import compete, distance_logits
 from skfewshot.multilabel.tokens import Tokens
+from skfewshot.text import unit_rows
 
 SCORERS = [
     Scorer(20.0, "competitive", 2, background=-3.0, sharpness=0.4),
@@ -221,3 +223,50 @@ def test_scores_do_not_depend_on_the_blocks(monkeypatch):
     parts = score(tokens, unchanged, text, SCORERS[0]), leave_one_out_scores(*arguments)
     for one, other in zip(whole, parts, strict=True):
         assert_allclose(one, other, rtol=1e-12)
+
+
+def test_nearest_of_label_is_a_loop_over_pairs():
+    _, pairs, _ = make_support(5)
+    found = nearest_of_label(pairs)
+    for p in range(len(found)):
+        same = [
+            q
+            for q in range(len(found))
+            if q != p and pairs.labels[q] == pairs.labels[p]
+        ]
+        if not same:
+            assert found[p] == -1
+            continue
+        vectors = unit_rows(pairs.vectors)
+        likeness = [vectors[p] @ vectors[q] for q in same]
+        assert found[p] == same[int(np.argmax(likeness))]
+
+
+def test_leaving_out_the_nearest_is_leaving_out_both():
+    tokens, pairs, text = make_support(6)
+    share = np.full(len(text), 0.4)
+    mixture = mix(pairs, text, share)
+    scorer = SCORERS[0]
+    found = leave_one_out_scores(
+        tokens, pairs, mixture, [share], scorer, with_nearest=True
+    )[0]
+    nearest = nearest_of_label(pairs)
+    for p in range(len(pairs.labels)):
+        image, label = pairs.images[p], pairs.labels[p]
+        kept = np.ones(len(pairs.labels), dtype=bool)
+        kept[p] = False
+        if nearest[p] >= 0:
+            kept[nearest[p]] = False
+        kept &= pairs.labels == label
+        total = pairs.weight[kept] @ pairs.vectors[kept]
+        # Nothing left: the text alone.
+        part = share[label] if kept.any() else 1
+        mixed = (1 - part) * unit_rows(total[None])[0] + part * text[label]
+        alone = mixed / np.linalg.norm(mixed)
+        plain = scorer.plain()
+        expected = slow_score(tokens, image, [alone], plain)[0]
+        got = leave_one_out_scores(
+            tokens, pairs, mixture, [share], plain, with_nearest=True
+        )[0][image, label]
+        assert_allclose(got, expected, rtol=1e-7, atol=1e-8)
+    assert np.isfinite(found).all()
