@@ -115,12 +115,12 @@ def train_prior(
         loss = query_loss + alignment_weight * alignment + map_penalty * penalty
         aside = draw(split.labels_aside, split.images_aside)
         trainer.step(loss, data.losses(network, aside)[0])
-        if not bool(torch.isfinite(loss)):
-            raise ValueError(
-                f"The loss of episode {number} is {float(loss)}; lower learning_rate, "
-                "which is too large, or scale."
-            )
         history.losses.append(float(loss.detach()))
+        if not np.isfinite(history.losses[-1]):
+            raise ValueError(
+                f"The loss of episode {number} is {history.losses[-1]}; lower "
+                "learning_rate, which is too large, or scale."
+            )
         if number % eval_every == 0 or number == n_episodes:
             history.scores.append(judge.score(network))
             since_best += 1
