@@ -434,7 +434,9 @@ class MultiLabelPrototypeClassifier(
             scoring = "local"
         scorer = Scorer(self.scale_, scoring, self.n_select)
         _, counts = label_sums(pairs, len(psi))
-        shares = self._text_shares(mapped, pairs, psi, indicator, weight, scorer)
+        shares = self._text_shares(
+            mapped, pairs, psi, indicator, weight, scorer, counts
+        )
         self.text_weight_ = float(shares[counts > 0].mean())
         mixture = mix(pairs, psi, shares)
         self.prototypes_ = mixture.vectors()
@@ -445,9 +447,8 @@ class MultiLabelPrototypeClassifier(
         self._query_scoring, self._n_pooled = scorer.scoring, scorer.n_top
         self._calibrate(left_out, indicator, weight)
 
-    def _text_shares(self, mapped, pairs, psi, indicator, weight, scorer):
+    def _text_shares(self, mapped, pairs, psi, indicator, weight, scorer, counts):
         """Return the text's share of each label's prototype."""
-        _, counts = label_sums(pairs, len(psi))
         if self.prototype_source_ == "image":
             return text_shares(0.0, counts, False)
         if not isinstance(self.text_weight, str):

@@ -173,13 +173,8 @@ class EpisodeData:
         Both are mean binary cross-entropies. Noise of that length on the label vectors
         that the interaction sees keeps it from knowing the base labels by heart.
         """
-        vectors = self.vectors[episode.labels]
-        psi = network.map_labels(self.tensor(centre_labels(vectors)))
-        whole, parts, _ = self.mapped(network, episode.support)
-        truth = self.indicator[episode.support][:, episode.labels]
-        noise = self._noise(psi, label_noise, generator)
-        sums, counts = self.label_sums(
-            network, episode, psi, parts, truth, vectors, noise
+        psi, whole, truth, sums, counts = self._learn(
+            network, episode, label_noise, generator
         )
         prototypes = self.mixed(network, sums, counts, psi)
         queries = self.mapped(network, episode.query)
@@ -208,12 +203,8 @@ class EpisodeData:
         truth : ndarray of shape (n_query, n_way)
         """
         with torch.no_grad():
-            vectors = self.vectors[episode.labels]
-            psi = network.map_labels(self.tensor(centre_labels(vectors)))
-            _, parts, _ = self.mapped(network, episode.support)
-            truth = self.indicator[episode.support][:, episode.labels]
+            psi, _, _, sums, counts = self._learn(network, episode)
             queries = self.mapped(network, episode.query)
-            sums, counts = self.label_sums(network, episode, psi, parts, truth, vectors)
             scores = [
                 self.query_scores(
                     network, queries, self.mixed(network, sums, counts, psi, share)
@@ -222,6 +213,18 @@ class EpisodeData:
             ]
         asked = self.indicator[episode.query][:, episode.labels]
         return [to_numpy(found) for found in scores], asked
+
+    def _learn(self, network, episode, label_noise=0.0, generator=None):
+        """Return psi, whole, truth, sums and counts of the support of an episode."""
+        vectors = self.vectors[episode.labels]
+        psi = network.map_labels(self.tensor(centre_labels(vectors)))
+        whole, parts, _ = self.mapped(network, episode.support)
+        truth = self.indicator[episode.support][:, episode.labels]
+        noise = self._noise(psi, label_noise, generator)
+        sums, counts = self.label_sums(
+            network, episode, psi, parts, truth, vectors, noise
+        )
+        return psi, whole, truth, sums, counts
 
     def _noise(self, psi, length, generator):
         if not length:

@@ -5,8 +5,6 @@ import math
 import torch
 from torch import nn
 
-#: The three steps of the cross-interaction, in their order.
-STEPS = ("gate", "convolution", "attention")
 # Width between the two dynamic convolutions.
 _HIDDEN = 64
 # Width through which their kernels are generated; straight from the label's vector they

@@ -95,7 +95,7 @@ def train_prior(
     network = _seeded_network(options, generator, data.device)
     split = _split_labels(data.indicator, validation_fraction, generator)
     judge = _Judge(data, split, generator, n_way=n_way, shots=shots)
-    trainer = _Trainer(data, network, learning_rate, n_episodes)
+    trainer = _Trainer(network, learning_rate, n_episodes)
     noise = torch.Generator(device="cpu").manual_seed(int(generator.integers(2**31)))
     history = History(scores=[judge.score(network)], state=_state(network))
     since_best = 0
@@ -170,11 +170,11 @@ class _Trainer:
     """Adam on two losses: of labels to learn from, and of labels kept aside.
 
     The many numbers of the matrices come to know the labels that they learn from. The
-    few that say how far to trust the text, and the patches, have to hold for labels
-    that the matrices do not know, and so they see only those kept aside.
+    few that say how far to trust the patches and the interaction have to hold for
+    labels that the matrices do not know, and so they see only those kept aside.
     """
 
-    def __init__(self, data, network, learning_rate, n_episodes):
+    def __init__(self, network, learning_rate, n_episodes):
         named = dict(network.named_parameters())
         self.few = [p for name, p in named.items() if name in _FEW]
         self.many = [p for name, p in named.items() if name not in _FEW]
@@ -237,8 +237,8 @@ class _Judge:
     def best_share(self, network, state):
         """Return the text's share, as the network holds it, that fits best.
 
-        It is not trained with the rest: the label map comes to know the base labels,
-        and would have the text trusted more than novel labels deserve.
+        What training made of it is not kept: the label map comes to know the base
+        labels, and would have the text trusted more than novel labels deserve.
         """
         network.load_state_dict({k: torch.from_numpy(v) for k, v in state.items()})
         by_shots = {}
