@@ -18,7 +18,10 @@ from skfewshot._sklearn import (
     Interval,
     StrOptions,
     _check_sample_weight,
+    _fit_context,
+    has_callbacks,
 )
+from skfewshot.classifiers._rows import merge_rows
 from skfewshot.clip.embedding import encoder_of
 from skfewshot.text import class_means, resolve_prototypes, unit_rows
 
@@ -88,68 +91,74 @@ def check_encoder(X, fitted):
         )
 
 
-def merge_rows(features, y, weight):
-    """Add up the weights of equal rows, and put the rows in an order of their own.
-
-    Sums depend on the order of their terms by a rounding error, which the many steps
-    of a solver can make large. In one order, and with copies merged, neither the order
-    of the support nor the choice between a copy and a double weight makes any.
-
-    Parameters
-    ----------
-    features : ndarray of shape (n, n_features)
-    y : ndarray of shape (n,)
-        Class indices.
-    weight : ndarray of shape (n,)
-
-    Returns
-    -------
-    features, y, weight : ndarrays of shapes (m, n_features), (m,) and (m,)
-        The m <= n different rows.
-    """
-    first, total = distinct_rows(
-        np.column_stack([features, y.astype(features.dtype)]), weight
-    )
-    return features[first], y[first], total
-
-
-def distinct_rows(rows, weight):
-    """Return where each different row is first found, in their order, and its weight.
-
-    Parameters
-    ----------
-    rows : ndarray of shape (n, m)
-    weight : ndarray of shape (n,)
-
-    Returns
-    -------
-    first : ndarray of int, shape (n_distinct,)
-    total : ndarray of shape (n_distinct,)
-        The added weights of the copies.
-    """
-    _, first, inverse = np.unique(_row_bytes(rows), True, True)
-    return first, np.bincount(inverse, weights=weight).astype(weight.dtype)
-
-
-def row_order(rows):
-    """Return the permutation that sorts rows, by their bytes: any order will do."""
-    return np.argsort(_row_bytes(rows), kind="stable")
-
-
-def _row_bytes(rows):
-    rows = np.ascontiguousarray(rows)
-    return rows.view(np.dtype((np.void, rows.itemsize * rows.shape[1])))[:, 0]
-
-
 class FewShotClassifier(
     ClassifierMixin, CallbackSupportMixin, BaseEstimator, metaclass=ABCMeta
 ):
     """Base of the classifiers: subclasses fit, and turn unit rows into logits.
 
-    A subclass has the parameters of `SHARED_CONSTRAINTS`, calls ``_read_support`` first
-    in its ``fit`` and implements ``_logits``. Every prediction derives from those
-    logits.
+    A subclass has the parameters of `SHARED_CONSTRAINTS` and implements ``_learn`` and
+    ``_logits``. Every prediction derives from those logits.
     """
+
+    # The text encoder is a parameter that may be an estimator, with constraints of its
+    # own, so nested validation stays on.
+    @_fit_context(prefer_skip_nested_validation=False)
+    def fit(self, X, y, sample_weight=None):
+        """Learn from the support.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Image embeddings of the support. Straight from a
+            :class:`~skfewshot.CLIPFeaturizer` they know their text encoder.
+        y : array-like of shape (n_samples,)
+            Class labels.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weights, at least 0. They count rows: a row of weight 2 is two rows, and
+            more rows weigh more against the texts, so do not scale the weights to sum
+            to one.
+
+        Returns
+        -------
+        self : estimator
+
+        Raises
+        ------
+        ValueError
+            If there are fewer than two classes, a value is not finite, a weight is
+            negative, or the text features do not fit `y` and `X`.
+        TypeError
+            If a class name is not a str, or `text_encoder` cannot encode.
+
+        Warns
+        -----
+        UserWarning
+            If class means stand in for texts that were to be expected.
+        ConvergenceWarning
+            If a method that has a `tol` reached `max_iter` first.
+        """
+        support = self._read_support(X, y, sample_weight)
+        context = self._init_callback_context(max_subtasks=getattr(self, "max_iter", 0))
+        context.call_on_fit_task_begin(estimator=self, X=X, y=y)
+
+        def on_iteration(fitted):
+            task = context.subcontext(task_name="iteration")
+            task.call_on_fit_task_begin(estimator=self, X=X, y=y)
+            return task.call_on_fit_task_end(
+                estimator=self, X=X, y=y, reconstruction_attributes=fitted
+            )
+
+        self._learn(support, on_iteration if has_callbacks(self) else None)
+        context.call_on_fit_task_end(estimator=self, X=X, y=y)
+        return self
+
+    @abstractmethod
+    def _learn(self, support, on_iteration):
+        """Set what predictions need, from a `Support`.
+
+        `on_iteration` is None, or to be called after each iteration with a callable
+        that gives the fitted attributes so far by name; True asks to stop.
+        """
 
     @abstractmethod
     def _logits(self, features):

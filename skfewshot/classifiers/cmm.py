@@ -4,18 +4,20 @@ from numbers import Integral, Real
 from typing import ClassVar
 from warnings import warn
 
-import numpy as np
 from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.exceptions import ConvergenceWarning
 
-from skfewshot._sklearn import Interval, _fit_context, has_callbacks
-from skfewshot._torch import fork_safe_threads, resolve_device, to_numpy, to_tensor
-from skfewshot.classifiers._base import SHARED_CONSTRAINTS, FewShotClassifier, row_order
+from skfewshot._sklearn import Interval
+from skfewshot._torch import to_numpy
+from skfewshot.classifiers._base import SHARED_CONSTRAINTS
+from skfewshot.classifiers._docs import shared_docs
+from skfewshot.classifiers._training import TrainedClassifier
 from skfewshot.text import unit_rows
 
 
+@shared_docs
 class CMMClassifier(
-    ClassNamePrefixFeaturesOutMixin, TransformerMixin, FewShotClassifier
+    ClassNamePrefixFeaturesOutMixin, TransformerMixin, TrainedClassifier
 ):
     r"""Few-shot classifier by Cross-Modal Mapping (CMM).
 
@@ -52,32 +54,7 @@ class CMMClassifier(
 
     Parameters
     ----------
-    text_features : "auto", None, array-like or dict, default="auto"
-        The text prototypes :math:`T_0`; rows are scaled to unit norm.
-
-        - A dict from class to vector, of which the classes in `y` are looked up, so
-          that a cross-validation fold without one of them still works; or a data frame
-          with classes as its index.
-        - An array of shape (n_classes, n_features): rows follow the sorted classes.
-        - ``"auto"``: class names encoded by `text_encoder` or, without one, by the
-          model that embedded `X`, where `X` comes straight from a
-          :class:`~skfewshot.CLIPFeaturizer` and so knows it.
-        - ``None``, or ``"auto"`` where no encoder is known: no text; the class means
-          of the support take the place of the texts.
-    class_names : sequence of str or dict, default=None
-        What to call the classes in a prompt: a dict from class to name, or a sequence
-        that follows the sorted classes. By default string labels are their own names;
-        other labels have none, and a warning says that class means are used.
-    text_encoder : CLIPFeaturizer or callable, default=None
-        Encodes the class names: an object with ``encode_classes(names)``, or a callable
-        from a list of names to an array of shape (n_names, n_features). It must be of
-        the model that embedded the images; a different one is refused where both are
-        known.
-    prompt_templates : str, sequence of str or callable, default=None
-        Templates with ``{}`` in place of the class name, over which text embeddings
-        are averaged; ``"default"`` are ``skfewshot.clip.DEFAULT_PROMPT_TEMPLATES``.
-        None leaves those of the encoder, and gives a callable `text_encoder` the bare
-        names.
+    {{texts}}
     alpha : float, default=1.0
         Weight :math:`\alpha \ge 0` of the mapped logits. At 0 the predictions are
         those of zero-shot CLIP.
@@ -91,9 +68,7 @@ class CMMClassifier(
     text_penalty : float, default=30.0
         Penalty :math:`\lambda_T \ge 0` of the text features' change; infinity leaves
         them as they are.
-    logit_scale : "auto" or float, default="auto"
-        Scale :math:`s > 0` of the cosines. ``"auto"`` is the encoder's own trained
-        scale where the encoder is known, else 100.
+    {{logit_scale}}
     learning_rate : float, default=1.0
         First step tried along a quasi-Newton direction; a line search corrects it.
     max_iter : int, default=200
@@ -101,22 +76,18 @@ class CMMClassifier(
     tol : float, default=1e-4
         Stop once five iterations lowered the loss by less than `tol` times the loss
         each, on average.
-    class_weight : dict, "balanced" or None, default=None
-        Weights of the classes, multiplied with `sample_weight`.
+    {{class_weight}}
     chunk_size : int or None, default=None
         Rows of the support handled at a time. The gradient is exact whatever the
         chunks; smaller ones need less memory. None takes as many as keep one block of
         logits below about 256 MB.
-    device : None, str or torch.device, default=None
-        Where to fit; None takes a GPU when there is one. Prediction runs in NumPy.
+    {{device}}
     random_state : int, RandomState instance or None, default=None
         The solver is deterministic and draws nothing; the parameter is there so that
         CMM can stand in for other classifiers. It does not change the result.
 
     Attributes
     ----------
-    classes_ : ndarray of shape (n_classes,)
-        The sorted class labels.
     map_ : ndarray of shape (n_features, n_features)
         The map :math:`W = I + \Delta`.
     map_intercept_ : ndarray of shape (n_features,)
@@ -125,23 +96,7 @@ class CMMClassifier(
         (``prototype_source_ == "image"``); zeros otherwise.
     text_features_ : ndarray of shape (n_classes, n_features)
         The refined text features, unit norm.
-    zero_shot_features_ : ndarray of shape (n_classes, n_features)
-        The starting prototypes :math:`T_0`, unit norm.
-    prototype_source_ : {"text_features", "text_encoder", "embedding", "image"}
-        Where :math:`T_0` came from; ``"embedding"`` is the model that embedded `X`,
-        ``"image"`` the class means of the support.
-    encoder_ : EncoderIdentity or None
-        The model of the features, where it is known.
-    logit_scale_ : float
-        The scale used.
-    loss_curve_ : list of float
-        The loss before the first iteration and after each one.
-    n_iter_ : int
-        Iterations done.
-    n_features_in_ : int
-        Width of the embeddings.
-    feature_names_in_ : ndarray of shape (n_features,)
-        Names of the columns of `X`, where all are strings.
+    {{fitted, loss_curve_, n_iter_}}
 
     See Also
     --------
@@ -237,116 +192,52 @@ class CMMClassifier(
         self.device = device
         self.random_state = random_state
 
-    # The text encoder is a parameter that may be an estimator, with constraints of its
-    # own, so nested validation stays on.
-    @_fit_context(prefer_skip_nested_validation=False)
-    def fit(self, X, y, sample_weight=None):
-        """Learn the map and the refined text features from the support.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, n_features)
-            Image embeddings of the support. Straight from a
-            :class:`~skfewshot.CLIPFeaturizer` they know their text encoder.
-        y : array-like of shape (n_samples,)
-            Class labels.
-        sample_weight : array-like of shape (n_samples,), default=None
-            Weights, at least 0. They count rows: a row of weight 2 is two rows. The
-            penalties weaken as the rows add up, so do not scale the weights to sum to
-            one.
-
-        Returns
-        -------
-        self : CMMClassifier
-
-        Raises
-        ------
-        ValueError
-            If there are fewer than two classes, a value is not finite, a weight is
-            negative, or the text features do not fit `y` and `X`.
-        TypeError
-            If a class name is not a str, or `text_encoder` cannot encode.
-
-        Warns
-        -----
-        UserWarning
-            If class means stand in for texts that were to be expected.
-        ConvergenceWarning
-            If `max_iter` was reached first.
-        """
-        support = self._read_support(X, y, sample_weight)
-        context = self._init_callback_context(max_subtasks=self.max_iter)
-        context.call_on_fit_task_begin(estimator=self, X=X, y=y)
-        if not self._solve(support, X, y, context):
+    def _learn(self, support, on_iteration):
+        solution = super()._learn(support, on_iteration)
+        self._n_features_out = self.map_.shape[1]
+        if not solution.converged:
             warn(
                 f"CMM stopped after max_iter={self.max_iter} iterations before the "
                 "loss settled; raise max_iter or tol.",
                 ConvergenceWarning,
-                stacklevel=3,
+                stacklevel=4,
             )
-        context.call_on_fit_task_end(estimator=self, X=X, y=y)
-        return self
+        return solution
 
-    def _solve(self, support, X, y, context):
-        """Run the solver, one callback task an iteration; return if it converged."""
-        import torch
-
+    def _solve(self, support, on_iteration):
         from skfewshot.solvers import solve_cmm
 
-        device = resolve_device(self.device)
-        dtype = support.features.dtype
-
-        def on_iteration(iteration, loss, state):
-            def fitted():
-                copy = {"n_iter_": iteration, "loss_curve_": [loss]}
-                return copy | _fitted_arrays(state(), rank, dtype)
-
-            task = context.subcontext(task_name="iteration")
-            task.call_on_fit_task_begin(estimator=self, X=X, y=y)
-            return task.call_on_fit_task_end(
-                estimator=self, X=X, y=y, reconstruction_attributes=fitted
-            )
-
-        # Classes in an order of their own, for the reason that rows have one: then the
-        # names of the classes do not matter.
-        order = row_order(support.text)
-        rank = np.argsort(order)
         # Rows in one block of logits of at most 256 MB.
-        rows = max(1, 2**28 // (len(support.text) * dtype.itemsize))
-        # `fit` may be called inside a caller's inference mode, whose tensors could not
-        # be used outside it.
-        with fork_safe_threads(), torch.inference_mode(False), torch.no_grad():
-            solution = solve_cmm(
-                to_tensor(support.features, device=device),
-                to_tensor(rank[support.y], device=device, dtype=torch.int64),
-                to_tensor(support.text[order], device=device),
-                to_tensor(support.weight, device=device),
-                alpha=float(self.alpha),
-                triplet_weight=float(self.triplet_weight),
-                margin=float(self.margin),
-                map_penalty=float(self.map_penalty),
-                text_penalty=float(self.text_penalty),
-                logit_scale=self.logit_scale_,
-                learning_rate=float(self.learning_rate),
-                max_iter=self.max_iter,
-                tol=self.tol,
-                chunk_size=rows if self.chunk_size is None else self.chunk_size,
-                # With text, the constant offset between the two cones is within reach
-                # of the linear map, since all CLIP images share a large mean. Features
-                # of other origin may be centred, and a map through the origin would
-                # make the logits odd: f and -f could never get the same class.
-                text_from_support=self.prototype_source_ == "image",
-                callback=on_iteration if has_callbacks(self) else None,
-            )
-        self._store(solution, rank, dtype)
-        return solution.converged
+        rows = max(1, 2**28 // (len(support.text) * support.text.element_size()))
+        return solve_cmm(
+            support.features,
+            support.y,
+            support.text,
+            support.weight,
+            alpha=float(self.alpha),
+            triplet_weight=float(self.triplet_weight),
+            margin=float(self.margin),
+            map_penalty=float(self.map_penalty),
+            text_penalty=float(self.text_penalty),
+            logit_scale=self.logit_scale_,
+            learning_rate=float(self.learning_rate),
+            max_iter=self.max_iter,
+            tol=self.tol,
+            chunk_size=rows if self.chunk_size is None else self.chunk_size,
+            # With text, the constant offset between the two cones is within reach of
+            # the linear map, since all CLIP images share a large mean. Features of
+            # other origin may be centred, and a map through the origin would make the
+            # logits odd: f and -f could never get the same class.
+            text_from_support=self.prototype_source_ == "image",
+            callback=on_iteration,
+        )
 
-    def _store(self, solution, rank, dtype):
-        for name, value in _fitted_arrays(solution, rank, dtype).items():
-            setattr(self, name, value)
-        self.loss_curve_ = solution.loss_curve
-        self.n_iter_ = solution.n_iter
-        self._n_features_out = self.map_.shape[1]
+    def _fitted_arrays(self, solution, rank, dtype):
+        return {
+            "map_": to_numpy(solution.map, dtype=dtype),
+            "map_intercept_": to_numpy(solution.intercept, dtype=dtype),
+            "text_features_": unit_rows(to_numpy(solution.text, dtype=dtype)[rank]),
+        }
 
     def transform(self, X):
         """Map image embeddings into the space of the texts.
@@ -381,12 +272,3 @@ class CMMClassifier(
         tuned = self._mapped(features) @ self.text_features_.T.astype(dtype, copy=False)
         scale = dtype.type(self.logit_scale_ / (1 + self.alpha))
         return scale * (frozen + dtype.type(self.alpha) * tuned)
-
-
-def _fitted_arrays(solution, rank, dtype):
-    """Return the arrays that predictions need, as NumPy; class c is row ``rank[c]``."""
-    return {
-        "map_": to_numpy(solution.map, dtype=dtype),
-        "map_intercept_": to_numpy(solution.intercept, dtype=dtype),
-        "text_features_": unit_rows(to_numpy(solution.text, dtype=dtype)[rank]),
-    }

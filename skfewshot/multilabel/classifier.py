@@ -15,7 +15,7 @@ from skfewshot._sklearn import (
     _check_sample_weight,
     _fit_context,
 )
-from skfewshot.classifiers._base import distinct_rows
+from skfewshot.classifiers._rows import distinct_rows
 from skfewshot.clip.embedding import encoder_of
 from skfewshot.multilabel.calibration import (
     cardinality_threshold,

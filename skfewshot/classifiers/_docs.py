@@ -1,0 +1,98 @@
+"""The documentation that the classifiers share, written once."""
+
+import re
+from textwrap import dedent, indent
+
+_SHARED = r"""
+text_features : "auto", None, array-like or dict, default="auto"
+    The text prototypes :math:`T_0`; rows are scaled to unit norm.
+
+    - A dict from class to vector, of which the classes in `y` are looked up, so
+      that a cross-validation fold without one of them still works; or a data frame
+      with classes as its index.
+    - An array of shape (n_classes, n_features): rows follow the sorted classes.
+    - ``"auto"``: class names encoded by `text_encoder` or, without one, by the
+      model that embedded `X`, where `X` comes straight from a
+      :class:`~skfewshot.CLIPFeaturizer` and so knows it.
+    - ``None``, or ``"auto"`` where no encoder is known: no text; the class means
+      of the support take the place of the texts.
+class_names : sequence of str or dict, default=None
+    What to call the classes in a prompt: a dict from class to name, or a sequence
+    that follows the sorted classes. By default string labels are their own names;
+    other labels have none, and a warning says that class means are used.
+text_encoder : CLIPFeaturizer or callable, default=None
+    Encodes the class names: an object with ``encode_classes(names)``, or a callable
+    from a list of names to an array of shape (n_names, n_features). It must be of
+    the model that embedded the images; a different one is refused where both are
+    known.
+prompt_templates : str, sequence of str or callable, default=None
+    Templates with ``{}`` in place of the class name, over which text embeddings
+    are averaged; ``"default"`` are ``skfewshot.clip.DEFAULT_PROMPT_TEMPLATES``.
+    None leaves those of the encoder, and gives a callable `text_encoder` the bare
+    names.
+logit_scale : "auto" or float, default="auto"
+    Scale :math:`s > 0` of the cosines. ``"auto"`` is the encoder's own trained
+    scale where the encoder is known, else 100.
+class_weight : dict, "balanced" or None, default=None
+    Weights of the classes, multiplied with `sample_weight`.
+device : None, str or torch.device, default=None
+    Where to fit; None takes a GPU when there is one. Prediction runs in NumPy.
+random_state : int, RandomState instance or None, default=None
+    Seeds the order of the mini-batches; pass an int for the same result each time.
+classes_ : ndarray of shape (n_classes,)
+    The sorted class labels.
+zero_shot_features_ : ndarray of shape (n_classes, n_features)
+    The starting prototypes :math:`T_0`, unit norm.
+prototype_source_ : {"text_features", "text_encoder", "embedding", "image"}
+    Where :math:`T_0` came from; ``"embedding"`` is the model that embedded `X`,
+    ``"image"`` the class means of the support.
+encoder_ : EncoderIdentity or None
+    The model of the features, where it is known.
+logit_scale_ : float
+    The scale used.
+loss_curve_ : list of float
+    The loss before the first iteration and after each one.
+n_iter_ : int
+    Iterations done.
+n_features_in_ : int
+    Width of the embeddings.
+feature_names_in_ : ndarray of shape (n_features,)
+    Names of the columns of `X`, where all are strings.
+"""
+
+
+def _by_name():
+    entries = re.split(r"^(?=\w+ : )", _SHARED.strip(), flags=re.MULTILINE)
+    return {entry.split(" : ")[0]: entry.rstrip() for entry in entries if entry}
+
+
+_ENTRIES = _by_name()
+_GROUPS = {
+    "texts": ["text_features", "class_names", "text_encoder", "prompt_templates"],
+    "fitted": [
+        *("classes_", "zero_shot_features_", "prototype_source_", "encoder_"),
+        *("logit_scale_", "n_features_in_", "feature_names_in_"),
+    ],
+}
+
+
+def shared_docs(cls):
+    """Fill in each line ``{{name, name}}`` of a class docstring; a class decorator.
+
+    A name is that of a parameter or attribute that classifiers share, ``texts`` for the
+    four parameters of the text prototypes, or ``fitted`` for what every fit learns.
+    """
+    # Under python -OO there is no docstring.
+    if cls.__doc__ is not None:
+        cls.__doc__ = re.sub(
+            r"^( *)\{\{(.+)\}\}$", _filled, cls.__doc__, flags=re.MULTILINE
+        )
+    return cls
+
+
+def _filled(match):
+    names = []
+    for name in match[2].split(", "):
+        names += _GROUPS.get(name, [name])
+    text = "\n".join(_ENTRIES[name] for name in names)
+    return indent(dedent(text), match[1])

@@ -1,0 +1,56 @@
+"""Orders of rows, and merged copies: what makes a fit independent of both."""
+
+import numpy as np
+
+
+def merge_rows(features, y, weight):
+    """Add up the weights of equal rows, and put the rows in an order of their own.
+
+    Sums depend on the order of their terms by a rounding error, which the many steps
+    of a solver can make large. In one order, and with copies merged, neither the order
+    of the support nor the choice between a copy and a double weight makes any.
+
+    Parameters
+    ----------
+    features : ndarray of shape (n, n_features)
+    y : ndarray of shape (n,)
+        Class indices.
+    weight : ndarray of shape (n,)
+
+    Returns
+    -------
+    features, y, weight : ndarrays of shapes (m, n_features), (m,) and (m,)
+        The m <= n different rows.
+    """
+    first, total = distinct_rows(
+        np.column_stack([features, y.astype(features.dtype)]), weight
+    )
+    return features[first], y[first], total
+
+
+def distinct_rows(rows, weight):
+    """Return where each different row is first found, in their order, and its weight.
+
+    Parameters
+    ----------
+    rows : ndarray of shape (n, m)
+    weight : ndarray of shape (n,)
+
+    Returns
+    -------
+    first : ndarray of int, shape (n_distinct,)
+    total : ndarray of shape (n_distinct,)
+        The added weights of the copies.
+    """
+    _, first, inverse = np.unique(_row_bytes(rows), True, True)
+    return first, np.bincount(inverse, weights=weight).astype(weight.dtype)
+
+
+def row_order(rows):
+    """Return the permutation that sorts rows, by their bytes: any order will do."""
+    return np.argsort(_row_bytes(rows), kind="stable")
+
+
+def _row_bytes(rows):
+    rows = np.ascontiguousarray(rows)
+    return rows.view(np.dtype((np.void, rows.itemsize * rows.shape[1])))[:, 0]

@@ -1,0 +1,93 @@
+"""What every classifier that torch trains shares: the way to the solver and back."""
+
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from skfewshot._torch import fork_safe_threads, resolve_device, to_tensor
+from skfewshot.classifiers._base import FewShotClassifier
+from skfewshot.classifiers._rows import row_order
+
+
+@dataclass(frozen=True)
+class SupportTensors:
+    """A support on the device, its classes in an order that their names do not change.
+
+    Attributes
+    ----------
+    features : tensor of shape (n_support, n_features)
+        Unit rows.
+    y : int64 tensor of shape (n_support,)
+        Class indices: rows of `text`.
+    weight : tensor of shape (n_support,)
+        Sample weight times class weight; all positive.
+    text : tensor of shape (n_classes, n_features)
+        Unit-norm starting prototypes.
+    """
+
+    features: Any
+    y: Any
+    weight: Any
+    text: Any
+
+
+class TrainedClassifier(FewShotClassifier):
+    """Base of the classifiers that a solver trains, one iteration at a time.
+
+    A subclass has the parameters ``max_iter`` and ``device`` and implements ``_solve``
+    and ``_fitted_arrays``.
+    """
+
+    @abstractmethod
+    def _solve(self, support, on_iteration):
+        """Train on `support`, a `SupportTensors`, and return the solution.
+
+        `on_iteration` is None, or to be called after each iteration as
+        ``on_iteration(iteration, loss, state)`` where ``state()`` gives the solution so
+        far; True asks to stop. The solution has ``loss_curve`` and ``n_iter``.
+        """
+
+    @abstractmethod
+    def _fitted_arrays(self, solution, rank, dtype):
+        """Return by name the arrays that predictions need, as NumPy.
+
+        The class at index c of ``classes_`` is row ``rank[c]`` of the solution.
+        """
+
+    def _learn(self, support, on_iteration):
+        """Run the solver, keep what predictions need, and return the solution."""
+        import torch
+
+        device = resolve_device(self.device)
+        dtype = support.features.dtype
+        # Classes in an order of their own, for the reason that rows have one: then the
+        # names of the classes do not matter.
+        order = row_order(support.text)
+        rank = np.argsort(order)
+
+        def report(iteration, loss, state):
+            def fitted():
+                copy = {"n_iter_": iteration, "loss_curve_": [loss]}
+                return copy | self._fitted_arrays(state(), rank, dtype)
+
+            return on_iteration(fitted)
+
+        # `fit` may be called inside a caller's inference mode, whose tensors could not
+        # be used outside it, or where no gradients are recorded.
+        with fork_safe_threads(), torch.inference_mode(False), torch.enable_grad():
+            solution = self._solve(
+                SupportTensors(
+                    features=to_tensor(support.features, device=device),
+                    y=to_tensor(rank[support.y], device=device, dtype=torch.int64),
+                    weight=to_tensor(support.weight, device=device),
+                    text=to_tensor(support.text[order], device=device),
+                ),
+                None if on_iteration is None else report,
+            )
+        for name, value in self._fitted_arrays(solution, rank, dtype).items():
+            setattr(self, name, value)
+        self.loss_curve_ = solution.loss_curve
+        self.n_iter_ = solution.n_iter
+        return solution
