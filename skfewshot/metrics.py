@@ -1,6 +1,7 @@
-"""The measure of multi-label classifiers: mean average precision, and its scorer."""
+"""Measures of predictions: mean average precision with its scorer, and calibration."""
 
 from collections.abc import Set
+from numbers import Integral
 from warnings import warn
 
 import numpy as np
@@ -15,9 +16,13 @@ from skfewshot._sklearn import _check_sample_weight
 
 __all__ = [
     "MeanAveragePrecisionScorer",
+    "expected_calibration_error",
     "mean_average_precision",
     "mean_average_precision_scorer",
 ]
+
+# How far from 1 the probabilities of a row may add up; float32 is good for 1e-5.
+_SUM_TOLERANCE = 1e-3
 
 
 def mean_average_precision(
@@ -120,6 +125,99 @@ def mean_average_precision(
     if len(left_out):
         _warn_of_left_out(left_out, positive.shape[1])
     return score
+
+
+def expected_calibration_error(
+    y_true, y_proba, *, labels=None, n_bins=15, sample_weight=None
+):
+    r"""Measure how far a classifier's confidence is from its accuracy.
+
+    The confidence of a row is the largest of its probabilities, and its prediction the
+    class that has it. The rows are put into :math:`M` bins of equal width by their
+    confidence, and the expected calibration error [1]_ is
+
+    .. math::
+
+        \mathrm{ECE} = \sum_{m=1}^{M} \frac{|B_m|}{n}
+        \left| \mathrm{acc}(B_m) - \mathrm{conf}(B_m) \right|
+
+    with the accuracy and the mean confidence of the rows in bin :math:`B_m`, whose
+    confidences are in :math:`((m - 1) / M, m / M]`.
+
+    Parameters
+    ----------
+    y_true : array-like of shape (n_samples,)
+        One class per row.
+    y_proba : array-like of shape (n_samples, n_classes)
+        Probabilities, each row adding up to 1 within 0.001.
+    labels : array-like of shape (n_classes,), default=None
+        The class of each column of `y_proba`, such as ``classifier.classes_``. None
+        takes the sorted classes of `y_true`, which must be as many as the columns.
+    n_bins : int, default=15
+        Number :math:`M \ge 1` of bins.
+    sample_weight : array-like of shape (n_samples,), default=None
+        Weights of the rows, not negative and not all zero. A row of weight 2 is two
+        rows.
+
+    Returns
+    -------
+    float
+        In [0, 1]; 0 is perfectly calibrated.
+
+    Raises
+    ------
+    ValueError
+        If shapes do not match, there is no row, `y_proba` does not hold probabilities,
+        a class of `y_true` is not among `labels`, `n_bins` is no positive integer, or a
+        weight is negative or all are zero.
+
+    See Also
+    --------
+    sklearn.calibration.calibration_curve : Accuracy by confidence, for two classes.
+
+    Notes
+    -----
+    Only the most probable class counts. Of several equally probable classes it is the
+    first column. The bins are few on purpose: with many, a bin's accuracy is noise, and
+    the error grows although the classifier is the same. Compare classifiers on the same
+    rows and bins.
+
+    References
+    ----------
+    .. [1] Guo et al., On Calibration of Modern Neural Networks, ICML 2017,
+       arXiv:1706.04599.
+
+    Examples
+    --------
+    >>> from skfewshot.metrics import expected_calibration_error
+    >>> y_true = ["cat", "dog", "cat", "dog"]
+    >>> y_proba = [[0.9, 0.1], [0.1, 0.9], [0.9, 0.1], [0.9, 0.1]]
+
+    Confidence 0.9, and three of four right:
+
+    >>> print(f"{expected_calibration_error(y_true, y_proba):.2f}")
+    0.15
+    """
+    if not isinstance(n_bins, Integral) or isinstance(n_bins, bool) or n_bins < 1:
+        raise ValueError(f"n_bins must be an integer of at least 1; got {n_bins!r}.")
+    right, probabilities = _check_probabilities(y_true, y_proba, labels)
+    weight = _check_sample_weight(
+        sample_weight,
+        probabilities,
+        dtype=np.float64,
+        ensure_non_negative=True,
+        allow_all_zero_weights=True,  # Refused below, by the parameter's name.
+    )
+    if not weight.sum() > 0:
+        raise ValueError("sample_weight must not be zero for all rows.")
+    top = probabilities.argmax(axis=1)
+    rows = np.arange(len(top))
+    # Rounding may leave a probability just above 1.
+    confidence = np.minimum(probabilities[rows, top], 1.0)
+    gap = weight * (right[rows, top] - confidence)
+    bins = np.maximum(np.ceil(confidence * n_bins).astype(int) - 1, 0)
+    gaps = np.bincount(bins, weights=gap, minlength=n_bins)
+    return float(np.abs(gaps).sum() / weight.sum())
 
 
 class MeanAveragePrecisionScorer(BaseEstimator):
@@ -302,12 +400,55 @@ def _check_targets(y_true, y_score, labels):
     return positive, scores
 
 
-def _one_hot(y_true, labels):
-    """Compare each class of `y_true` with each of `labels`."""
+def _check_probabilities(y_true, y_proba, labels):
+    """Return which class each row has, one column per class, and its probabilities."""
+    probabilities = check_array(y_proba, dtype=np.float64, input_name="y_proba")
+    y_true = to_array(y_true, "y_true")
+    if y_true.shape != (len(probabilities),):
+        raise ValueError(
+            "y_true must hold one class for each row of y_proba, shape "
+            f"({len(probabilities)},); got shape {y_true.shape}."
+        )
+    sums = probabilities.sum(axis=1)
+    if (probabilities < 0).any() or (np.abs(sums - 1) > _SUM_TOLERANCE).any():
+        raise ValueError(
+            "y_proba must hold probabilities, not negative and adding up to 1 in each "
+            f"row; its least value is {probabilities.min():.3g} and its rows add up to "
+            f"{sums.min():.3g} to {sums.max():.3g}."
+        )
+    if labels is None:
+        labels = _classes_of(y_true)
+        if len(labels) != probabilities.shape[1]:
+            raise ValueError(
+                "labels must name the columns of y_proba where y_true does not have "
+                f"each class; y_proba has {probabilities.shape[1]} columns and y_true "
+                f"{len(labels)} classes."
+            )
+    right = _one_hot(y_true, labels, "y_proba")
+    if right.shape != probabilities.shape:
+        raise ValueError(
+            f"labels must name each column of y_proba once; got {right.shape[1]} labels"
+            f" for {probabilities.shape[1]} columns."
+        )
+    return right, probabilities
+
+
+def _classes_of(y_true):
+    try:
+        return np.unique(y_true)
+    except TypeError as error:
+        raise ValueError(
+            "y_true holds classes that cannot be sorted, so labels must name the "
+            "columns of y_proba."
+        ) from error
+
+
+def _one_hot(y_true, labels, scores="y_score"):
+    """Compare each class of `y_true` with each of `labels`, the columns of `scores`."""
     labels = to_array(labels, "labels")
     if labels.ndim != 1 or len(np.unique(labels)) != len(labels):
         raise ValueError(
-            "labels must name each column of y_score once, shape (n_labels,); got "
+            f"labels must name each column of {scores} once, shape (n_labels,); got "
             f"{labels!r}."
         )
     positive = y_true[:, None] == labels[None, :]

@@ -1,4 +1,4 @@
-"""Mean average precision: against its definition, in searches, and bad input."""
+"""Mean average precision and calibration: definitions, searches, and bad input."""
 
 import pickle
 import warnings
@@ -28,6 +28,7 @@ from sklearn.utils.metadata_routing import get_routing_for_object
 
 from skfewshot.metrics import (
     MeanAveragePrecisionScorer,
+    expected_calibration_error,
     mean_average_precision,
     mean_average_precision_scorer,
 )
@@ -462,3 +463,138 @@ def test_scorer_says_what_it_cannot_score():
     model = OneVsRestClassifier(LogisticRegression()).fit(X, Y)
     with pytest.raises(ValueError, match=r"y_score must .* \(30, 2\); got .* 3\)"):
         mean_average_precision_scorer(model, X, Y[:, :2])
+
+
+def calibration_error_by_hand(y, probabilities, labels, n_bins, weights):
+    """One bin at a time: its share of the rows times accuracy less confidence."""
+    error = 0.0
+    for m in range(n_bins):
+        share = right = sure = 0.0
+        for label, row, weight in zip(y, probabilities, weights, strict=True):
+            if m / n_bins < row.max() <= (m + 1) / n_bins:
+                share += weight
+                right += weight * (labels[row.argmax()] == label)
+                sure += weight * row.max()
+        if share:
+            error += share / sum(weights) * abs(right / share - sure / share)
+    return error
+
+
+def drawn_probabilities(n_samples=60, n_classes=4, seed=0):
+    rng = np.random.default_rng(seed)
+    labels = np.array(["emu", "cat", "dog", "ant", "fox", "bee"])[:n_classes]
+    return rng.choice(labels, n_samples), rng.dirichlet([0.3] * n_classes, n_samples)
+
+
+@pytest.mark.parametrize("n_bins", [1, 2, 15, 100])
+@pytest.mark.parametrize("n_classes", [1, 2, 6])
+def test_calibration_error_is_its_definition(n_classes, n_bins):
+    y, probabilities = drawn_probabilities(n_classes=n_classes)
+    labels = np.array(["emu", "cat", "dog", "ant", "fox", "bee"])[:n_classes]
+    weights = np.random.default_rng(1).random(len(y))
+    for weight in (None, weights):
+        by_hand = calibration_error_by_hand(
+            y,
+            probabilities,
+            labels,
+            n_bins,
+            np.ones(len(y)) if weight is None else weight,
+        )
+        found = expected_calibration_error(
+            y, probabilities, labels=labels, n_bins=n_bins, sample_weight=weight
+        )
+        assert_allclose(found, by_hand, atol=1e-12)
+
+
+def test_calibrated_probabilities_have_no_error():
+    probabilities = np.repeat([[0.75, 0.25], [0.5, 0.5]], 4, axis=0)
+    y = np.array([0, 0, 0, 1, 0, 0, 1, 1])
+    assert expected_calibration_error(y, probabilities) == 0.0
+
+
+@pytest.mark.parametrize("wrong", [0, 1])
+def test_certainty_has_the_error_rate(wrong):
+    y = np.array(["cat", "dog"] * 5)
+    probabilities = np.eye(2)[(y == "dog").astype(int) ^ wrong]
+    assert expected_calibration_error(y, probabilities) == wrong
+
+
+def test_calibration_weights_are_copies():
+    y, probabilities = drawn_probabilities()
+    weights = np.arange(len(y)) % 3
+    found = expected_calibration_error(y, probabilities, sample_weight=weights)
+    copied = expected_calibration_error(
+        np.repeat(y, weights), np.repeat(probabilities, weights, axis=0)
+    )
+    assert_allclose(found, copied, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "convert",
+    [
+        pd.Series,
+        list,
+        lambda y: pd.Categorical(y),
+        lambda y: np.array(y, dtype=object),
+        lambda y: np.unique(y, return_inverse=True)[1],
+        lambda y: np.unique(y, return_inverse=True)[1] * 1.5,
+    ],
+)
+def test_calibration_takes_labels_of_any_kind(convert):
+    y, probabilities = drawn_probabilities()
+    expected = expected_calibration_error(y, probabilities)
+    assert expected_calibration_error(convert(y), pd.DataFrame(probabilities)) == (
+        expected
+    )
+
+
+def test_calibration_columns_follow_labels():
+    y, probabilities = drawn_probabilities()
+    labels = np.unique(y)
+    expected = expected_calibration_error(y, probabilities)
+    found = expected_calibration_error(y, probabilities[:, ::-1], labels=labels[::-1])
+    assert_allclose(found, expected)
+
+
+def test_calibration_of_float32_probabilities():
+    y, probabilities = drawn_probabilities(1000, 4)
+    found = expected_calibration_error(y, probabilities.astype(np.float32), n_bins=1)
+    assert_allclose(found, expected_calibration_error(y, probabilities, n_bins=1))
+
+
+GOOD_PROBA = np.full((4, 2), 0.5)
+
+
+@pytest.mark.parametrize(
+    ("y_true", "y_proba", "settings", "message"),
+    [
+        ([0, 1], GOOD_PROBA, {}, r"y_true must .* shape \(4,\); got shape \(2,\)"),
+        (np.eye(4, 2), GOOD_PROBA, {}, r"y_true must .* got shape \(4, 2\)"),
+        ([[0], [1, 0]], GOOD_PROBA, {}, "y_true holds lists or sets"),
+        ([0, 1, 0, 1], np.ones(4), {}, "Expected 2D array"),
+        (np.empty(0), np.empty((0, 2)), {}, "0 sample"),
+        ([0, 1, 0, 1], GOOD_PROBA * np.nan, {}, "y_proba contains NaN"),
+        ([0, 1, 0, 1], GOOD_PROBA * 2, {}, "y_proba must .* add up to 2 to 2"),
+        ([0, 1, 0, 1], np.tile([1.5, -0.5], (4, 1)), {}, "y_proba must .* is -0.5"),
+        ([0, 0, 0, 0], GOOD_PROBA, {}, "labels must .* 2 columns and y_true 1 class"),
+        ([0, "a", 0, 1], GOOD_PROBA, {"labels": [0, 1]}, "y_true holds .*'a'"),
+        ([0, 1, 0, 1], GOOD_PROBA, {"labels": [0, 2]}, r"y_true holds \[1\]"),
+        ([0, 1, 0, 1], GOOD_PROBA, {"labels": [0, 0]}, "labels .* of y_proba once"),
+        ([0, 1, 0, 1], GOOD_PROBA, {"labels": [0, 1, 2]}, "3 labels for 2 columns"),
+        ([0, None, 0, 1], GOOD_PROBA, {}, "cannot be sorted, so labels must"),
+        ([0, 1, 0, 1], GOOD_PROBA, {"n_bins": 0}, "n_bins must .* got 0"),
+        ([0, 1, 0, 1], GOOD_PROBA, {"n_bins": 1.5}, "n_bins must .* got 1.5"),
+        ([0, 1, 0, 1], GOOD_PROBA, {"n_bins": True}, "n_bins must .* got True"),
+        ([0, 1, 0, 1], GOOD_PROBA, {"sample_weight": [1, 1]}, "sample_weight"),
+        ([0, 1, 0, 1], GOOD_PROBA, {"sample_weight": [1, 1, 1, -1]}, "sample_weight"),
+        (
+            [0, 1, 0, 1],
+            GOOD_PROBA,
+            {"sample_weight": [0, 0, 0, 0]},
+            "sample_weight must",
+        ),
+    ],
+)
+def test_bad_calibration_input(y_true, y_proba, settings, message):
+    with pytest.raises(ValueError, match=message):
+        expected_calibration_error(y_true, y_proba, **settings)
