@@ -1,130 +1,199 @@
-"""Accuracy on real CLIP features: zero-shot, linear probe, class means and CMM.
+"""Accuracy and calibration on real CLIP features: CMM, its variants and its peers.
 
-Prints one Markdown table of top-1 accuracy (%), data set by shots, mean and standard
-deviation over seeded supports, with the median time of a fit. The features are not
-part of the project: ``--data`` names the folder that holds them.
+    python benchmarks/accuracy.py --data ../shared/data/features --json accuracy.json
 
-    python benchmarks/accuracy.py --data ../shared/data/features --seeds 5
+Every method has one setting for all data sets and shots (``methods.py``). Nothing is
+chosen here, and no row is in both the support and the evaluation set. The features are
+not part of the project: ``--data`` names the folder that holds them.
 
-Every method runs with its defaults. Nothing is chosen here, and no row is in both the
-support and the evaluation set.
+Each run is stored in the file of ``--json`` at once; runs that are in it already are
+not made again, unless ``--redo METHOD`` asks for it. From all of them come Markdown
+tables of top-1 accuracy (%) and expected calibration error, mean and standard deviation
+over supports, a summary, and with ``--plot PATH`` a figure. ``--report`` makes no new
+runs.
 """
 
 import argparse
 import time
-from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
-from feature_data import draw_rows, imagenet_queries, imagenet_support, load
-from sklearn.linear_model import LogisticRegression
+from accuracy_summary import (
+    collect,
+    means,
+    plot,
+    summarize,
+    summary_lines,
+    table_rows,
+)
+from feature_data import SHOTS, load_task
+from methods import METHODS, OURS, PEERS, find_class, make
+from report import Results, describe, markdown_table
 from sklearn.metrics import accuracy_score
 
-from skfewshot import CMMClassifier
-
-SHOTS = {
-    "dtd47": (1, 2, 4, 8, 16),
-    "pets25": (1, 2, 4, 8, 16),
-    "flowers102": (1, 2, 4, 8, 16),
-    "imagenet1000": (1, 2, 4),
-}
-#: The regularisation of the linear probe in CLIP's own instructions.
-PROBE_C = 0.316
+from skfewshot.metrics import expected_calibration_error
 
 
 def main():
     arguments = _parse()
-    print("| data | shots | " + " | ".join(METHODS) + " |")
-    print("|---|---|" + "---|" * len(METHODS))
+    results = Results(arguments.json)
+    if not arguments.report:
+        for method in arguments.methods:
+            # An error now is better than one after an hour.
+            find_class(METHODS[method][0])
+        results.remove(
+            lambda run: run["method"] in arguments.redo and is_asked_for(run, arguments)
+        )
+        run_all(arguments, results)
+    report(arguments, results)
+
+
+def run_all(arguments, results):
+    """Make the runs that the file does not have yet."""
+    done = {run_key(run) for run in results.runs}
     for name in arguments.datasets:
-        for shots in arguments.shots or SHOTS[name]:
-            scores, times = defaultdict(list), defaultdict(list)
+        for shots in chosen_shots(name, arguments.shots):
             for seed in range(arguments.seeds):
+                settings = {
+                    "data": data_name(name, arguments.whole_imagenet),
+                    "shots": shots,
+                    "seed": seed,
+                }
+                missing = [
+                    settings | {"method": method, "params": METHODS[method][1]}
+                    for method in arguments.methods
+                ]
+                missing = [run for run in missing if run_key(run) not in done]
+                if not missing:
+                    continue
                 path = arguments.data / f"{name}.npz"
                 task = load_task(path, shots, seed, arguments.whole_imagenet)
-                if task is None:
-                    break
-                for method, make in METHODS.items():
-                    if method == "linear probe" and name in arguments.skip_probe:
-                        continue
-                    score, seconds = evaluate(make, task)
-                    scores[method].append(score)
-                    times[method].append(seconds)
-            cells = [_cell(scores[method], times[method]) for method in METHODS]
-            print(f"| {name} | {shots} | " + " | ".join(cells) + " |", flush=True)
+                for run in missing if task is not None else ():
+                    run |= evaluate(make(run["method"], task[-1], seed), task)
+                    results.add(run)
+                    print(_progress(run), flush=True)
 
 
-def load_task(path, shots, seed, whole_imagenet):
-    """Return (support X, support y, query X, query y, text or None), or None.
-
-    Seed 0 of the data sets with supports of their own takes those; other seeds draw
-    from the largest support there is. None says that no further support exists.
-    """
-    data = load(path)
-    text = data.get("text")
-    if path.stem == "imagenet1000":
-        support = imagenet_support(data, shots, seed)
-        if support is None:
-            return None
-        part = "all" if whole_imagenet else "report"
-        return *support, *imagenet_queries(data, support[0], part), text
-    if path.stem != "dtd47" and seed == 0:
-        X, y = data[f"train{shots}_X"], data[f"train{shots}_y"]
-    else:
-        pool = "val" if path.stem == "dtd47" else "train16"
-        X, y = data[f"{pool}_X"], data[f"{pool}_y"]
-        rows = draw_rows(y, shots, seed)
-        X, y = X[rows], y[rows]
-    return X, y, data["test_X"], data["test_y"], text
+def chosen_shots(name, wanted):
+    """Return the shots of a data set, those wanted if any are named."""
+    return [shots for shots in SHOTS[name] if not wanted or shots in wanted]
 
 
-def evaluate(make, task):
-    """Fit one method and return its accuracy in % and the seconds of the fit."""
-    X, y, query, target, text = task
-    estimator = make(text)
-    if estimator is None:
-        return np.nan, np.nan
+def data_name(name, whole_imagenet):
+    """Name a data set by what is scored: all of ImageNet is another measure."""
+    return f"{name} (all)" if name == "imagenet1000" and whole_imagenet else name
+
+
+def run_key(run):
+    """Return what makes two runs the same one."""
+    params = tuple(sorted(run["params"].items()))
+    return run["data"], run["shots"], run["seed"], run["method"], params
+
+
+def evaluate(estimator, task):
+    """Fit one estimator and return what is measured of it."""
+    X, y, query, target, _ = task
     start = time.perf_counter()
     estimator.fit(X, y)
     seconds = time.perf_counter() - start
-    return 100 * accuracy_score(target, estimator.predict(query)), seconds
+    n_iter = getattr(estimator, "n_iter_", None)
+    error = expected_calibration_error(
+        target, estimator.predict_proba(query), labels=estimator.classes_
+    )
+    return {
+        "accuracy": 100 * float(accuracy_score(target, estimator.predict(query))),
+        "ece": error,
+        "fit_seconds": seconds,
+        "n_iter": None if n_iter is None else int(np.max(n_iter)),
+    }
 
 
-#: Infinite penalties leave the starting prototypes as they are.
-FROZEN = {"map_penalty": np.inf, "text_penalty": np.inf}
+def _progress(run):
+    return (
+        f"{run['data']}, {run['shots']} shots, seed {run['seed']}, {run['method']}: "
+        f"{run['accuracy']:.2f} %, ECE {run['ece']:.3f}, {run['fit_seconds']:.2f} s"
+    )
 
 
-def _zero_shot(text):
-    return None if text is None else CMMClassifier(text, **FROZEN)
+def report(arguments, results):
+    """Print the tables and the summary, and draw the figure."""
+    runs = reported_runs(results.runs, arguments)
+    if not runs:
+        raise SystemExit(f"{arguments.json} has no run of what was asked for.")
+    methods = [m for m in METHODS if m in {run["method"] for run in runs}]
+    peers = [method for method in methods if method in PEERS]
+    measures = {key: collect(runs, key) for key in ("accuracy", "ece", "fit_seconds")}
+    print("\n" + describe(results))
+    for title, key, digits in (
+        ("Top-1 accuracy, %", "accuracy", 1),
+        ("Expected calibration error, 15 bins", "ece", 3),
+        ("Seconds of a fit", "fit_seconds", 2),
+    ):
+        rows = table_rows(
+            measures[key], methods, peers, digits=digits, lowest=key != "accuracy"
+        )
+        print(f"\n{title} (bold: the best peer)\n")
+        print(markdown_table(["data", "shots", *methods], rows))
+    if OURS in methods:
+        accuracy, ece = means(measures["accuracy"]), means(measures["ece"])
+        print("\nSummary\n")
+        found = summarize(accuracy, ece, peers, OURS)
+        print("\n".join(summary_lines(found, methods, accuracy, OURS)))
+    if arguments.plot:
+        plot(measures["accuracy"], arguments.plot, OURS)
+        print(f"\nWrote {arguments.plot}")
 
 
-METHODS = {
-    "zero-shot": _zero_shot,
-    "linear probe": lambda text: LogisticRegression(C=PROBE_C, max_iter=1000),
-    "class means": lambda text: CMMClassifier(None, **FROZEN),
-    "CMM": lambda text: CMMClassifier("auto" if text is None else text),
-}
+def reported_runs(runs, arguments):
+    """Return the runs of what was asked for, with today's settings, in table order."""
+    order = list(SHOTS) + [data_name(name, True) for name in SHOTS]
+    wanted = [
+        run
+        for run in runs
+        if run["method"] in arguments.methods
+        and run["params"] == METHODS[run["method"]][1]
+        and is_asked_for(run, arguments)
+    ]
+    return sorted(
+        wanted, key=lambda run: (order.index(run["data"]), run["shots"], run["seed"])
+    )
 
 
-def _cell(scores, times):
-    if not scores or np.isnan(scores).all():
-        return "-"
-    spread = f" ± {np.std(scores):.1f}" if len(scores) > 1 else ""
-    return f"{np.mean(scores):.1f}{spread} ({np.median(times):.2f} s)"
+def is_asked_for(run, arguments):
+    """Say whether a run is of the data sets, shots and seeds that were asked for."""
+    names = {data_name(name, arguments.whole_imagenet) for name in arguments.datasets}
+    return (
+        run["data"] in names
+        and (not arguments.shots or run["shots"] in arguments.shots)
+        and run["seed"] < arguments.seeds
+    )
 
 
 def _parse():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, default="../shared/data/features")
+    parser.add_argument("--json", type=Path, required=True, help="file of the runs")
     parser.add_argument("--datasets", nargs="+", choices=SHOTS, default=list(SHOTS))
     parser.add_argument("--shots", nargs="+", type=int, help="default: all there are")
-    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument(
+        "--methods", nargs="+", choices=METHODS, default=list(METHODS), metavar="METHOD"
+    )
+    parser.add_argument(
+        "--redo",
+        nargs="+",
+        choices=METHODS,
+        default=[],
+        metavar="METHOD",
+        help="make the chosen runs of these methods again",
+    )
+    parser.add_argument("--report", action="store_true", help="make no runs")
+    parser.add_argument("--plot", type=Path, help="write a figure of the accuracy")
     parser.add_argument(
         "--whole-imagenet",
         action="store_true",
         help="score on the half that chose the defaults too, as others' figures do",
     )
-    parser.add_argument("--skip-probe", nargs="*", default=[], help="data sets")
     return parser.parse_args()
 
 

@@ -2,6 +2,13 @@
 
 import numpy as np
 
+#: The shots that each data set has supports for.
+SHOTS = {
+    "dtd47": (1, 2, 4, 8, 16),
+    "pets25": (1, 2, 4, 8, 16),
+    "flowers102": (1, 2, 4, 8, 16),
+    "imagenet1000": (1, 2, 4),
+}
 #: Two ImageNet rows closer than this show the same photograph.
 NEAR_DUPLICATE = 0.97
 #: Sets of ImageNet whose rows make a support of so many shots; one entry a seed.
@@ -59,3 +66,32 @@ def imagenet_queries(data, support, part):
     nearest = [(block @ support.T).max(axis=1) for block in np.array_split(X, 8)]
     new = np.concatenate(nearest) <= NEAR_DUPLICATE
     return X[new], y[new]
+
+
+def load_task(path, shots, seed, whole_imagenet):
+    """Return (support X, support y, query X, query y, text or None), or None.
+
+    Seed 0 of the data sets with supports of their own takes those; other seeds draw
+    from the largest support there is. None says that no further support exists.
+    """
+    data = load(path)
+    text = data.get("text")
+    if path.stem == "imagenet1000":
+        support = imagenet_support(data, shots, seed)
+        if support is None:
+            return None
+        part = "all" if whole_imagenet else "report"
+        return *support, *imagenet_queries(data, support[0], part), text
+    if path.stem == "dtd47":
+        X, y = data["val_X"], data["val_y"]
+        rows = draw_rows(y, shots, seed)
+    elif seed == 0:
+        X, y = data[f"train{shots}_X"], data[f"train{shots}_y"]
+        rows = slice(None)
+    else:
+        largest = max(SHOTS[path.stem])
+        if shots == largest:
+            return None
+        X, y = data[f"train{largest}_X"], data[f"train{largest}_y"]
+        rows = draw_rows(y, shots, seed)
+    return X[rows], y[rows], data["test_X"], data["test_y"], text
