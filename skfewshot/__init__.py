@@ -6,10 +6,17 @@ __version__ = "0.1.0"
 
 # Resolved at first use: `import skfewshot` must not wait for torch or scikit-learn.
 _PUBLIC = {
+    "CLAPClassifier": "skfewshot.classifiers",
     "CLIPFeaturizer": "skfewshot.clip",
     "CMMClassifier": "skfewshot.classifiers",
+    "GaussianDiscriminantClassifier": "skfewshot.classifiers",
+    "LPPlusPlusClassifier": "skfewshot.classifiers",
     "MultiLabelPrototypeClassifier": "skfewshot.multilabel",
     "MultiLabelPrototypePrior": "skfewshot.multilabel",
+    "ProKeRClassifier": "skfewshot.classifiers",
+    "TaskResClassifier": "skfewshot.classifiers",
+    "TipAdapterClassifier": "skfewshot.classifiers",
+    "ZeroShotClassifier": "skfewshot.classifiers",
 }
 _SUBMODULES = {
     *("classifiers", "clip", "datasets", "display"),

@@ -9,12 +9,33 @@ from sklearn.utils.estimator_checks import (
     parametrize_with_checks,
 )
 
-from skfewshot import CMMClassifier, MultiLabelPrototypeClassifier
+from skfewshot import (
+    CLAPClassifier,
+    CMMClassifier,
+    GaussianDiscriminantClassifier,
+    LPPlusPlusClassifier,
+    MultiLabelPrototypeClassifier,
+    ProKeRClassifier,
+    TaskResClassifier,
+    TipAdapterClassifier,
+    ZeroShotClassifier,
+)
 
 ESTIMATORS = [
     CMMClassifier(),
     CMMClassifier(text_features=None, alpha=2.0, class_weight="balanced"),
     CMMClassifier(chunk_size=7, triplet_weight=0.0),
+    ZeroShotClassifier(),
+    TipAdapterClassifier(),
+    TipAdapterClassifier(train_keys=True),
+    GaussianDiscriminantClassifier(),
+    GaussianDiscriminantClassifier(alpha=1.0),
+    LPPlusPlusClassifier(),
+    CLAPClassifier(),
+    TaskResClassifier(),
+    TaskResClassifier(batch_size=None, class_weight="balanced"),
+    ProKeRClassifier(),
+    ProKeRClassifier(beta=5.5, regularization=1.0, amplitude=30, residual="cosine"),
     MultiLabelPrototypeClassifier(),
     MultiLabelPrototypeClassifier(
         label_features=None,

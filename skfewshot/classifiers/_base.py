@@ -2,7 +2,7 @@
 
 import warnings
 from abc import ABCMeta, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from numbers import Real
 
 import numpy as np
@@ -21,7 +21,7 @@ from skfewshot._sklearn import (
     _fit_context,
     has_callbacks,
 )
-from skfewshot.classifiers._rows import merge_rows
+from skfewshot.classifiers._rows import merge_rows, row_order
 from skfewshot.clip.embedding import encoder_of
 from skfewshot.text import class_means, resolve_prototypes, unit_rows
 
@@ -51,6 +51,8 @@ class Support:
         Class indices in ``[0, n_classes)``.
     weight : ndarray of shape (n_support,)
         Sample weight times class weight; all positive.
+    copy : ndarray of shape (n_support,)
+        The weight that one copy of a row has: that of its class.
     text : ndarray of shape (n_classes, n_features)
         Unit-norm starting prototypes.
     """
@@ -58,7 +60,22 @@ class Support:
     features: np.ndarray
     y: np.ndarray
     weight: np.ndarray
+    copy: np.ndarray
     text: np.ndarray
+
+    def in_own_order(self):
+        """Put the classes in an order that their names do not change, as rows have one.
+
+        Returns
+        -------
+        support : Support
+            With classes reordered.
+        rank : ndarray of shape (n_classes,)
+            Where each class went.
+        """
+        order = row_order(self.text)
+        rank = np.argsort(order)
+        return replace(self, y=rank[self.y], text=self.text[order]), rank
 
 
 def float_types(X):
@@ -221,11 +238,12 @@ class FewShotClassifier(
         if text is None:
             text = class_means(features, index, weight, n_classes)
         self.zero_shot_features_ = text
-        weight = weight * self._class_weights(index, weight)[index]
+        copy = self._class_weights(index, weight)[index]
+        weight = weight * copy
         used = weight > 0
         if not used.any():
             raise ValueError("class_weight gives every row of the support weight 0.")
-        return Support(features[used], index[used], weight[used], text)
+        return Support(features[used], index[used], weight[used], copy[used], text)
 
     def _expects_texts(self, X, encoder):
         """Say whether a data frame hides that X comes from a featurizer."""
@@ -254,6 +272,15 @@ class FewShotClassifier(
         _check_images(X)
         check_encoder(X, self.encoder_)
         return unit_rows(validate_data(self, X, reset=False, dtype=float_types(X)))
+
+    def _zero_shot_logits(self, features):
+        """Return ``s f T_0'``."""
+        return self._scaled_cosines(features, self.zero_shot_features_)
+
+    def _scaled_cosines(self, features, prototypes):
+        dtype = features.dtype
+        cosines = features @ prototypes.T.astype(dtype, copy=False)
+        return dtype.type(self.logit_scale_) * cosines
 
     def _query_logits(self, X):
         return self._logits(self._read_query(X))

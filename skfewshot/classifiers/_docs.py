@@ -54,6 +54,8 @@ loss_curve_ : list of float
     The loss before the first iteration and after each one.
 n_iter_ : int
     Iterations done.
+epoch_loss_curve_ : list of float
+    The mean loss of each epoch, taken before the steps that it led to.
 n_features_in_ : int
     Width of the embeddings.
 feature_names_in_ : ndarray of shape (n_features,)
@@ -73,6 +75,7 @@ _GROUPS = {
         *("classes_", "zero_shot_features_", "prototype_source_", "encoder_"),
         *("logit_scale_", "n_features_in_", "feature_names_in_"),
     ],
+    "epochs": ["epoch_loss_curve_", "n_iter_"],
 }
 
 
@@ -95,4 +98,5 @@ def _filled(match):
     for name in match[2].split(", "):
         names += _GROUPS.get(name, [name])
     text = "\n".join(_ENTRIES[name] for name in names)
+    text = text.replace("epoch_loss_curve_ :", "loss_curve_ :")
     return indent(dedent(text), match[1])

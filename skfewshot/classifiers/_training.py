@@ -4,11 +4,8 @@ from abc import abstractmethod
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from skfewshot._torch import fork_safe_threads, resolve_device, to_tensor
 from skfewshot.classifiers._base import FewShotClassifier
-from skfewshot.classifiers._rows import row_order
 
 
 @dataclass(frozen=True)
@@ -62,10 +59,7 @@ class TrainedClassifier(FewShotClassifier):
 
         device = resolve_device(self.device)
         dtype = support.features.dtype
-        # Classes in an order of their own, for the reason that rows have one: then the
-        # names of the classes do not matter.
-        order = row_order(support.text)
-        rank = np.argsort(order)
+        support, rank = support.in_own_order()
 
         def report(iteration, loss, state):
             def fitted():
@@ -80,9 +74,9 @@ class TrainedClassifier(FewShotClassifier):
             solution = self._solve(
                 SupportTensors(
                     features=to_tensor(support.features, device=device),
-                    y=to_tensor(rank[support.y], device=device, dtype=torch.int64),
+                    y=to_tensor(support.y, device=device, dtype=torch.int64),
                     weight=to_tensor(support.weight, device=device),
-                    text=to_tensor(support.text[order], device=device),
+                    text=to_tensor(support.text, device=device),
                 ),
                 None if on_iteration is None else report,
             )

@@ -1,0 +1,160 @@
+"""CLAP: prototypes that start at the texts, and leave bad ones more easily."""
+
+from numbers import Integral, Real
+from typing import ClassVar
+
+import numpy as np
+
+from skfewshot._sklearn import Interval
+from skfewshot._torch import to_numpy
+from skfewshot.classifiers._base import SHARED_CONSTRAINTS
+from skfewshot.classifiers._docs import shared_docs
+from skfewshot.classifiers._training import TrainedClassifier
+from skfewshot.text import unit_rows
+
+
+@shared_docs
+class CLAPClassifier(TrainedClassifier):
+    r"""Few-shot classifier by a class-adaptive linear probe (CLAP).
+
+    Prototypes :math:`w_c` start at the texts :math:`t_c`, are trained on the support,
+    and pay for leaving their text the more, the better it was [1]_. The logits of a
+    unit-norm image embedding :math:`f` are :math:`s \cos(f, w_c)` and the loss is
+
+    .. math::
+
+        \mathrm{CE} + \mathrm{mean}_c \, \lambda_c \|w_c - t_c\|^2
+
+    with :math:`\lambda_c` the mean zero-shot probability of the true class over the
+    rows of class *c*. It is minimised by gradient descent with momentum 0.9 and a step
+    size that falls as a cosine.
+
+    Parameters
+    ----------
+    {{texts, logit_scale}}
+    learning_rate : float, default=0.1
+        The first step size.
+    max_iter : int, default=300
+        Steps, each of the whole support.
+    {{class_weight, device}}
+
+    Attributes
+    ----------
+    text_features_ : ndarray of shape (n_classes, n_features)
+        The trained prototypes :math:`w_c`, unit norm.
+    intercept_ : ndarray of shape (n_classes,)
+        Added to the cosines. Learned only where there is no text
+        (``prototype_source_ == "image"``); zeros otherwise.
+    {{fitted, epochs}}
+
+    See Also
+    --------
+    TaskResClassifier : Trains the prototypes without a penalty.
+    CMMClassifier : Trains a map of the images as well.
+
+    Notes
+    -----
+    Ours are the full batch, with which nothing is drawn and a row of weight 2 is two
+    rows; the intercept, without which features that have neither text nor a large
+    common mean could never give :math:`f` and :math:`-f` the same class; and
+    :math:`\lambda_c = 1` for a class of which `class_weight` leaves no row.
+
+    References
+    ----------
+    .. [1] Silva-Rodriguez et al., A Closer Look at the Few-Shot Adaptation of Large
+       Vision-Language Models, CVPR 2024, arXiv:2312.12730.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skfewshot import CLAPClassifier
+    >>> texts = {"cat": [1.0, 0.0], "dog": [0.0, 1.0]}
+    >>> model = CLAPClassifier(texts).fit([[1.0, 0.9], [0.6, 1.0]], ["cat", "dog"])
+    >>> model.text_features_.shape
+    (2, 2)
+    """
+
+    _parameter_constraints: ClassVar[dict] = {
+        **SHARED_CONSTRAINTS,
+        "learning_rate": [Interval(Real, 0, None, closed="neither")],
+        "max_iter": [Interval(Integral, 1, None, closed="left")],
+        "device": "no_validation",
+    }
+
+    def __init__(
+        self,
+        text_features="auto",
+        *,
+        class_names=None,
+        text_encoder=None,
+        prompt_templates=None,
+        logit_scale="auto",
+        learning_rate=0.1,
+        max_iter=300,
+        class_weight=None,
+        device=None,
+    ):
+        self.text_features = text_features
+        self.class_names = class_names
+        self.text_encoder = text_encoder
+        self.prompt_templates = prompt_templates
+        self.logit_scale = logit_scale
+        self.learning_rate = learning_rate
+        self.max_iter = max_iter
+        self.class_weight = class_weight
+        self.device = device
+
+    def _solve(self, support, on_iteration):
+        import torch
+
+        from skfewshot.classifiers._epochs import train_epochs
+        from skfewshot.classifiers._prototype_losses import (
+            prototype_cross_entropy,
+            zero_shot_trust,
+        )
+
+        F, y, weight, text = (
+            support.features,
+            support.y,
+            support.weight,
+            support.text,
+        )
+        trust = zero_shot_trust(F, y, weight, text, scale=self.logit_scale_)
+        parameters = {"prototypes": text.clone()}
+        if self.prototype_source_ == "image":
+            parameters["intercept"] = text.new_zeros(len(text))
+
+        def loss(rows):
+            entropy = prototype_cross_entropy(
+                *(F, y, weight, parameters["prototypes"]),
+                scale=self.logit_scale_,
+                intercept=parameters.get("intercept"),
+            )
+            change = (parameters["prototypes"] - text).square().sum(dim=1)
+            return entropy + (trust * change).mean()
+
+        return train_epochs(
+            loss,
+            parameters,
+            len(F),
+            optimizer=lambda tensors: torch.optim.SGD(
+                tensors, lr=self.learning_rate, momentum=0.9
+            ),
+            max_iter=self.max_iter,
+            callback=on_iteration,
+        )
+
+    def _fitted_arrays(self, solution, rank, dtype):
+        trained = {
+            name: to_numpy(tensor, dtype=dtype)[rank]
+            for name, tensor in solution.parameters.items()
+        }
+        return {
+            "text_features_": unit_rows(trained["prototypes"]),
+            "intercept_": trained.get("intercept", np.zeros(len(rank), dtype=dtype)),
+        }
+
+    def _logits(self, features):
+        dtype = features.dtype
+        shift = dtype.type(self.logit_scale_) * self.intercept_.astype(dtype)
+        return self._scaled_cosines(features, self.text_features_) + shift
