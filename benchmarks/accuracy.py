@@ -15,6 +15,7 @@ runs.
 
 import argparse
 import time
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +37,8 @@ from skfewshot.metrics import expected_calibration_error
 
 def main():
     arguments = _parse()
+    # At one shot every row is a class of its own; scikit-learn takes that for a hint.
+    warnings.filterwarnings("ignore", "The number of unique classes")
     results = Results(arguments.json)
     if not arguments.report:
         for method in arguments.methods:

@@ -11,6 +11,9 @@ SHOTS = {
 }
 #: Two ImageNet rows closer than this show the same photograph.
 NEAR_DUPLICATE = 0.97
+#: Standard deviation, on each of 512 coordinates, of what is added to a row that stands
+#: in for another image; the two then have a cosine of about 0.9.
+STAND_IN_NOISE = 0.02
 #: Sets of ImageNet whose rows make a support of so many shots; one entry a seed.
 IMAGENET_SUPPORTS = {
     1: [["train1"], ["train1b"]],
@@ -95,3 +98,30 @@ def load_task(path, shots, seed, whole_imagenet):
         X, y = data[f"train{largest}_X"], data[f"train{largest}_y"]
         rows = draw_rows(y, shots, seed)
     return X[rows], y[rows], data["test_X"], data["test_y"], text
+
+
+def timing_support(folder, n_classes, shots, seed=0):
+    """Return a support (X, y, text) of any size, for measuring time, not accuracy.
+
+    DTD has 47 classes; any other number is drawn from those of ImageNet. Where a class
+    has fewer rows than `shots`, its rows come again with noise.
+    """
+    rng = np.random.default_rng(seed)
+    is_dtd = n_classes == 47
+    data = load(folder / f"{'dtd47' if is_dtd else 'imagenet1000'}.npz")
+    parts = ["val"] if is_dtd else ["train1", "train1b", "train2", "train4"]
+    X, y = (np.concatenate([data[f"{part}_{key}"] for part in parts]) for key in "Xy")
+    classes = np.sort(rng.permutation(len(data["text"]))[:n_classes])
+    supports = [stand_ins(X[y == c], shots, rng) for c in classes]
+    y = np.repeat(np.arange(n_classes), shots)
+    return np.concatenate(supports), y, data["text"][classes]
+
+
+def stand_ins(X, n_rows, rng):
+    """Return so many unit rows: those there are, then the same again with noise."""
+    rows = np.arange(n_rows)
+    taken = X[rows % len(X)]
+    noise = rng.normal(scale=STAND_IN_NOISE, size=taken.shape).astype(X.dtype)
+    noise[rows < len(X)] = 0
+    taken = taken + noise
+    return taken / np.linalg.norm(taken, axis=1, keepdims=True)
