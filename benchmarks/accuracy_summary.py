@@ -204,6 +204,7 @@ def plot(cells, path, ours="CMM"):
                 (line,) = panel.plot(known, values, zorder=zorder, **style)
                 handles.setdefault(method, line)
         _finish_panel(panel, name, shots)
+        _crop(panel, [scores[name, n] for n in shots], ours)
     panels[0].set_ylabel("top-1 accuracy (%)")
     handles = {method: handles[method] for method in STYLES if method in handles}
     figure.legend(
@@ -227,3 +228,25 @@ def _finish_panel(panel, name, shots):
     panel.set_title(name)
     panel.grid(color="0.9", linewidth=0.8)
     panel.spines[["top", "right"]].set_visible(False)
+
+
+def _crop(panel, scores, ours):
+    """Spend the height on the methods that are near ours, and say so."""
+    shown = [cell[m] for cell in scores for m in (ours, "zero-shot") if m in cell]
+    values = [cell[method] for cell in scores for method in STYLES if method in cell]
+    if not shown:
+        return
+    margin = max(2.0, 0.15 * (max(values) - min(shown)))
+    bottom = min(shown) - margin
+    if min(values) >= bottom:
+        return
+    panel.set_ylim(bottom, max(values) + margin / 3)
+    panel.text(
+        0.98,
+        0.02,
+        "what is lower is cut off",
+        transform=panel.transAxes,
+        ha="right",
+        fontsize="small",
+        color="0.4",
+    )

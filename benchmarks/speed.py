@@ -183,14 +183,17 @@ def print_fits(runs):
     methods = [method for method in CHOICES if method in present]
     rows = []
     for size, run in runs:
-        medians = {method: np.median(run["seconds"][method]) for method in present}
-        rounds = max(len(times) for times in run["seconds"].values())
-        cells = []
-        for method in methods:
-            once = "*" if len(run["seconds"][method]) < rounds else ""
-            cells.append(f"{medians[method]:.3f}{once}")
-        trained = [method for method in TRAINED if method in present]
+        seconds = run["seconds"]
+        medians = {method: np.median(times) for method, times in seconds.items()}
+        rounds = max(map(len, seconds.values()))
+        trained = [method for method in TRAINED if method in seconds]
         fastest = min(trained, key=medians.get, default=None)
+        cells = [
+            f"{medians[method]:.3f}{'*' if len(seconds[method]) < rounds else ''}"
+            if method in seconds
+            else "-"
+            for method in methods
+        ]
         rows.append([size, *cells, ratio(medians, fastest), ratio(medians, LOGISTIC)])
     header = [*methods, "CMM / fastest trained peer", f"CMM / {LOGISTIC}"]
     print("\nSeconds of a fit, classes x shots (*: over the limit, run once)\n")
