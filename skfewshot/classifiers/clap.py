@@ -32,8 +32,8 @@ class CLAPClassifier(TrainedClassifier):
     Parameters
     ----------
     {{texts, logit_scale}}
-    learning_rate : float, default=0.1
-        The first step size.
+    learning_rate : float, default=0.001
+        The first step size. The paper's is 0.1.
     max_iter : int, default=300
         Steps, each of the whole support.
     {{class_weight, device}}
@@ -54,8 +54,10 @@ class CLAPClassifier(TrainedClassifier):
 
     Notes
     -----
-    Ours are the full batch, with which nothing is drawn and a row of weight 2 is two
-    rows; the intercept, without which features that have neither text nor a large
+    Ours are the default step size, since at :math:`s = 100` that of the paper throws
+    the prototypes far off the texts before the penalty can answer (validation rows of
+    DTD-47 at one shot: 32 % instead of 50 %, zero-shot 44 %); the full batch, with
+    which nothing is drawn and a row of weight 2 is two rows; the intercept, without which features that have neither text nor a large
     common mean could never give :math:`f` and :math:`-f` the same class; and
     :math:`\lambda_c = 1` for a class of which `class_weight` leaves no row.
 
@@ -89,7 +91,7 @@ class CLAPClassifier(TrainedClassifier):
         text_encoder=None,
         prompt_templates=None,
         logit_scale="auto",
-        learning_rate=0.1,
+        learning_rate=1e-3,
         max_iter=300,
         class_weight=None,
         device=None,
