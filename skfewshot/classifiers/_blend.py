@@ -8,11 +8,9 @@ from scipy.special import log_softmax
 
 #: Range of the weight of the fixed part.
 FIXED_RANGE = (0.2, 2.0)
-#: A class of fewer other copies of rows has too few to judge by.
-_LEAST_LEFT = 2
 #: Factors round a guess. Without texts the learned part is all there is, and its
 #: weight only a temperature.
-FACTORS = {"text": 1.25, "image": 30.0}
+FACTORS = {"text": 1.5, "image": 30.0}
 
 
 def fit_blend(fixed, learned, y, weight, *, guess, factor):
@@ -53,7 +51,7 @@ def fit_blend(fixed, learned, y, weight, *, guess, factor):
     return float(found.x[0]), float(found.x[1] * guess), float(found.fun)
 
 
-def judging_rows(support, most):
+def judging_rows(support, most, *, left=2):
     """Rows of the classes that can spare one, and the weight of one copy of each.
 
     Parameters
@@ -61,6 +59,9 @@ def judging_rows(support, most):
     support : Support
     most : int
         At most so many rows, evenly spaced.
+    left : int, default=2
+        Copies of rows that have to be left in the class. By one alone, half of what a
+        query will meet, no setting can be judged.
 
     Returns
     -------
@@ -70,8 +71,8 @@ def judging_rows(support, most):
     """
     counts = np.bincount(support.y, weights=support.weight)
     removed = np.minimum(support.weight, support.copy)
-    left = counts[support.y] - removed
-    rows = np.flatnonzero(left > (_LEAST_LEFT - 0.5) * support.copy)
+    others = counts[support.y] - removed
+    rows = np.flatnonzero(others > (left - 0.5) * support.copy)
     rows = rows[:: -(-len(rows) // most) or 1]
     if len(np.unique(support.y[rows])) < 2:
         rows = rows[:0]

@@ -139,3 +139,14 @@ def spherical_form(model):
     """The linear form with the identity in place of P, for rows without scatter."""
     means = model.means
     return means, log_priors(model.counts) - (means**2).sum(axis=1) / 2
+
+
+def wrong_spread(scores, y):
+    """Mean standard deviation of the scores of the wrong classes of each row."""
+    wrong = np.ones(scores.shape, dtype=bool)
+    wrong[np.arange(len(y)), y] = False
+    spread = scores[wrong].reshape(len(y), -1).std(axis=1).mean()
+    # Of two classes one is wrong, and has no spread: that from the right one then.
+    if spread > 0:
+        return spread
+    return max(scores.std(axis=1).mean(), np.finfo(float).tiny ** 0.25)

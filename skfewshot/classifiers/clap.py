@@ -57,9 +57,10 @@ class CLAPClassifier(TrainedClassifier):
     Ours are the default step size, since at :math:`s = 100` that of the paper throws
     the prototypes far off the texts before the penalty can answer (validation rows of
     DTD-47 at one shot: 32 % instead of 50 %, zero-shot 44 %); the full batch, with
-    which nothing is drawn and a row of weight 2 is two rows; the intercept, without which features that have neither text nor a large
-    common mean could never give :math:`f` and :math:`-f` the same class; and
-    :math:`\lambda_c = 1` for a class of which `class_weight` leaves no row.
+    which nothing is drawn and a row of weight 2 is two rows; the intercept, without
+    which features that have neither text nor a large common mean could never give
+    :math:`f` and :math:`-f` the same class; and :math:`\lambda_c = 1` for a class of
+    which `class_weight` leaves no row.
 
     References
     ----------
@@ -115,12 +116,8 @@ class CLAPClassifier(TrainedClassifier):
             zero_shot_trust,
         )
 
-        F, y, weight, text = (
-            support.features,
-            support.y,
-            support.weight,
-            support.text,
-        )
+        F, y, weight = support.features, support.y, support.weight
+        text = support.text
         trust = zero_shot_trust(F, y, weight, text, scale=self.logit_scale_)
         parameters = {"prototypes": text.clone()}
         if self.prototype_source_ == "image":

@@ -13,13 +13,14 @@ from skfewshot.classifiers._discriminant import (
     left_out_scores,
     linear_form,
     spherical_form,
+    wrong_spread,
 )
 from skfewshot.classifiers._docs import shared_docs
 
 # Rows that are left out to judge by.
 _MOST_ROWS = 2048
 # Chosen once, on the validation rows of DTD-47 and Pets-25.
-_GUESS = 0.14
+_GUESS = 0.8
 _GUESS_ONE_SHOT = 5.0
 
 
@@ -70,15 +71,16 @@ class GaussianDiscriminantClassifier(FewShotClassifier):
     Notes
     -----
     The paper tunes :math:`\alpha` on validation data. What follows is ours.
-    ``alpha="auto"`` starts from a guess, :math:`0.14 (n - C) / d` for *C* classes: the
-    *n* in :math:`P` makes discriminants fade as rows are added, and this undoes it.
-    Then every row of a class with three or more is scored by the model without that
-    row, which is exact and costs some matrix products, and :math:`a` in [0.2, 2] and
-    :math:`\alpha` within a factor of 1.25 of the guess minimise the cross-entropy of
-    these scores. With fewer rows a class the guess is taken as it is. With one row a
-    class :math:`\Sigma` is zero; :math:`P` is the identity then and :math:`\alpha` 5.
-    Without text the factor is 30 and the guess :math:`(n - C) / d`, or
-    :math:`s` with one row a class.
+    ``alpha="auto"`` scores each row of a class that has others by the model without
+    that row, which is exact and costs some matrix products. A guess
+    :math:`0.8 \sqrt{K} / \sigma` for *K* rows a class makes the scores of the wrong
+    classes, of standard deviation :math:`\sigma`, spread as logits should: the scale of
+    :math:`P` follows *n*, *d* and the classes, and this undoes it. Then :math:`a` in
+    [0.2, 2] and :math:`\alpha` within a factor of 1.5 of the guess minimise the
+    cross-entropy of the scores of the classes of three rows or more. Without those the
+    guess is taken as it is. With one row a class :math:`\Sigma` is zero; :math:`P` is
+    the identity then and :math:`\alpha` 5. Without text the factor is 30, and
+    :math:`\alpha = s` with one row a class.
 
     Sample weights count rows: in the means, the shares, the covariance and *n*. Sums
     are in double precision. A class of which `class_weight` leaves no row has the share
@@ -143,23 +145,24 @@ class GaussianDiscriminantClassifier(FewShotClassifier):
 
     def _judge(self, model, F, support):
         """Set ``alpha_`` and ``text_weight_`` by the rows left out."""
-        has_text = self.text_weight_ > 0
-        # Each class spends one row on its mean.
-        _, first = np.unique(support.y, return_index=True)
-        freedom = model.counts.sum() - support.copy[first].sum(dtype=float)
-        guess = (_GUESS if has_text else 1.0) * freedom / F.shape[1]
-        rows, removed = judging_rows(support, _MOST_ROWS)
-        self.alpha_ = guess
+        kind = "text" if self.text_weight_ else "image"
+        rows, removed = judging_rows(support, _MOST_ROWS, left=1)
+        scores = left_out_scores(model, F[rows], support.y[rows], removed)
+        shots = (support.weight / support.copy).sum() / len(model.counts)
+        guess = _GUESS * np.sqrt(shots) / wrong_spread(scores, support.y[rows])
+        self.alpha_ = float(guess)
+        judges, _ = judging_rows(support, len(F))
+        used = np.isin(rows, judges)
+        rows, scores = rows[used], scores[used]
         if len(rows):
-            y = support.y[rows]
             zero_shot = self.text_weight_ * self.logit_scale_ * F[rows] @ support.text.T
             weight, self.alpha_, _ = fit_blend(
                 zero_shot,
-                left_out_scores(model, F[rows], y, removed),
-                y,
+                scores,
+                support.y[rows],
                 support.weight[rows],
                 guess=guess,
-                factor=FACTORS["text" if has_text else "image"],
+                factor=FACTORS[kind],
             )
             self.text_weight_ *= weight
 

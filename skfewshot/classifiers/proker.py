@@ -87,7 +87,7 @@ class ProKeRClassifier(FewShotClassifier):
     exact and cheap, and minimises the cross-entropy of the predictions for the rows of
     classes of three or more: over :math:`\beta` in {1, 2, 4}, :math:`\lambda` in
     {0.1, 0.3, 1}, :math:`a` in [0.2, 2] and :math:`\gamma \lambda` within a factor of
-    1.25 of 10 (of 30 without text). Of supports above 1500 rows, some classes of which
+    1.5 of 10 (of 30 without text). Of supports above 1500 rows, some classes of which
     are used. With fewer rows a class the settings are :math:`\beta = 2`,
     :math:`\lambda = 0.3`, :math:`\gamma \lambda = 10` and :math:`a = 1`.
 

@@ -145,13 +145,14 @@ class TipAdapterClassifier(TrainedClassifier):
 
         F, y, weight = support.features, support.y, support.weight
         frozen = self.logit_scale_ * F @ support.text.T
-        values = torch.nn.functional.one_hot(y, len(support.text)).to(F.dtype)
-        values *= float(self.alpha) * weight[:, None]
+        values = (float(self.alpha) * weight)[:, None]
         parameters = {"keys": F.clone()}
 
         def loss(rows):
-            cosines = F[rows] @ parameters["keys"].T
-            cache = torch.exp(float(self.beta) * (cosines - 1)) @ values
+            cosines = parameters["keys"] @ F[rows].T
+            similar = torch.exp(float(self.beta) * (cosines - 1)) * values
+            # The product with the labels, without a one-hot matrix of them.
+            cache = torch.zeros_like(frozen[rows].T).index_add(0, y, similar).T
             return mean_cross_entropy(frozen[rows] + cache, y[rows], weight[rows])
 
         return train_epochs(
