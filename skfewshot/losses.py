@@ -20,22 +20,22 @@ def normalize_rows(x):
 
     Parameters
     ----------
-    x : tensor of shape (n, d)
+    x : tensor of shape (..., n, d)
 
     Returns
     -------
-    unit : tensor of shape (n, d)
-    norms : tensor of shape (n, 1)
+    unit : tensor of shape (..., n, d)
+    norms : tensor of shape (..., n, 1)
         Norms, bounded away from zero so that a zero row stays zero.
     """
-    norms = torch.linalg.vector_norm(x, dim=1, keepdim=True)
+    norms = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
     norms = norms.clamp_min(torch.finfo(x.dtype).tiny ** 0.5)
     return x / norms, norms
 
 
 def normalize_rows_backward(gradient, unit, norms):
     """Gradient with respect to ``x`` from that with respect to ``x / norm(x)``."""
-    along = (gradient * unit).sum(dim=1, keepdim=True)
+    along = (gradient * unit).sum(dim=-1, keepdim=True)
     return (gradient - along * unit) / norms
 
 
@@ -44,24 +44,24 @@ def cross_entropy(logits, y, row_weight):
 
     Parameters
     ----------
-    logits : tensor of shape (n, C)
-    y : int64 tensor of shape (n,)
+    logits : tensor of shape (..., n, C)
+    y : int64 tensor of shape (..., n)
         Class indices in [0, C).
-    row_weight : tensor of shape (n,)
+    row_weight : tensor of shape (..., n)
         For a weighted mean, weights that add up to 1 over the whole support.
 
     Returns
     -------
-    loss : 0-d tensor
-    gradient : tensor of shape (n, C)
+    loss : tensor of shape (...)
+    gradient : tensor of shape (..., n, C)
         Derivative of the loss with respect to ``logits``.
     """
-    log_p = torch.log_softmax(logits, dim=1)
-    at_y = y[:, None]
-    loss = -(row_weight * log_p.gather(1, at_y)[:, 0]).sum()
+    log_p = torch.log_softmax(logits, dim=-1)
+    at_y = y[..., None]
+    loss = -(row_weight * log_p.gather(-1, at_y)[..., 0]).sum(dim=-1)
     gradient = log_p.exp_()
-    gradient.scatter_add_(1, at_y, gradient.new_full(at_y.shape, -1.0))
-    return loss, gradient.mul_(row_weight[:, None])
+    gradient.scatter_add_(-1, at_y, gradient.new_full((1,), -1.0).expand(at_y.shape))
+    return loss, gradient.mul_(row_weight[..., None])
 
 
 def triplet(cosines, y, row_weight, margin):
@@ -79,31 +79,31 @@ def triplet(cosines, y, row_weight, margin):
 
     Parameters
     ----------
-    cosines : tensor of shape (n, C)
+    cosines : tensor of shape (..., n, C)
         Cosines of each mapped row to each prototype.
-    y : int64 tensor of shape (n,)
-    row_weight : tensor of shape (n,)
-    margin : float
+    y : int64 tensor of shape (..., n)
+    row_weight : tensor of shape (..., n)
+    margin : float or tensor that broadcasts against (..., n, 1)
 
     Returns
     -------
-    loss : 0-d tensor
-    gradient : tensor of shape (n, C)
+    loss : tensor of shape (...)
+    gradient : tensor of shape (..., n, C)
         Derivative of the loss with respect to `cosines`.
     """
-    at_y, weight = y[:, None], row_weight[:, None]
+    at_y, weight = y[..., None], row_weight[..., None]
     distances = _distance(cosines)
-    to_true = distances.gather(1, at_y)
-    nearness = (-distances / _NEAREST_SOFTNESS).scatter_(1, at_y, -torch.inf)
-    to_wrong = -_NEAREST_SOFTNESS * torch.logsumexp(nearness, dim=1, keepdim=True)
+    to_true = distances.gather(-1, at_y)
+    nearness = (-distances / _NEAREST_SOFTNESS).scatter_(-1, at_y, -torch.inf)
+    to_wrong = -_NEAREST_SOFTNESS * torch.logsumexp(nearness, dim=-1, keepdim=True)
     violation = to_true - to_wrong + margin
     slope = ((violation + _HINGE_ROUNDING) / (2 * _HINGE_ROUNDING)).clamp_(0, 1)
     hinge = torch.where(slope < 1, _HINGE_ROUNDING * slope.square(), violation)
-    loss = (weight * hinge).sum()
+    loss = (weight * hinge).sum(dim=(-2, -1))
     # d |v - p| / d cosine = -1 / |v - p|.
     slope = weight * slope
-    gradient = torch.softmax(nearness, dim=1).mul_(slope).div_(distances)
-    gradient.scatter_(1, at_y, -slope / to_true)
+    gradient = torch.softmax(nearness, dim=-1).mul_(slope).div_(distances)
+    gradient.scatter_(-1, at_y, -slope / to_true)
     return loss, gradient
 
 

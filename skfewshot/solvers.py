@@ -138,18 +138,23 @@ def solve_cmm(
             converged=converged,
         )
 
-    def on_iteration(x, curve):
+    def on_iteration(x, curves):
+        (x,), (curve,) = x, curves
         return callback(len(curve) - 1, curve[-1], lambda: solution(x, curve, False))
 
-    found = minimize(
-        objective,
-        F.new_zeros(objective.size),
+    def batched(x):
+        loss, gradient = objective(x[0])
+        return x.new_tensor([loss]), gradient[None]
+
+    (x,), (curve,), (converged,) = minimize(
+        batched,
+        F.new_zeros(1, objective.size),
         learning_rate=learning_rate,
         max_iter=max_iter,
         tol=tol,
         callback=None if callback is None else on_iteration,
     )
-    return solution(*found)
+    return solution(x, curve, converged)
 
 
 class _CMMObjective:

@@ -307,11 +307,11 @@ def test_minimize_a_quadratic_from_any_first_step(learning_rate):
     curvature = torch.logspace(-1, 2, 12, dtype=torch.float64)
 
     def objective(x):
-        return float((curvature * (x - 1) ** 2).sum()) + 1, 2 * curvature * (x - 1)
+        return (curvature * (x - 1) ** 2).sum(1) + 1, 2 * curvature * (x - 1)
 
-    x, curve, converged = minimize(
+    (x,), (curve,), (converged,) = minimize(
         objective,
-        torch.zeros(12, dtype=torch.float64),
+        torch.zeros(1, 12, dtype=torch.float64),
         learning_rate=learning_rate,
         max_iter=500,
         tol=1e-12,
@@ -323,10 +323,10 @@ def test_minimize_a_quadratic_from_any_first_step(learning_rate):
 
 def test_minimize_survives_a_kink():
     def objective(x):
-        return float(x.abs().sum()) + 1, x.sign()
+        return x.abs().sum(1) + 1, x.sign()
 
-    start = torch.tensor([1.0, -0.3], dtype=torch.float64)
-    x, curve, _ = minimize(objective, start, learning_rate=1, max_iter=200, tol=1e-6)
+    start = torch.tensor([[1.0, -0.3]], dtype=torch.float64)
+    x, (curve,), _ = minimize(objective, start, learning_rate=1, max_iter=200, tol=1e-6)
     assert curve[-1] < 1.05
     assert torch.isfinite(x).all()
 
