@@ -80,7 +80,10 @@ def judging_rows(support, most, *, left=2):
 
 
 def some_classes(support, most):
-    """Take evenly spaced classes with all their rows, at most so many rows if can be.
+    """Take evenly spaced classes with all their rows, at most so many rows or so.
+
+    Where two classes, the least that can be told apart, have more than twice as many,
+    evenly spaced rows of them.
 
     Returns
     -------
@@ -91,9 +94,10 @@ def some_classes(support, most):
     """
     classes = np.unique(support.y)
     step = -(-len(support.y) // most)
-    # Two classes are the least that can be told apart.
     classes = classes[:: min(step, len(classes) - 1) or 1]
-    held = np.isin(support.y, classes)
+    held = np.flatnonzero(np.isin(support.y, classes))
+    if len(held) > 2 * most:
+        held = held[:: len(held) // most]
     part = replace(
         support,
         features=support.features[held],

@@ -23,14 +23,15 @@ def solve_ridge(K, R, weight, ridge):
     -------
     ndarray of shape (n, C)
     """
-    dtype = np.float64 if len(K) <= _MOST_DOUBLE else K.dtype
+    dtype = np.dtype(float) if len(K) <= _MOST_DOUBLE else K.dtype
     root = np.sqrt(weight.astype(dtype))[:, None]
     A = K.astype(dtype, copy=False)
     # Symmetric, so that weights of any size leave it as well conditioned as can be.
     A *= root
     A *= root.T
-    A[np.diag_indices(len(A))] += dtype(ridge) if dtype is np.float64 else ridge
-    factor = cho_factor(A, lower=True, overwrite_a=True, check_finite=False)
+    A[np.diag_indices(len(A))] += ridge
+    # LAPACK works in place on columns, and A is its own transpose.
+    factor = cho_factor(A.T, lower=True, overwrite_a=True, check_finite=False)
     return root * cho_solve(factor, root * R, overwrite_b=True, check_finite=False)
 
 

@@ -4,8 +4,11 @@ from abc import abstractmethod
 from dataclasses import dataclass
 from typing import Any
 
-from skfewshot._torch import fork_safe_threads, resolve_device, to_tensor
+import numpy as np
+
+from skfewshot._torch import fork_safe_threads, resolve_device, to_numpy, to_tensor
 from skfewshot.classifiers._base import FewShotClassifier
+from skfewshot.text import unit_rows
 
 
 @dataclass(frozen=True)
@@ -85,3 +88,41 @@ class TrainedClassifier(FewShotClassifier):
         self.loss_curve_ = solution.loss_curve
         self.n_iter_ = solution.n_iter
         return solution
+
+
+def trained_arrays(solution, rank, dtype):
+    """Return trained tensors by name as NumPy, class c at index c."""
+    return {
+        name: to_numpy(tensor, dtype=dtype)[rank]
+        for name, tensor in solution.parameters.items()
+    }
+
+
+class TrainedPrototypes(TrainedClassifier):
+    """Base of the classifiers that train a prototype of each class.
+
+    The logits are ``s (cos(f, w_c) + b_c)``. A subclass implements ``_moved``, and its
+    ``_solve`` trains ``intercept`` too where `_first_intercept` says so.
+    """
+
+    @abstractmethod
+    def _moved(self, trained):
+        """Return the prototypes w of any length, from the `trained_arrays`."""
+
+    def _first_intercept(self, text):
+        """Return what to add to the parameters: an intercept where there is no text."""
+        if self.prototype_source_ != "image":
+            return {}
+        return {"intercept": text.new_zeros(len(text))}
+
+    def _fitted_arrays(self, solution, rank, dtype):
+        trained = trained_arrays(solution, rank, dtype)
+        return {
+            "text_features_": unit_rows(self._moved(trained)),
+            "intercept_": trained.get("intercept", np.zeros(len(rank), dtype=dtype)),
+        }
+
+    def _logits(self, features):
+        dtype = features.dtype
+        shift = dtype.type(self.logit_scale_) * self.intercept_.astype(dtype)
+        return self._scaled_cosines(features, self.text_features_) + shift

@@ -3,18 +3,14 @@
 from numbers import Integral, Real
 from typing import ClassVar
 
-import numpy as np
-
 from skfewshot._sklearn import Interval
-from skfewshot._torch import to_numpy
 from skfewshot.classifiers._base import SHARED_CONSTRAINTS
 from skfewshot.classifiers._docs import shared_docs
-from skfewshot.classifiers._training import TrainedClassifier
-from skfewshot.text import unit_rows
+from skfewshot.classifiers._training import TrainedPrototypes
 
 
 @shared_docs
-class CLAPClassifier(TrainedClassifier):
+class CLAPClassifier(TrainedPrototypes):
     r"""Few-shot classifier by a class-adaptive linear probe (CLAP).
 
     Prototypes :math:`w_c` start at the texts :math:`t_c`, are trained on the support,
@@ -120,12 +116,11 @@ class CLAPClassifier(TrainedClassifier):
         text = support.text
         trust = zero_shot_trust(F, y, weight, text, scale=self.logit_scale_)
         parameters = {"prototypes": text.clone()}
-        if self.prototype_source_ == "image":
-            parameters["intercept"] = text.new_zeros(len(text))
+        parameters |= self._first_intercept(text)
 
         def loss(rows):
             entropy = prototype_cross_entropy(
-                *(F, y, weight, parameters["prototypes"]),
+                *(F[rows], y[rows], weight[rows], parameters["prototypes"]),
                 scale=self.logit_scale_,
                 intercept=parameters.get("intercept"),
             )
@@ -143,17 +138,5 @@ class CLAPClassifier(TrainedClassifier):
             callback=on_iteration,
         )
 
-    def _fitted_arrays(self, solution, rank, dtype):
-        trained = {
-            name: to_numpy(tensor, dtype=dtype)[rank]
-            for name, tensor in solution.parameters.items()
-        }
-        return {
-            "text_features_": unit_rows(trained["prototypes"]),
-            "intercept_": trained.get("intercept", np.zeros(len(rank), dtype=dtype)),
-        }
-
-    def _logits(self, features):
-        dtype = features.dtype
-        shift = dtype.type(self.logit_scale_) * self.intercept_.astype(dtype)
-        return self._scaled_cosines(features, self.text_features_) + shift
+    def _moved(self, trained):
+        return trained["prototypes"]

@@ -4,10 +4,9 @@ from numbers import Integral
 from typing import ClassVar
 
 from skfewshot._sklearn import Interval
-from skfewshot._torch import to_numpy
 from skfewshot.classifiers._base import SHARED_CONSTRAINTS
 from skfewshot.classifiers._docs import shared_docs
-from skfewshot.classifiers._training import TrainedClassifier
+from skfewshot.classifiers._training import TrainedClassifier, trained_arrays
 
 
 @shared_docs
@@ -115,10 +114,7 @@ class LPPlusPlusClassifier(TrainedClassifier):
         )
 
     def _fitted_arrays(self, solution, rank, dtype):
-        trained = {
-            name: to_numpy(tensor, dtype=dtype)[rank]
-            for name, tensor in solution.parameters.items()
-        }
+        trained = trained_arrays(solution, rank, dtype)
         by_text = trained["text_weights"][:, None] * self.zero_shot_features_
         return {
             "coef_": trained["weights"] + by_text,

@@ -3,18 +3,14 @@
 from numbers import Integral, Real
 from typing import ClassVar
 
-import numpy as np
-
 from skfewshot._sklearn import Interval
-from skfewshot._torch import to_numpy
 from skfewshot.classifiers._base import SHARED_CONSTRAINTS
 from skfewshot.classifiers._docs import shared_docs
-from skfewshot.classifiers._training import TrainedClassifier
-from skfewshot.text import unit_rows
+from skfewshot.classifiers._training import TrainedPrototypes
 
 
 @shared_docs
-class TaskResClassifier(TrainedClassifier):
+class TaskResClassifier(TrainedPrototypes):
     r"""Few-shot classifier by task residuals of the texts (TaskRes).
 
     The text prototypes :math:`t_c` stay, and a residual :math:`r_c` is added to each
@@ -124,8 +120,7 @@ class TaskResClassifier(TrainedClassifier):
 
         text, alpha = support.text, float(self.alpha)
         parameters = {"residual": torch.zeros_like(text)}
-        if self.prototype_source_ == "image":
-            parameters["intercept"] = text.new_zeros(len(text))
+        parameters |= self._first_intercept(text)
 
         def loss(rows):
             return prototype_cross_entropy(
@@ -148,16 +143,6 @@ class TaskResClassifier(TrainedClassifier):
             callback=on_iteration,
         )
 
-    def _fitted_arrays(self, solution, rank, dtype):
-        trained = {
-            name: to_numpy(tensor, dtype=dtype)[rank]
-            for name, tensor in solution.parameters.items()
-        }
-        moved = self.zero_shot_features_ + dtype.type(self.alpha) * trained["residual"]
-        intercept = trained.get("intercept", np.zeros(len(rank), dtype=dtype))
-        return {"text_features_": unit_rows(moved), "intercept_": intercept}
-
-    def _logits(self, features):
-        dtype = features.dtype
-        shift = dtype.type(self.logit_scale_) * self.intercept_.astype(dtype)
-        return self._scaled_cosines(features, self.text_features_) + shift
+    def _moved(self, trained):
+        alpha = trained["residual"].dtype.type(self.alpha)
+        return self.zero_shot_features_ + alpha * trained["residual"]

@@ -208,3 +208,14 @@ def test_only_classes_that_can_spare_a_row_judge():
     assert_array_equal(removed, 1)
     rows, _ = judging_rows(Support(X, y, weight, np.ones(6), X[:3]), 3)
     assert_array_equal(rows, [1, 3, 5])
+
+
+def test_two_large_classes_are_thinned_out():
+    n = 100
+    X, y = np.random.default_rng(0).normal(size=(n, 3)), np.arange(n) % 2
+    support = Support(X, y, np.ones(n), np.ones(n), X[:2])
+    part, classes = some_classes(support, 20)
+    assert_array_equal(classes, [0, 1])
+    assert 20 <= len(part.y) <= 40
+    whole, _ = some_classes(support, 60)
+    assert len(whole.y) == n

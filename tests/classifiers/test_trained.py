@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
+from sklearn.base import clone
 from sklearn.callback import ScoringMonitor
 
 from skfewshot import (
@@ -187,7 +188,7 @@ def test_callbacks_see_every_epoch_and_change_nothing(model, task):
     model = model.set_params(text_features=text)
     quiet = model.fit(X, y).predict_proba(queries)
     monitor = ScoringMonitor(scoring="accuracy")
-    watched = type(model)(**model.get_params()).set_callbacks(monitor).fit(X, y)
+    watched = clone(model).set_callbacks(monitor).fit(X, y)
     assert len(monitor.get_logs().data_as_pandas) >= watched.n_iter_ == model.max_iter
     assert_array_equal(watched.predict_proba(queries), quiet)
 
@@ -214,3 +215,15 @@ def test_a_diverged_loss_is_named(task):
     X, y, text, _ = task
     with pytest.raises(ValueError, match="a parameter is too large"):
         TipAdapterClassifier(text, alpha=1e308, **TIP_F).fit(X, y)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("model", MODELS, ids=lambda m: type(m).__name__)
+def test_gpu_agrees_with_cpu(model, task):
+    X, y, text, queries = task
+    model = model.set_params(text_features=text)
+    on_gpu = clone(model).set_params(device="cuda").fit(X, y)
+    on_cpu = clone(model).set_params(device="cpu").fit(X, y)
+    assert_allclose(
+        on_gpu.predict_proba(queries), on_cpu.predict_proba(queries), atol=1e-4
+    )
