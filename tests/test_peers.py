@@ -122,6 +122,11 @@ def test_one_row_a_class_two_classes_and_class_weights(model):
     assert with_text(model, text).fit(X, y).predict_proba(X).shape == (4, 4)
     pair = with_text(model, text[:2]).fit(X[:2], y[:2])
     assert pair.decision_function(X).shape == (4,)
+    for shots in ((2, 1, 1, 1), (1, 1, 3, 1), (1, 3, 3, 1)):
+        X, y, text = make_task(shots=shots)
+        for prototypes in (text, None):
+            some = with_text(model, prototypes).fit(X, y)
+            assert np.isfinite(some.predict_log_proba(X)).all()
     X, y, text = make_task()
     if "class_weight" in model.get_params():
         weights = {0: 2.0, 1: 0.0, 2: 1.0, 3: 0.5}

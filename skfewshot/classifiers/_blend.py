@@ -51,7 +51,7 @@ def fit_blend(fixed, learned, y, weight, *, guess, factor):
     return float(found.x[0]), float(found.x[1] * guess), float(found.fun)
 
 
-def judging_rows(support, most, *, left=2):
+def judging_rows(support, most, *, left=2, classes=2):
     """Rows of the classes that can spare one, and the weight of one copy of each.
 
     Parameters
@@ -62,11 +62,13 @@ def judging_rows(support, most, *, left=2):
     left : int, default=2
         Copies of rows that have to be left in the class. By one alone, half of what a
         query will meet, no setting can be judged.
+    classes : int, default=2
+        Classes that have to have such rows, for there to be any.
 
     Returns
     -------
     rows : ndarray of int, shape (m,)
-        Empty where fewer than two classes can.
+        Empty where too few classes can.
     removed : ndarray of shape (m,)
     """
     counts = np.bincount(support.y, weights=support.weight)
@@ -74,7 +76,7 @@ def judging_rows(support, most, *, left=2):
     others = counts[support.y] - removed
     rows = np.flatnonzero(others > (left - 0.5) * support.copy)
     rows = rows[:: -(-len(rows) // most) or 1]
-    if len(np.unique(support.y[rows])) < 2:
+    if len(np.unique(support.y[rows])) < classes:
         rows = rows[:0]
     return rows, removed[rows]
 

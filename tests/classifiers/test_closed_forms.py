@@ -11,7 +11,6 @@ from skfewshot import (
     ZeroShotClassifier,
 )
 from skfewshot.classifiers import proker
-from skfewshot.classifiers._base import Support
 from skfewshot.classifiers._blend import fit_blend, judging_rows, some_classes
 from skfewshot.classifiers._discriminant import (
     fit_discriminant,
@@ -20,6 +19,12 @@ from skfewshot.classifiers._discriminant import (
 )
 from skfewshot.classifiers._kernel_ridge import LeftOutRidge, solve_ridge
 from skfewshot.classifiers._kernels import exponential_kernel
+
+
+def read(X, y, weight=None):
+    """A `Support`, as `fit` reads it: rows in an order of their own."""
+    return ZeroShotClassifier(None)._read_support(X, y, weight)
+
 
 WEIGHT = np.tile([1.0, 2.0, 0.5], 6)
 
@@ -190,30 +195,29 @@ def test_settings_may_be_chosen_on_some_of_the_classes(task, monkeypatch):
     monkeypatch.setattr(proker, "_MOST_ROWS", 9)
     model = ProKeRClassifier(text).fit(X, y)
     assert np.isfinite(model.predict_log_proba(queries)).all()
-    support = Support(X, y, np.ones(18), np.ones(18), text)
-    part, classes = some_classes(support, 9)
+    part, classes = some_classes(read(X, y), 9)
     assert_array_equal(classes, [0, 2])
-    assert_array_equal(part.y, y[np.isin(y, [0, 2])])
+    assert_array_equal(np.bincount(part.y), [3, 0, 5])
 
 
 def test_only_classes_that_can_spare_a_row_judge():
-    y = np.repeat([0, 1, 2], [1, 2, 3])
-    X = np.eye(6)
-    weight = np.ones(6)
-    rows, _ = judging_rows(Support(X, y, weight, weight, X[:3]), 10)
-    assert_array_equal(rows, [])
-    weight = np.array([1.0, 2.0, 1.0, 1.0, 1.0, 1.0])
-    rows, removed = judging_rows(Support(X, y, weight, np.ones(6), X[:3]), 10)
-    assert_array_equal(rows, [1, 2, 3, 4, 5])
+    X, y = np.eye(6), np.repeat([0, 1, 2], [1, 2, 3])
+    one = read(X, y)
+    assert len(judging_rows(one, 10)[0]) == 0
+    assert_array_equal(one.y[judging_rows(one, 10, classes=1)[0]], 2)
+    assert len(judging_rows(one, 10, left=1)[0]) == 5
+    # The second class has three copies of rows now, of one of which one is taken.
+    two = read(X, y, np.array([1.0, 2.0, 1.0, 1.0, 1.0, 1.0]))
+    rows, removed = judging_rows(two, 10)
+    assert_array_equal(np.bincount(two.y[rows]), [0, 2, 3])
     assert_array_equal(removed, 1)
-    rows, _ = judging_rows(Support(X, y, weight, np.ones(6), X[:3]), 3)
-    assert_array_equal(rows, [1, 3, 5])
+    assert len(judging_rows(two, 3)[0]) == 3
 
 
 def test_two_large_classes_are_thinned_out():
     n = 100
     X, y = np.random.default_rng(0).normal(size=(n, 3)), np.arange(n) % 2
-    support = Support(X, y, np.ones(n), np.ones(n), X[:2])
+    support = read(X, y)
     part, classes = some_classes(support, 20)
     assert_array_equal(classes, [0, 1])
     assert 20 <= len(part.y) <= 40
