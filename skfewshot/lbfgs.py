@@ -1,4 +1,4 @@
-"""Full-batch L-BFGS on many problems side by side: deterministic, judged by the loss."""
+"""Full-batch L-BFGS on problems side by side: deterministic, judged by the loss."""
 
 import torch
 
@@ -47,8 +47,8 @@ def minimize(objective, x, *, learning_rate, max_iter, tol, callback=None):
         )
     curves = [[value] for value in loss.tolist()]
     history = _History()
-    active = torch.ones_like(loss, dtype=torch.bool)
-    converged = torch.zeros_like(active)
+    active = torch.full_like(loss, max_iter > 0, dtype=torch.bool)
+    converged = torch.zeros_like(loss, dtype=torch.bool)
     while active.any():
         direction = history.direction(gradient)
         found = _line_search(

@@ -26,6 +26,10 @@ class CMMSolution:
         Zeros unless fitted.
     text : tensor of shape (C, d)
         The refined text features T, *not* normalised: logits use ``norm(T)``.
+    text_map, text_intercept : tensors of shapes (d, d) and (d,)
+        Identity and zeros: texts are prototypes as they are.
+    alpha, temperature : float
+        As given.
     loss_curve : list of float
         Penalised loss before the first iteration and after each one.
     n_iter : int
@@ -37,6 +41,10 @@ class CMMSolution:
     map: torch.Tensor
     intercept: torch.Tensor
     text: torch.Tensor
+    text_map: torch.Tensor
+    text_intercept: torch.Tensor
+    alpha: float
+    temperature: float
     loss_curve: list[float]
     n_iter: int
     converged: bool
@@ -57,6 +65,7 @@ def solve_cmm(
     learning_rate,
     max_iter,
     tol,
+    temperature=1.0,
     text_from_support=False,
     chunk_size=None,
     callback=None,
@@ -66,7 +75,7 @@ def solve_cmm(
     With ``v = norm(f + f Delta)`` and ``P = norm(T)``, weighted means over the
     support, and n the mean weighted rows of the classes that have any::
 
-        cross-entropy(s (f T0' + alpha v P') / (1 + alpha), y)
+        cross-entropy(s / tau (f T0' + alpha v P') / (1 + alpha), y)
         + triplet_weight * mean max(0, |v - P_y| - |v - P_neg| + margin)
         + (map_penalty * |Delta|^2 + text_penalty * mean_c |T_c - T0_c|^2) / (n * L0)
 
@@ -95,6 +104,8 @@ def solve_cmm(
     tol : float
         Stop when the last five iterations lowered the loss by less than ``tol`` times
         the loss each, on average.
+    temperature : float, default=1.0
+        tau.
     text_from_support : bool, default=False
         Whether T0 are the class means of this very support. Then a constant is added
         to the mapped features before they are normalised, penalised like Delta; each
@@ -120,7 +131,7 @@ def solve_cmm(
         margin=margin,
         map_penalty=map_penalty,
         text_penalty=text_penalty,
-        logit_scale=logit_scale,
+        logit_scale=logit_scale / temperature,
         text_from_support=text_from_support,
         chunk_size=chunk_size,
     )
@@ -133,6 +144,10 @@ def solve_cmm(
             map=identity + delta[:width],
             intercept=delta[width:].sum(dim=0),
             text=text,
+            text_map=identity,
+            text_intercept=F.new_zeros(width),
+            alpha=alpha,
+            temperature=temperature,
             loss_curve=curve,
             n_iter=len(curve) - 1,
             converged=converged,

@@ -21,6 +21,7 @@ from skfewshot._sklearn import (
     _fit_context,
     has_callbacks,
 )
+from skfewshot.classifiers._open_classes import with_extra_classes
 from skfewshot.classifiers._rows import merge_rows, row_order
 from skfewshot.clip.embedding import encoder_of
 from skfewshot.text import class_means, resolve_prototypes, unit_rows
@@ -55,6 +56,8 @@ class Support:
         The weight that one copy of a row has: that of its class.
     text : ndarray of shape (n_classes, n_features)
         Unit-norm starting prototypes.
+    seen : ndarray of int, shape (n_classes,)
+        Where the classes are in ``classes_``, which may have more than have rows.
     """
 
     features: np.ndarray
@@ -62,6 +65,7 @@ class Support:
     weight: np.ndarray
     copy: np.ndarray
     text: np.ndarray
+    seen: np.ndarray | None = None
 
     def in_own_order(self):
         """Put the classes in an order that their names do not change, as rows have one.
@@ -209,10 +213,13 @@ class FewShotClassifier(
         kept = sample_weight > 0
         self.classes_, index = np.unique(y[kept], return_inverse=True)
         n_classes = len(self.classes_)
+        self.classes_, seen = with_extra_classes(
+            self.classes_, getattr(self, "extra_classes", None)
+        )
         if n_classes < 2:
             raise ValueError(
                 f"{type(self).__name__} needs at least 2 classes in y with positive "
-                f"sample weight; got 1 class: {self.classes_.tolist()}."
+                f"sample weight; got 1 class: {self.classes_[seen].tolist()}."
             )
         prototypes = resolve_prototypes(
             self.text_features,
@@ -235,15 +242,22 @@ class FewShotClassifier(
             unit_rows(X[kept]), index, sample_weight[kept]
         )
         text = prototypes.features
+        if text is None and n_classes < len(self.classes_):
+            raise ValueError(
+                "extra_classes need texts, and there are none; pass text_features or "
+                "text_encoder."
+            )
         if text is None:
             text = class_means(features, index, weight, n_classes)
         self.zero_shot_features_ = text
-        copy = self._class_weights(index, weight)[index]
+        copy = self._class_weights(self.classes_[seen], index, weight)[index]
         weight = weight * copy
         used = weight > 0
         if not used.any():
             raise ValueError("class_weight gives every row of the support weight 0.")
-        return Support(features[used], index[used], weight[used], copy[used], text)
+        return Support(
+            features[used], index[used], weight[used], copy[used], text[seen], seen
+        )
 
     def _expects_texts(self, X, encoder):
         """Say whether a data frame hides that X comes from a featurizer."""
@@ -252,12 +266,12 @@ class FewShotClassifier(
         is_auto = isinstance(self.text_features, str) and self.text_encoder is None
         return is_embedding and is_auto and encoder is None
 
-    def _class_weights(self, index, sample_weight):
-        """Return the weight of each class of ``classes_``."""
+    def _class_weights(self, classes, index, sample_weight):
+        """Return the weight of each class that has rows."""
         weights = compute_class_weight(
             self.class_weight,
-            classes=self.classes_,
-            y=self.classes_[index],
+            classes=classes,
+            y=classes[index],
             sample_weight=sample_weight,
         ).astype(sample_weight.dtype)
         if (weights < 0).any():

@@ -1,6 +1,9 @@
 """Orders of rows, and merged copies: what makes a fit independent of both."""
 
 import numpy as np
+from scipy.sparse.csgraph import connected_components
+
+from skfewshot.text import unit_rows
 
 
 def merge_rows(features, y, weight):
@@ -54,3 +57,46 @@ def row_order(rows):
 def _row_bytes(rows):
     rows = np.ascontiguousarray(rows)
     return rows.view(np.dtype((np.void, rows.itemsize * rows.shape[1])))[:, 0]
+
+
+def merge_near_copies(features, y, weight, *, cosine, most=512):
+    """Put a mean in the place of rows of a class that show nearly the same.
+
+    Leaving one of them out would leave its likeness in. Rows are alike directly or
+    through others that are.
+
+    Parameters
+    ----------
+    features : ndarray of shape (n, n_features)
+        Unit rows.
+    y : ndarray of shape (n,)
+        Class indices.
+    weight : ndarray of shape (n,)
+    cosine : float
+        From which on two rows are alike.
+    most : int, default=512
+        Classes of more rows are left as they are: in them a copy matters little.
+
+    Returns
+    -------
+    features, y, weight : ndarrays of shapes (m, n_features), (m,) and (m,)
+        Unit rows, in the order of the first row of each; weights add up.
+    """
+    group = np.arange(len(y))
+    order = np.argsort(y, kind="stable")
+    ends = np.cumsum(np.bincount(y))
+    for rows in np.split(order, ends[:-1]):
+        if not 1 < len(rows) <= most:
+            continue
+        alike = features[rows] @ features[rows].T > cosine
+        if alike.sum() > len(rows):
+            _, label = connected_components(alike, directed=False)
+            _, first = np.unique(label, return_index=True)
+            group[rows] = rows[first[label]]
+    if (group == np.arange(len(y))).all():
+        return features, y, weight
+    kept, index = np.unique(group, return_inverse=True)
+    sums = np.zeros((len(kept), features.shape[1]), features.dtype)
+    np.add.at(sums, index, weight[:, None] * features)
+    total = np.bincount(index, weights=weight).astype(weight.dtype)
+    return unit_rows(sums), y[kept], total

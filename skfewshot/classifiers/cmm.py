@@ -1,5 +1,6 @@
 """Cross-Modal Mapping: a residual linear map of images into the space of the texts."""
 
+from dataclasses import replace
 from numbers import Integral, Real
 from typing import ClassVar
 from warnings import warn
@@ -7,75 +8,97 @@ from warnings import warn
 from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.exceptions import ConvergenceWarning
 
-from skfewshot._sklearn import Interval
+from skfewshot._sklearn import Interval, StrOptions
 from skfewshot._torch import to_numpy
 from skfewshot.classifiers._base import SHARED_CONSTRAINTS
 from skfewshot.classifiers._docs import shared_docs
+from skfewshot.classifiers._open_classes import OpenClassesMixin
+from skfewshot.classifiers._rows import merge_near_copies
 from skfewshot.classifiers._training import TrainedClassifier
 from skfewshot.text import unit_rows
+
+# Cosine of two rows of a class that are taken for one photograph.
+_NEAR_COPY = 0.97
+# The same defaults serve both solvers, in these units.
+_GRADIENT_MAP_PENALTY, _GRADIENT_TEXT_PENALTY, _GRADIENT_TOL = 0.1, 3.0, 0.01
 
 
 @shared_docs
 class CMMClassifier(
-    ClassNamePrefixFeaturesOutMixin, TransformerMixin, TrainedClassifier
+    OpenClassesMixin,
+    ClassNamePrefixFeaturesOutMixin,
+    TransformerMixin,
+    TrainedClassifier,
 ):
     r"""Few-shot classifier by Cross-Modal Mapping (CMM).
 
     CLIP embeds images and texts in two separate cones of one sphere, so the embedding
-    of a class name is a poor prototype of its images. CMM [1]_ learns a residual
-    linear map :math:`\Delta` of the image features into the text space, and refines
-    the text features :math:`T`, which start at the class names' embeddings
-    :math:`T_0`. The encoders stay frozen.
+    of a class name is a poor prototype of its images. CMM [1]_ learns a linear map
+    :math:`W = I + \Delta` that brings image features nearer to prototypes :math:`T`,
+    which start at the class names' embeddings :math:`T_0`. The encoders stay frozen.
 
     For a unit-norm image embedding :math:`f`, logit scale :math:`s` and
-    :math:`v(f) = \mathrm{norm}(f + f \Delta)` the logits are
+    :math:`v(f) = \mathrm{norm}(f W + b)` the logits are
 
     .. math::
 
-        \frac{s f T_0^\top + \alpha \, s \, v(f) \, \mathrm{norm}(T)^\top}{1 + \alpha}
+        \frac{s}{\tau} \cdot
+        \frac{f T_0^\top + \alpha \, v(f) \, \mathrm{norm}(T)^\top}{1 + \alpha}
 
-    and the loss, over the support with :math:`\bar n` rows a class, is
+    and the loss over the support is
 
     .. math::
 
         \mathrm{CE}
         + \lambda_{\mathrm{trip}} \, \mathrm{mean} \max(0, \|v - \mathrm{norm}(T)_y\|
         - \|v - \mathrm{norm}(T)_{\mathrm{neg}}\| + m)
-        + \frac{\lambda_W \|\Delta\|_F^2
-        + \lambda_T \, \mathrm{mean}_c \|T_c - T_{0c}\|^2}{\bar n \, L_0}
+        + \mathrm{penalty}
 
-    with *neg* the nearest wrong class and :math:`L_0` the cross-entropy of zero-shot
-    CLIP on the support. Three things are this library's, not the paper's: dividing the
-    logits by :math:`1 + \alpha`, which leaves the predicted class as it is and keeps
-    the temperature independent of :math:`\alpha`; the two penalties, without which the
-    map collapses at one shot; and dividing them by :math:`\bar n L_0`, so that texts
-    which already explain the images are kept, and weak ones give way. That is what
-    makes one set of defaults do for all.
+    with *neg* the nearest wrong class. Dividing by :math:`1 + \alpha` is this
+    library's; it keeps the temperature :math:`\tau` independent of :math:`\alpha`. How
+    the unknowns are found is this library's too, unless ``solver="gradient"``. Notes
+    has the equations.
+
+    1. :math:`W`, :math:`b` and a first :math:`T` come in closed form from a Gaussian
+       model: a class's mean follows its text and its rows, the more the rows the more
+       there are, and :math:`W` makes classes round.
+    2. :math:`\alpha` and :math:`\tau` are those for which rows of the support that are
+       left out, again in closed form, are most likely.
+    3. The loss refines :math:`T`.
 
     Parameters
     ----------
     {{texts}}
-    alpha : float, default=1.0
-        Weight :math:`\alpha \ge 0` of the mapped logits. At 0 the predictions are
-        those of zero-shot CLIP.
+    extra_classes : array-like of labels, default=None
+        Classes to predict that `y` has no rows of. They need texts, as the others do.
+    solver : {"gaussian", "gradient"}, default="gaussian"
+        How :math:`W` and :math:`T` are found. ``"gradient"`` is the paper's way, with
+        penalties: from :math:`W = I` and :math:`T = T_0` the loss is minimised over
+        both. It takes some ten times as long.
+    alpha : "auto" or float, default="auto"
+        Weight :math:`\alpha \ge 0` of the mapped logits. At 0 the predictions are those
+        of zero-shot CLIP. ``"auto"`` finds it, or is 1 with ``solver="gradient"``.
+    temperature : "auto" or float, default="auto"
+        Temperature :math:`\tau > 0` of the logits. ``"auto"`` finds it, or is 1 with
+        ``solver="gradient"``.
     triplet_weight : float, default=1.0
         Weight :math:`\lambda_{\mathrm{trip}} \ge 0` of the triplet loss.
     margin : float, default=0.1
         Margin :math:`m \ge 0` of the triplet loss, a Euclidean distance on the unit
         sphere.
-    map_penalty : float, default=0.1
+    map_penalty : float, default=1.0
         Penalty :math:`\lambda_W \ge 0` of the map; infinity leaves it the identity.
-    text_penalty : float, default=30.0
-        Penalty :math:`\lambda_T \ge 0` of the text features' change; infinity leaves
-        them as they are.
+    text_penalty : float, default=10.0
+        Penalty :math:`\lambda_T \ge 0` of the prototypes' distance from the texts;
+        infinity makes them the texts.
     {{logit_scale}}
     learning_rate : float, default=1.0
         First step tried along a quasi-Newton direction; a line search corrects it.
     max_iter : int, default=200
-        Most L-BFGS iterations.
-    tol : float, default=1e-4
+        Most L-BFGS iterations; at 0 the Gaussian solver leaves step 3 out.
+    tol : float, default=1e-2
         Stop once five iterations lowered the loss by less than `tol` times the loss
-        each, on average.
+        each, on average; ``solver="gradient"`` asks for a hundredth of that.
     {{class_weight}}
     chunk_size : int or None, default=None
         Rows of the support handled at a time. The gradient is exact whatever the
@@ -88,14 +111,20 @@ class CMMClassifier(
 
     Attributes
     ----------
+    alpha_, temperature_ : float
+        The weight :math:`\alpha` and the temperature :math:`\tau` used.
     map_ : ndarray of shape (n_features, n_features)
         The map :math:`W = I + \Delta`.
     map_intercept_ : ndarray of shape (n_features,)
-        A constant added to the mapped features before they are scaled to unit norm,
-        penalised like :math:`\Delta`. Learned only where there is no text
-        (``prototype_source_ == "image"``); zeros otherwise.
+        The constant :math:`b`. With ``solver="gradient"`` it is learned only where
+        there is no text, and zero otherwise.
     text_features_ : ndarray of shape (n_classes, n_features)
-        The refined text features, unit norm.
+        The prototypes :math:`\mathrm{norm}(T)`.
+    text_map_ : ndarray of shape (n_features, n_features)
+        How the prototype of a class without rows follows from its text *t*:
+        ``norm(t @ text_map_ + text_map_intercept_)``. The identity with
+        ``solver="gradient"``, and where there is no text.
+    text_map_intercept_ : ndarray of shape (n_features,)
     {{fitted, loss_curve_, n_iter_}}
 
     See Also
@@ -106,16 +135,54 @@ class CMMClassifier(
     Notes
     -----
     Rows of `X` are scaled to unit norm first, and those of weight zero dropped. Fitting
-    takes the whole support in each step, with copies merged and in an order of its own:
-    duplicating a row is doubling its weight, and neither the order of the rows nor the
-    names of the classes matter, to the last bit. The kinks of the triplet loss are
-    rounded, so that its minimum can be reached and does not depend on rounding errors.
-    The penalties see :math:`T` as it is, ``text_features_`` are its unit rows, and so
-    ``loss_curve_`` cannot be computed from the fitted attributes to the last digit.
+    takes the whole support, with copies merged and in an order of its own: duplicating
+    a row is doubling its weight, and neither the order of the rows nor the names of
+    the classes matter, to the last bit. ``solver="gaussian"`` also merges rows of a
+    class with a cosine above 0.97: near copies would deceive step 2.
 
-    Without text, :math:`T_0` has seen the support, and its loss there says nothing:
-    :math:`L_0` is then that of chance, :math:`\log C`, and in training each row meets
-    the frozen mean of its class without itself.
+    **The Gaussian model.** Let :math:`m` and :math:`m_T` be the means of the class
+    means and of the texts. In units of the covariance :math:`\Sigma` of the rows of a
+    class, class means are a Gaussian process over the texts and rows scatter about
+    them,
+
+    .. math::
+
+        \mu_c - m \sim \mathcal N\left(\beta (t_c - m_T),\;
+        \tfrac{1}{\lambda_T} (3 (t_c - m_T)(t_{c'} - m_T)^\top + [c = c'])\right),
+        \qquad f_i \sim \mathcal N(\mu_{y_i}, \Sigma).
+
+    The posterior means have a closed form: kernel ridge regression of the class means
+    on the texts. With their residuals :math:`e_i` and leverages :math:`h_i`,
+    :math:`\hat\Sigma = \sum_i w_i e_i e_i^\top / (1 - h_i) / n` is shrunk to the
+    sphere of the same trace with weight :math:`\lambda_W / (\lambda_W + n / d)`, and
+    :math:`W W^\top` is the inverse of that over its mean variance; :math:`b = -m W`,
+    :math:`T_c = (\mu_c - m) W`. Without text the prior mean is zero, and its
+    variance :math:`30 / \lambda_T`.
+
+    **The scales.** For a row that is left out, means and :math:`W` are downdated
+    exactly. :math:`\alpha` and :math:`\tau` maximise the likelihood of the left-out
+    rows, :math:`\alpha` of those only whose class has other rows, times log-normal
+    priors. The prior of :math:`\alpha` has its median at :math:`L_0 \tau_0 / 7.5` for
+    texts of the loss :math:`L_0` at their best temperature :math:`\tau_0` on the
+    support: texts that explain the support keep their say. At most 2048 rows are left
+    out.
+
+    **The refinement.** The penalty is
+    :math:`0.3 \lambda_T \|T - T_{\mathrm{start}}\|_F^2 / n`. The kinks of the triplet
+    loss are rounded, so that its minimum can be reached and does not depend on rounding
+    errors.
+
+    **The paper's way.** With ``solver="gradient"`` the penalty is
+
+    .. math::
+
+        \frac{\lambda_W \|\Delta\|_F^2 / 10
+        + 3 \lambda_T \, \mathrm{mean}_c \|T_c - T_{0c}\|^2}{\bar n \, L_0}
+
+    with :math:`\bar n` rows a class and :math:`L_0` the cross-entropy of zero-shot CLIP
+    on the support. The paper has none, and its map collapses at one shot. Without text
+    :math:`L_0` is that of chance, :math:`\log C`, and in training each row meets the
+    frozen mean of its class without itself.
 
     References
     ----------
@@ -140,13 +207,19 @@ class CMMClassifier(
 
     _parameter_constraints: ClassVar[dict] = {
         **SHARED_CONSTRAINTS,
-        "alpha": [Interval(Real, 0, None, closed="left")],
+        "extra_classes": ["array-like", None],
+        "solver": [StrOptions({"gaussian", "gradient"})],
+        "alpha": [StrOptions({"auto"}), Interval(Real, 0, None, closed="left")],
+        "temperature": [
+            StrOptions({"auto"}),
+            Interval(Real, 0, None, closed="neither"),
+        ],
         "triplet_weight": [Interval(Real, 0, None, closed="left")],
         "margin": [Interval(Real, 0, None, closed="left")],
         "map_penalty": [Interval(Real, 0, None, closed="both")],
         "text_penalty": [Interval(Real, 0, None, closed="both")],
         "learning_rate": [Interval(Real, 0, None, closed="neither")],
-        "max_iter": [Interval(Integral, 1, None, closed="left")],
+        "max_iter": [Interval(Integral, 0, None, closed="left")],
         "tol": [Interval(Real, 0, None, closed="left")],
         "chunk_size": [Interval(Integral, 1, None, closed="left"), None],
         "device": "no_validation",
@@ -160,15 +233,18 @@ class CMMClassifier(
         class_names=None,
         text_encoder=None,
         prompt_templates=None,
-        alpha=1.0,
+        extra_classes=None,
+        solver="gaussian",
+        alpha="auto",
+        temperature="auto",
         triplet_weight=1.0,
         margin=0.1,
-        map_penalty=0.1,
-        text_penalty=30.0,
+        map_penalty=1.0,
+        text_penalty=10.0,
         logit_scale="auto",
         learning_rate=1.0,
         max_iter=200,
-        tol=1e-4,
+        tol=1e-2,
         class_weight=None,
         chunk_size=None,
         device=None,
@@ -178,7 +254,10 @@ class CMMClassifier(
         self.class_names = class_names
         self.text_encoder = text_encoder
         self.prompt_templates = prompt_templates
+        self.extra_classes = extra_classes
+        self.solver = solver
         self.alpha = alpha
+        self.temperature = temperature
         self.triplet_weight = triplet_weight
         self.margin = margin
         self.map_penalty = map_penalty
@@ -193,9 +272,17 @@ class CMMClassifier(
         self.random_state = random_state
 
     def _learn(self, support, on_iteration):
+        if self.solver == "gaussian":
+            rows = merge_near_copies(
+                support.features, support.y, support.weight, cosine=_NEAR_COPY
+            )
+            support = replace(
+                support, **dict(zip(("features", "y", "weight"), rows, strict=True))
+            )
+        self._seen = support.seen
         solution = super()._learn(support, on_iteration)
         self._n_features_out = self.map_.shape[1]
-        if not solution.converged:
+        if not solution.converged and self.max_iter:
             warn(
                 f"CMM stopped after max_iter={self.max_iter} iterations before the "
                 "loss settled; raise max_iter or tol.",
@@ -205,39 +292,80 @@ class CMMClassifier(
         return solution
 
     def _solve(self, support, on_iteration):
-        from skfewshot.solvers import solve_cmm
-
         # Rows in one block of logits of at most 256 MB.
         rows = max(1, 2**28 // (len(support.text) * support.text.element_size()))
+        shared = {
+            "triplet_weight": float(self.triplet_weight),
+            "logit_scale": self.logit_scale_,
+            "learning_rate": float(self.learning_rate),
+            "max_iter": self.max_iter,
+            "chunk_size": rows if self.chunk_size is None else self.chunk_size,
+            "text_from_support": self.prototype_source_ == "image",
+        }
+        if self.solver == "gradient":
+            return self._solve_by_gradient(support, on_iteration, shared)
+        from skfewshot.cross_modal import Shot, solve_cross_modal
+
+        def on_curves(curves, state):
+            ((curve,),) = ([curves[0]],)
+            return on_iteration(len(curve) - 1, curve[-1], lambda: state()[0][0])
+
+        ((solution,),) = solve_cross_modal(
+            [
+                Shot(
+                    support.features,
+                    support.y,
+                    support.weight,
+                    support.text,
+                    float(self.map_penalty),
+                    float(self.text_penalty),
+                )
+            ],
+            alpha=[float("nan") if self.alpha == "auto" else float(self.alpha)],
+            margin=[float(self.margin)],
+            temperature=None if self.temperature == "auto" else float(self.temperature),
+            tol=self.tol,
+            callback=None if on_iteration is None else on_curves,
+            **shared,
+        )
+        return solution
+
+    def _solve_by_gradient(self, support, on_iteration, shared):
+        from skfewshot.solvers import solve_cmm
+
         return solve_cmm(
             support.features,
             support.y,
             support.text,
             support.weight,
-            alpha=float(self.alpha),
-            triplet_weight=float(self.triplet_weight),
+            alpha=1.0 if self.alpha == "auto" else float(self.alpha),
+            temperature=1.0 if self.temperature == "auto" else float(self.temperature),
             margin=float(self.margin),
-            map_penalty=float(self.map_penalty),
-            text_penalty=float(self.text_penalty),
-            logit_scale=self.logit_scale_,
-            learning_rate=float(self.learning_rate),
-            max_iter=self.max_iter,
-            tol=self.tol,
-            chunk_size=rows if self.chunk_size is None else self.chunk_size,
-            # With text, the constant offset between the two cones is within reach of
-            # the linear map, since all CLIP images share a large mean. Features of
-            # other origin may be centred, and a map through the origin would make the
-            # logits odd: f and -f could never get the same class.
-            text_from_support=self.prototype_source_ == "image",
+            map_penalty=_GRADIENT_MAP_PENALTY * self.map_penalty,
+            text_penalty=_GRADIENT_TEXT_PENALTY * self.text_penalty,
+            tol=_GRADIENT_TOL * self.tol,
             callback=on_iteration,
+            **shared,
         )
 
     def _fitted_arrays(self, solution, rank, dtype):
-        return {
+        fitted = {
             "map_": to_numpy(solution.map, dtype=dtype),
             "map_intercept_": to_numpy(solution.intercept, dtype=dtype),
-            "text_features_": unit_rows(to_numpy(solution.text, dtype=dtype)[rank]),
+            "text_map_": to_numpy(solution.text_map, dtype=dtype),
+            "text_map_intercept_": to_numpy(solution.text_intercept, dtype=dtype),
         }
+        # Classes without rows have the prototypes that their texts make them.
+        prototypes = _prototypes(self.zero_shot_features_, fitted)
+        prototypes[self._seen] = unit_rows(to_numpy(solution.text, dtype=dtype)[rank])
+        return fitted | {
+            "alpha_": float(solution.alpha),
+            "temperature_": float(solution.temperature),
+            "text_features_": prototypes,
+        }
+
+    def _prototypes_of_texts(self, texts):
+        return _prototypes(texts, vars(self))
 
     def transform(self, X):
         """Map image embeddings into the space of the texts.
@@ -270,5 +398,12 @@ class CMMClassifier(
         dtype = features.dtype
         frozen = features @ self.zero_shot_features_.T.astype(dtype, copy=False)
         tuned = self._mapped(features) @ self.text_features_.T.astype(dtype, copy=False)
-        scale = dtype.type(self.logit_scale_ / (1 + self.alpha))
-        return scale * (frozen + dtype.type(self.alpha) * tuned)
+        scale = self.logit_scale_ / self.temperature_ / (1 + self.alpha_)
+        frozen *= dtype.type(scale)
+        tuned *= dtype.type(scale * self.alpha_)
+        tuned += frozen
+        return tuned
+
+
+def _prototypes(texts, fitted):
+    return unit_rows(texts @ fitted["text_map_"] + fitted["text_map_intercept_"])

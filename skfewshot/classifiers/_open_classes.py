@@ -1,0 +1,118 @@
+"""Classes that have a text but no images: named before a fit, or added after one."""
+
+import numpy as np
+from sklearn.utils.validation import check_is_fitted
+
+from skfewshot.text import resolve_prototypes
+
+
+def with_extra_classes(classes, extra):
+    """Return the sorted union of classes, and where the first ones are in it.
+
+    Parameters
+    ----------
+    classes : ndarray of shape (n_classes,)
+        Sorted classes that have rows.
+    extra : array-like of shape (n_extra,) or None
+        Labels of further ones; those that have rows after all are no error, so that a
+        cross-validation may find them in some folds.
+
+    Returns
+    -------
+    union : ndarray
+    positions : ndarray of int, shape (n_classes,)
+    """
+    if extra is None:
+        return classes, np.arange(len(classes))
+    extra = np.asarray(extra)
+    if extra.ndim != 1:
+        raise ValueError(
+            "extra_classes must be a sequence of class labels; got an array of shape "
+            f"{extra.shape}."
+        )
+    if not len(extra):
+        return classes, np.arange(len(classes))
+    _check_kind("extra_classes", extra, classes)
+    union = np.union1d(classes, extra)
+    return union, np.searchsorted(union, classes)
+
+
+def _check_kind(parameter, labels, classes):
+    """Refuse to mix names with numbers, which cannot be sorted together."""
+
+    def is_text(array):
+        return array.dtype.kind in "UT" or (
+            array.dtype == object and all(isinstance(label, str) for label in array)
+        )
+
+    if is_text(labels) != is_text(classes):
+        raise ValueError(
+            f"{parameter} and y must hold labels of one kind; got "
+            f"{labels.tolist()[:5]} and {classes.tolist()[:5]}."
+        )
+
+
+class OpenClassesMixin:
+    """Adds ``add_class`` to a classifier that can make a prototype from a text.
+
+    The classifier implements ``_prototypes_of_texts(texts)`` and keeps one row a class
+    in ``zero_shot_features_`` and ``text_features_``.
+    """
+
+    def add_class(self, name, features=None):
+        """Add a class that has no images to the fitted classifier, without a new fit.
+
+        Parameters
+        ----------
+        name : label
+            The label that is predicted for it, of the kind of those in ``classes_``.
+        features : array-like of shape (n_features,), default=None
+            Its text feature; scaled to unit norm. None has the text encoder of the
+            fitted classifier encode `name`.
+
+        Returns
+        -------
+        self : estimator
+
+        Raises
+        ------
+        ValueError
+            If `name` is there already or of another kind than the classes, if
+            `features` does not fit, or if the classifier was fitted without texts.
+        """
+        check_is_fitted(self)
+        label = np.asarray([name])
+        _check_kind("name", label, self.classes_)
+        if name in self.classes_.tolist():
+            raise ValueError(f"name={name!r} is already one of the classes.")
+        if self.prototype_source_ == "image":
+            raise ValueError(
+                "This classifier was fitted without texts, so it cannot place a class "
+                "that has none but a text; fit it with text_features or text_encoder."
+            )
+        given = "auto" if features is None else {name: np.asarray(features)}
+        prototypes = resolve_prototypes(
+            given,
+            classes=label,
+            encoder=self.encoder_,
+            text_encoder=self.text_encoder,
+            prompt_templates=self.prompt_templates,
+            n_features=self.n_features_in_,
+            dtype=self.zero_shot_features_.dtype,
+        )
+        text = prototypes.features
+        if text is None:
+            raise ValueError(
+                f"features=None, but nothing is known that could encode {name!r}; pass "
+                "its text feature."
+            )
+        classes = np.concatenate([self.classes_, label])
+        order = np.argsort(classes, kind="stable")
+        for attribute, row in (
+            ("zero_shot_features_", text),
+            ("text_features_", self._prototypes_of_texts(text)),
+        ):
+            rows = np.concatenate([getattr(self, attribute), row])
+            setattr(self, attribute, rows[order])
+        self.classes_ = classes[order]
+        return self

@@ -1,0 +1,231 @@
+"""Cross-modal mapping in three steps: a Gaussian start, two scales, refined texts."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from skfewshot.fusion import fit_scales
+from skfewshot.gaussian import gaussian_start, left_out_cosines
+from skfewshot.losses import normalize_rows
+from skfewshot.refinement import TextProblems, refine_texts
+
+# Rows that are left out, one at a time, to find the scales.
+_MOST_LEFT_OUT = 2048
+
+
+@dataclass(frozen=True)
+class Shot:
+    """One support, and the parameters that decide on its map.
+
+    Attributes
+    ----------
+    features : tensor of shape (N, d)
+        L2-normalised.
+    y : int64 tensor of shape (N,)
+        Class indices in [0, C).
+    weight : tensor of shape (N,)
+        Positive.
+    text : tensor of shape (C, d)
+        L2-normalised text features, or class means of the support.
+    map_penalty, text_penalty : float
+    """
+
+    features: Any
+    y: Any
+    weight: Any
+    text: Any
+    map_penalty: float
+    text_penalty: float
+
+
+@dataclass(frozen=True)
+class CrossModalSolution:
+    """What predictions need: ``v = norm((f - centre) map)`` and its prototypes.
+
+    Attributes
+    ----------
+    map : tensor of shape (d, d)
+    intercept : tensor of shape (d,)
+        ``-centre map``.
+    text : tensor of shape (C, d)
+        Unit prototypes.
+    text_map, text_intercept : tensors of shapes (d, d) and (d,)
+        The prototype of a class without rows is ``norm(t text_map + text_intercept)``.
+    alpha, temperature : float
+    loss_curve : list of float
+    n_iter : int
+    converged : bool
+    """
+
+    map: Any
+    intercept: Any
+    text: Any
+    text_map: Any
+    text_intercept: Any
+    alpha: float
+    temperature: float
+    loss_curve: list[float]
+    n_iter: int
+    converged: bool
+
+
+def solve_cross_modal(
+    shots,
+    *,
+    alpha,
+    margin,
+    temperature,
+    triplet_weight,
+    logit_scale,
+    learning_rate,
+    max_iter,
+    tol,
+    chunk_size,
+    text_from_support,
+    callback=None,
+):
+    """Solve G times m problems side by side.
+
+    Parameters
+    ----------
+    shots : list of Shot
+        G supports with the same classes, though some may lack rows of some.
+    alpha, margin : sequences of m floats
+        The values to combine with each support; an `alpha` of NaN is to be found.
+    temperature : float or None
+        None finds it.
+    triplet_weight, logit_scale : float
+    learning_rate, max_iter, tol, chunk_size
+        See :func:`skfewshot.solvers.solve_cmm`.
+    text_from_support : bool
+        Whether texts are class means of the support.
+    callback : callable, default=None
+        ``callback(loss_curves, state)`` after each iteration, ``state()`` being what
+        would be returned.
+
+    Returns
+    -------
+    solutions : list of lists of CrossModalSolution
+        G lists of m.
+    """
+    starts, judged, rows = [], [], []
+    for shot in shots:
+        start, *left_out = _start(shot, text_from_support)
+        starts.append(start)
+        judged.append(left_out)
+        mapped, _ = normalize_rows((shot.features - start.centre) @ start.map)
+        rows.append((mapped, shot.features @ shot.text.T, shot.y, shot.weight))
+    n_each = len(alpha)
+    given = starts[0].means.new_tensor(alpha)
+    found, tau = fit_scales(
+        *(
+            _stack(parts).repeat_interleave(n_each, 0)
+            for parts in zip(*judged, strict=True)
+        ),
+        logit_scale=logit_scale,
+        text_seen=text_from_support,
+        alpha=given.repeat(len(shots)),
+    )
+    found, tau = found.view(len(shots), n_each), tau.view(len(shots), n_each)
+    # Nothing was learned that could have changed the temperature of the texts alone.
+    tau = torch.where(found > 0, tau, 1.0)
+    if temperature is not None:
+        tau = torch.full_like(tau, temperature)
+    mapped, frozen, y, weight = (_stack(parts) for parts in zip(*rows, strict=True))
+    texts = [normalize_rows(start.means @ start.map)[0] for start in starts]
+    problems = TextProblems(
+        mapped=mapped,
+        frozen=frozen,
+        y=y,
+        weight=weight,
+        start=torch.stack(texts),
+        text_penalty=given.new_tensor([shot.text_penalty for shot in shots]),
+        scale=logit_scale / tau,
+        alpha=found,
+        margin=given.new_tensor(margin).expand_as(found),
+        triplet_weight=triplet_weight,
+    )
+
+    def solutions(prototypes, curves, converged):
+        return [
+            [
+                CrossModalSolution(
+                    map=start.map,
+                    intercept=-start.centre @ start.map,
+                    text=prototypes[group, each],
+                    **_of_new_texts(start),
+                    alpha=float(found[group, each]),
+                    temperature=float(tau[group, each]),
+                    loss_curve=curves[group * n_each + each],
+                    n_iter=len(curves[group * n_each + each]) - 1,
+                    converged=converged[group * n_each + each],
+                )
+                for each in range(n_each)
+            ]
+            for group, start in enumerate(starts)
+        ]
+
+    def on_iteration(curves, prototypes):
+        nowhere = [False] * len(curves)
+        return callback(curves, lambda: solutions(prototypes(), curves, nowhere))
+
+    return solutions(
+        *refine_texts(
+            problems,
+            learning_rate=learning_rate,
+            max_iter=max_iter,
+            tol=tol,
+            chunk_size=chunk_size,
+            callback=None if callback is None else on_iteration,
+        )
+    )
+
+
+def _start(shot, text_from_support):
+    """Closed form of one support, and what its rows say when they are left out."""
+    F, y, weight, text = shot.features, shot.y, shot.weight, shot.text
+    start = gaussian_start(
+        F,
+        y,
+        weight,
+        text,
+        text_seen=text_from_support,
+        map_penalty=shot.map_penalty,
+        text_penalty=shot.text_penalty,
+    )
+    counts = weight.new_zeros(len(text)).index_add_(0, y, weight)
+    rows = torch.arange(len(F), device=F.device)[:: -(-len(F) // _MOST_LEFT_OUT)]
+    label = y[rows]
+    cosines = left_out_cosines(start, F, y, weight, counts, rows)
+    frozen = F[rows] @ text.T
+    spare = weight[rows] < 0.999 * counts[label]
+    if text_from_support:
+        own = weight.new_zeros(len(text), F.shape[1])
+        own.index_add_(0, y, weight[:, None] * F)
+        own, _ = normalize_rows(own[label] - weight[rows, None] * F[rows])
+        own = (F[rows] * own).sum(dim=1, keepdim=True)
+        frozen.scatter_(1, label[:, None], own)
+    return start, frozen, cosines, label, weight[rows], spare
+
+
+def _of_new_texts(start):
+    if start.text_map is None:
+        return {
+            "text_map": torch.eye(len(start.map)),
+            "text_intercept": start.centre * 0,
+        }
+    text_map = start.text_map @ start.map
+    intercept = start.offset @ start.map - start.text_centre @ text_map
+    return {"text_map": text_map, "text_intercept": intercept}
+
+
+def _stack(tensors):
+    """Stack tensors of unequal length with zeros below."""
+    most = max(len(tensor) for tensor in tensors)
+    return torch.stack(
+        [
+            torch.cat([tensor, tensor.new_zeros(most - len(tensor), *tensor.shape[1:])])
+            for tensor in tensors
+        ]
+    )

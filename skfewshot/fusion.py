@@ -1,0 +1,120 @@
+"""How much to trust the mapped features beside zero-shot CLIP, by rows left out."""
+
+import math
+
+import torch
+
+# Mapped cosines spread about five times as widely as those of images and texts, so this
+# weight makes both logits as wide.
+_GAIN = 5.0
+# What a support is expected to say, and how far, in logarithms, it may say otherwise.
+# Texts that surprise the support by this many nats are to weigh as much as the images:
+_EVEN_SURPRISE = 1.5
+# ... and a mixture is more often right than either, so its logits are to be wider.
+_SHARPNESS = 1.2
+_WEIGHT_SPREAD, _SHARPNESS_SPREAD, _TEXT_SPREAD = 0.3, 0.3, 0.5
+_RATIO_BOUNDS = 0.1, 10.0
+_MAX_STEPS = 12
+
+
+def fit_scales(frozen, mapped, y, weight, spare, *, logit_scale, text_seen, alpha):
+    """Find the weight of the mapped cosines and the temperature of the mixture.
+
+    The logits are ``s / tau (frozen + alpha mapped) / (1 + alpha)``. Both unknowns
+    maximise the likelihood of left-out rows times a log-normal prior.
+
+    Parameters
+    ----------
+    frozen, mapped : tensors of shape (P, m, C)
+        Cosines of left-out rows to the texts, and in the space of the map, for P
+        problems beside each other.
+    y : int64 tensor of shape (P, m)
+        Class indices.
+    weight : tensor of shape (P, m)
+        Weights of the rows; 0 for rows that are there to fill up.
+    spare : bool tensor of shape (P, m)
+        Whether the class has other rows. One that has not is at a disadvantage once
+        its only row is left out, which would tell against the images altogether: such
+        rows tell about the temperature alone.
+    logit_scale : float
+        Scale s of the cosines.
+    text_seen : bool
+        Whether the texts are class means of the support, which know it.
+    alpha : tensor of shape (P,)
+        Where not NaN, the weight that is to be used.
+
+    Returns
+    -------
+    alpha, temperature : tensors of shape (P,)
+    """
+    z0, z1 = logit_scale * frozen, logit_scale / _GAIN * mapped
+    start = z0.new_zeros(len(z0), 2)
+    judges, given = weight * spare, torch.isfinite(alpha)
+    if text_seen:
+        weight = judges
+    else:
+        # Texts alone. They have not seen the support, so their loss on it tells
+        # honestly how far to trust them, once they are as sure as they should be.
+        texts = start.clone()
+        texts[:, 0] = -torch.inf
+        spread = texts.new_tensor([0.0, _TEXT_SPREAD]).expand_as(texts)
+        sharpness = _most_likely(z0, z1, y, weight, texts, spread)[:, 1].exp()
+        surprise = _cross_entropy(sharpness[:, None, None] * z0, y, weight)
+        ratio = surprise / _EVEN_SURPRISE / sharpness
+        start[:, 0] = ratio.clamp(*_RATIO_BOUNDS).log()
+    start[:, 1] = math.log(_SHARPNESS)
+    start[:, 0] = start[:, 0].where(~given, (_GAIN * alpha).log())
+    free = (judges.sum(dim=1) > 0) & ~given
+    spread = start.new_tensor([_WEIGHT_SPREAD, _SHARPNESS_SPREAD]).expand_as(start)
+    spread = torch.stack([spread[:, 0] * free, spread[:, 1]], dim=1)
+    found = start
+    if free.any():
+        found = _most_likely(z0, z1, y, judges, start, spread)
+    # The temperature once more, by all rows, for the weight that was found.
+    fixed = torch.stack([found[:, 0], start[:, 1]], dim=1)
+    spread = spread * spread.new_tensor([0.0, 1.0])
+    ratio, sharpness = _most_likely(z0, z1, y, weight, fixed, spread).exp().unbind(1)
+    alpha = ratio / _GAIN
+    return alpha, (1 + ratio) / (1 + alpha) / sharpness
+
+
+def _cross_entropy(logits, y, weight):
+    own = torch.log_softmax(logits, dim=-1).gather(-1, y[..., None])[..., 0]
+    return -(weight * own).sum(dim=1) / weight.sum(dim=1)
+
+
+def _most_likely(z0, z1, y, weight, centre, spread):
+    """Log weight and log sharpness: Gauss-Newton from the mode of the prior.
+
+    The logits are ``exp(b) (z0 + exp(a) z1) / (1 + exp(a))``. A spread of zero keeps an
+    unknown where it is.
+    """
+    by_spread = torch.where(spread > 0, spread, torch.inf).reciprocal()
+    at_y, theta = y[..., None], centre.clone()
+    own0, own1 = z0.gather(-1, at_y)[..., 0], z1.gather(-1, at_y)[..., 0]
+    for _ in range(_MAX_STEPS):
+        share, scale = torch.sigmoid(theta[:, 0]), theta[:, 1].exp()
+        w0, w1 = scale * (1 - share), scale * share
+        p = torch.softmax(w0[:, None, None] * z0 + w1[:, None, None] * z1, dim=-1)
+        p0, p1 = p * z0, p * z1
+        m0, m1 = p0.sum(dim=-1), p1.sum(dim=-1)
+        slopes = torch.stack(
+            [(weight * (m0 - own0)).sum(dim=1), (weight * (m1 - own1)).sum(dim=1)], 1
+        )
+        h00 = (weight * ((p0 * z0).sum(dim=-1) - m0 * m0)).sum(dim=1)
+        h01 = (weight * ((p0 * z1).sum(dim=-1) - m0 * m1)).sum(dim=1)
+        h11 = (weight * ((p1 * z1).sum(dim=-1) - m1 * m1)).sum(dim=1)
+        curvature = torch.stack([h00, h01, h01, h11], dim=1).view(-1, 2, 2)
+        turn = w0 * share
+        jacobian = torch.stack([-turn, w0, turn, w1], dim=1).view(-1, 2, 2)
+        # By an unknown's spread, so that a fixed one has a step of zero.
+        jacobian = jacobian * spread[:, None, :]
+        gradient = (jacobian.mT @ slopes[..., None])[..., 0]
+        gradient += (theta - centre).nan_to_num(0.0) * by_spread
+        hessian = jacobian.mT @ curvature @ jacobian
+        hessian = hessian + torch.eye(2, dtype=hessian.dtype, device=hessian.device)
+        step = spread * torch.linalg.solve(hessian, gradient)
+        theta = theta - step.clamp(-0.5, 0.5)
+        if float(step.abs().max()) < 1e-3:
+            break
+    return theta

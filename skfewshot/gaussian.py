@@ -1,0 +1,242 @@
+"""The closed form of cross-modal mapping: class means, a whitening map, rows left out.
+
+Everything here is this library's own. In the space of the images, less their centre m,
+the mean of class c is taken for a draw from a Gaussian process over the texts,
+
+    mu_c - m ~ N(b (t_c - m_t), K),
+    K = (3 (t_c - m_t).(t_c' - m_t) + [c = c']) / penalty,
+
+in units of the covariance of the rows of one class, and a row for a draw from round
+its class's mean. So texts that are alike share what their images teach, a class with
+few rows stays near its text, and a class without any still has a mean: that is the
+linear map from texts to images. The covariance of the rows round those means, shrunk
+to a sphere, gives the map of the images: one that makes classes round.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+# Prior variance of the linear map from texts to images, in units of that of a class's
+# own deviation from it.
+_MAP_VARIANCE = 3.0
+# The same of class means where there is no text to deviate from.
+_NO_TEXT_VARIANCE = 30.0
+# Prior variance of an offset that all classes share.
+_OFFSET_VARIANCE = 10.0
+# Texts are never believed to point away from their images.
+_LEAST_SLOPE = 0.05
+# Class means in units of the covariance have at most a variance of one over this.
+_LEAST_PENALTY = 1e-6
+# Share of a sphere that a covariance is mixed with at least, so that it has an inverse.
+_LEAST_SHRINKAGE = 1e-4
+
+
+@dataclass(frozen=True)
+class GaussianStart:
+    """What :func:`gaussian_start` finds.
+
+    Attributes
+    ----------
+    centre : tensor of shape (d,)
+        What is taken from an image feature before it is mapped.
+    map : tensor of shape (d, d)
+        The map W of the images; ``W W'`` is the inverse of the shrunk covariance, which
+        has trace d before.
+    means : tensor of shape (C, d)
+        Means of the classes less the centre, in the space of the images.
+    text_map : tensor of shape (d, d) or None
+        How the mean of a class without rows follows from its text, where there are
+        texts: it is ``(t - text_centre) text_map + offset``.
+    text_centre, offset : tensor of shape (d,) or None
+    posterior : _ClassProcess
+        How the means follow from the rows.
+    leverage : tensor of shape (N,)
+        How much the mean of a row's class follows that row.
+    removed : tensor of shape (N,)
+        What the covariance, in the units of `map`, loses of a row's residual with it.
+    """
+
+    centre: Any
+    map: Any
+    means: Any
+    text_map: Any
+    text_centre: Any
+    offset: Any
+    posterior: Any
+    leverage: Any
+    removed: Any
+
+
+class _ClassProcess:
+    """Posterior of the class means: a Gaussian process with noise of variance 1 / n_c.
+
+    The kernel is ``U U' + own I``, so inverses are of the size of U's few columns.
+    """
+
+    def __init__(self, factor, own, counts):
+        self.factor, self.own = factor, own
+        # 1 / (own + 1 / n), which is 0 for a class without rows.
+        self.precision = counts / (1 + own * counts)
+        weighted = factor * self.precision[:, None]
+        inner = factor.T @ weighted
+        inner.diagonal().add_(1)
+        self.root = torch.linalg.cholesky(inner)
+        # Rows u' G^-1 with G = I + U' D^-1 U.
+        self.solved = torch.cholesky_solve(factor.T, self.root).T
+
+    def smooth(self, residuals):
+        """Return the posterior deviations, and what texts' weights they come from."""
+        weighted = residuals * self.precision[:, None]
+        common = self.solved.T @ weighted
+        exact = weighted - self.precision[:, None] * (self.factor @ common)
+        return self.factor @ common + self.own * exact, common
+
+    def diagonal(self):
+        """How much the mean of a class follows the mean of its own rows."""
+        shared = (self.solved * self.factor).sum(dim=1)
+        return self.precision * (shared * (1 - self.own * self.precision) + self.own)
+
+    def columns(self, classes):
+        """How much the mean of each class follows the rows of some classes."""
+        shared = self.solved @ self.factor[classes].T
+        columns = shared - self.own * self.precision[:, None] * shared
+        columns[classes, torch.arange(len(classes), device=classes.device)] += self.own
+        return columns * self.precision[classes]
+
+
+def gaussian_start(F, y, weight, text, *, text_seen, map_penalty, text_penalty):
+    """Find centre, map and class means in closed form.
+
+    Parameters
+    ----------
+    F : tensor of shape (N, d)
+        L2-normalised support features.
+    y : int64 tensor of shape (N,)
+        Class indices in [0, C). A class may have no row.
+    weight : tensor of shape (N,)
+        Positive weights, which count rows.
+    text : tensor of shape (C, d)
+        L2-normalised text features.
+    text_seen : bool
+        Whether they are class means of the support, which say nothing more.
+    map_penalty : float
+        Shrinks the covariance to a sphere, as much as `map_penalty` times d rows would.
+        Infinity makes the map the identity and the centre zero.
+    text_penalty : float
+        Keeps class means near what their texts say, as much as so many rows of a class
+        would. Infinity makes them the texts.
+
+    Returns
+    -------
+    start : GaussianStart
+    """
+    (n_classes, width), total = text.shape, float(weight.sum())
+    text_penalty = max(text_penalty, _LEAST_PENALTY)
+    counts = weight.new_zeros(n_classes).index_add_(0, y, weight)
+    seen = counts > 0
+    sums = F.new_zeros(n_classes, width).index_add_(0, y, weight[:, None] * F)
+    class_means = sums / counts.where(seen, torch.ones_like(counts))[:, None]
+    trust = total / (total + map_penalty)
+    centre = trust * class_means[seen].mean(dim=0)
+    offset = F.new_full((n_classes, 1), (_OFFSET_VARIANCE * trust) ** 0.5)
+    targets = class_means - centre
+    if text_seen:
+        text_centre = slope = None
+        own, prior = max(_NO_TEXT_VARIANCE / text_penalty, _LEAST_PENALTY), 0 * targets
+        factor = offset
+    else:
+        text_centre = trust * text.mean(dim=0)
+        texts = text - text_centre
+        agreement = (texts[seen] * targets[seen]).sum() / texts[seen].square().sum()
+        slope = agreement.nan_to_num(1.0).clamp_min(_LEAST_SLOPE)
+        own, prior = 1 / text_penalty, slope * texts
+        factor = torch.cat([offset, (_MAP_VARIANCE / text_penalty) ** 0.5 * texts], 1)
+    # Few numbers, of very different sizes: worth double precision where there is any.
+    wide = torch.float32 if F.device.type == "mps" else torch.float64
+    posterior = _ClassProcess(factor.to(wide), own, counts.to(wide))
+    deviations, common = posterior.smooth((targets - prior).to(wide))
+    means = prior + deviations.to(F.dtype)
+    leverage = posterior.diagonal().to(F.dtype)[y] * weight / counts[y]
+    removed = weight / (1 - leverage)
+    residuals = F - centre - means[y]
+    scatter = residuals.T @ (residuals * removed[:, None])
+    if text_seen:
+        means = torch.where(seen[:, None], means, text - centre)
+    map_, scale = _whitening(scatter, total, map_penalty)
+    text_map, shared = None, None
+    if not text_seen:
+        text_map = (_MAP_VARIANCE / text_penalty) ** 0.5 * common[1:].to(F.dtype)
+        text_map.diagonal().add_(slope)
+        shared = offset[0] * common[0].to(F.dtype)
+    return GaussianStart(
+        centre=centre,
+        map=map_,
+        means=means,
+        text_map=text_map,
+        text_centre=text_centre,
+        offset=shared,
+        posterior=posterior,
+        leverage=leverage,
+        removed=removed * scale,
+    )
+
+
+def _whitening(scatter, total, penalty):
+    """Root of the inverse of a shrunk covariance, and the scale of scatter in it."""
+    width = len(scatter)
+    identity = torch.eye(width, dtype=scatter.dtype, device=scatter.device)
+    trace = float(scatter.diagonal().sum())
+    shrinkage = max(
+        1 / (1 + total / width / penalty) if penalty else 0, _LEAST_SHRINKAGE
+    )
+    if trace <= 0 or shrinkage == 1:
+        return identity, 0.0
+    scale = (1 - shrinkage) * width / trace
+    root = torch.linalg.cholesky(scale * scatter + shrinkage * identity)
+    return torch.linalg.solve_triangular(root, identity, upper=False).T, scale
+
+
+def left_out_cosines(start, F, y, weight, counts, rows):
+    """Cosines of some rows to all classes, had that row not been in the support.
+
+    The class means and the map are those without the row, exactly, but for the centre,
+    the slope of the texts and the shrinkage, which are kept.
+
+    Parameters
+    ----------
+    start : GaussianStart
+    F, y, weight
+        The support that `start` was found on.
+    counts : tensor of shape (C,)
+        Weighted rows of each class.
+    rows : int64 tensor of shape (m,)
+
+    Returns
+    -------
+    cosines : tensor of shape (m, C)
+    """
+    label, at = y[rows], torch.arange(len(rows), device=F.device)
+    mapped, means = (F[rows] - start.centre) @ start.map, start.means @ start.map
+    # Inner products of the row x, its residual e and the means p.
+    x_p, p_p = mapped @ means.T, means @ means.T
+    e_p = x_p - p_p[label]
+    x_x, p_p = mapped.square().sum(dim=1), p_p.diagonal()
+    x_e = x_x - x_p[at, label]
+    e_e = x_e - x_p[at, label] + p_p[label]
+    # Without the row the inverse covariance gains `gain` times (e e').
+    removed = start.removed[rows]
+    gain = removed / (1 - removed * e_e).clamp_min(1e-6)
+    # ... and the means of the classes lose `loss` times e.
+    classes, index = torch.unique(label, return_inverse=True)
+    follow = start.posterior.columns(classes).to(F.dtype)[:, index].T
+    share = weight[rows] / counts[label] / (1 - start.leverage[rows])
+    loss = follow * share[:, None]
+    swell = 1 + gain * e_e
+    x_q = x_p + (gain * x_e)[:, None] * e_p - loss * (x_e * swell)[:, None]
+    q_q = p_p + gain[:, None] * e_p.square() - 2 * loss * e_p * swell[:, None]
+    q_q += loss.square() * (e_e * swell)[:, None]
+    x_x = x_x + gain * x_e.square()
+    floor = torch.finfo(F.dtype).tiny ** 0.5
+    return x_q / (x_x[:, None] * q_q).clamp_min(floor).sqrt()
