@@ -45,8 +45,14 @@ def distinct_rows(rows, weight):
     total : ndarray of shape (n_distinct,)
         The added weights of the copies.
     """
-    _, first, inverse = np.unique(_row_bytes(rows), True, True)
+    first, inverse = find_copies(rows)
     return first, np.bincount(inverse, weights=weight).astype(weight.dtype)
+
+
+def find_copies(rows):
+    """Return where each different row is first found, and which one each row is."""
+    _, first, inverse = np.unique(_row_bytes(rows), True, True)
+    return first, inverse
 
 
 def row_order(rows):
@@ -82,6 +88,21 @@ def merge_near_copies(features, y, weight, *, cosine, most=512):
     features, y, weight : ndarrays of shapes (m, n_features), (m,) and (m,)
         Unit rows, in the order of the first row of each; weights add up.
     """
+    group = find_near_copies(features, y, cosine=cosine, most=most)
+    if (group == np.arange(len(y))).all():
+        return features, y, weight
+    kept, index = np.unique(group, return_inverse=True)
+    sums = np.zeros((len(kept), features.shape[1]), features.dtype)
+    np.add.at(sums, index, weight[:, None] * features)
+    total = np.bincount(index, weights=weight).astype(weight.dtype)
+    return unit_rows(sums), y[kept], total
+
+
+def find_near_copies(features, y, *, cosine, most=512):
+    """Return the index of the first row that is alike, for each row.
+
+    The parameters are those of :func:`merge_near_copies`.
+    """
     group = np.arange(len(y))
     order = np.argsort(y, kind="stable")
     ends = np.cumsum(np.bincount(y))
@@ -93,10 +114,4 @@ def merge_near_copies(features, y, weight, *, cosine, most=512):
             _, label = connected_components(alike, directed=False)
             _, first = np.unique(label, return_index=True)
             group[rows] = rows[first[label]]
-    if (group == np.arange(len(y))).all():
-        return features, y, weight
-    kept, index = np.unique(group, return_inverse=True)
-    sums = np.zeros((len(kept), features.shape[1]), features.dtype)
-    np.add.at(sums, index, weight[:, None] * features)
-    total = np.bincount(index, weights=weight).astype(weight.dtype)
-    return unit_rows(sums), y[kept], total
+    return group

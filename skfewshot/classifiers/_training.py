@@ -1,6 +1,7 @@
 """What every classifier that torch trains shares: the way to the solver and back."""
 
 from abc import abstractmethod
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,6 +34,33 @@ class SupportTensors:
     text: Any
 
 
+def support_tensors(support, device):
+    """Return a `Support` as `SupportTensors`, and where each of its classes went."""
+    import torch
+
+    support, rank = support.in_own_order()
+    tensors = SupportTensors(
+        features=to_tensor(support.features, device=device),
+        y=to_tensor(support.y, device=device, dtype=torch.int64),
+        weight=to_tensor(support.weight, device=device),
+        text=to_tensor(support.text, device=device),
+    )
+    return tensors, rank
+
+
+@contextmanager
+def training():
+    """Let torch compute as a solver needs it, wherever `fit` is called from.
+
+    That may be inside a caller's inference mode, whose tensors could not be used
+    outside it, or where no gradients are recorded.
+    """
+    import torch
+
+    with fork_safe_threads(), torch.inference_mode(False), torch.enable_grad():
+        yield
+
+
 class TrainedClassifier(FewShotClassifier):
     """Base of the classifiers that a solver trains, one iteration at a time.
 
@@ -58,11 +86,8 @@ class TrainedClassifier(FewShotClassifier):
 
     def _learn(self, support, on_iteration):
         """Run the solver, keep what predictions need, and return the solution."""
-        import torch
-
         device = resolve_device(self.device)
         dtype = support.features.dtype
-        support, rank = support.in_own_order()
 
         def report(iteration, loss, state):
             def fitted():
@@ -71,23 +96,18 @@ class TrainedClassifier(FewShotClassifier):
 
             return on_iteration(fitted)
 
-        # `fit` may be called inside a caller's inference mode, whose tensors could not
-        # be used outside it, or where no gradients are recorded.
-        with fork_safe_threads(), torch.inference_mode(False), torch.enable_grad():
-            solution = self._solve(
-                SupportTensors(
-                    features=to_tensor(support.features, device=device),
-                    y=to_tensor(support.y, device=device, dtype=torch.int64),
-                    weight=to_tensor(support.weight, device=device),
-                    text=to_tensor(support.text, device=device),
-                ),
-                None if on_iteration is None else report,
-            )
+        with training():
+            tensors, rank = support_tensors(support, device)
+            solution = self._solve(tensors, None if on_iteration is None else report)
+        self._keep(solution, rank, dtype)
+        return solution
+
+    def _keep(self, solution, rank, dtype):
+        """Set what predictions need, and how the training went."""
         for name, value in self._fitted_arrays(solution, rank, dtype).items():
             setattr(self, name, value)
         self.loss_curve_ = solution.loss_curve
         self.n_iter_ = solution.n_iter
-        return solution
 
 
 def trained_arrays(solution, rank, dtype):
