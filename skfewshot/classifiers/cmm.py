@@ -18,7 +18,9 @@ from skfewshot.classifiers._training import TrainedClassifier
 from skfewshot.text import unit_rows
 
 # Cosine of two rows of a class that are taken for one photograph.
-_NEAR_COPY = 0.97
+NEAR_COPY = 0.97
+# What a search chooses.
+SEARCHED = ("alpha", "map_penalty", "margin", "text_penalty")
 # The same defaults serve both solvers, in these units.
 _GRADIENT_MAP_PENALTY, _GRADIENT_TEXT_PENALTY, _GRADIENT_TOL = 0.1, 3.0, 0.01
 
@@ -271,16 +273,24 @@ class CMMClassifier(
         self.device = device
         self.random_state = random_state
 
-    def _learn(self, support, on_iteration):
-        if self.solver == "gaussian":
-            rows = merge_near_copies(
-                support.features, support.y, support.weight, cosine=_NEAR_COPY
-            )
-            support = replace(
-                support, **dict(zip(("features", "y", "weight"), rows, strict=True))
-            )
+    def _choice(self):
+        """Return the parameters that `CMMClassifierCV` searches, by name."""
+        return {name: getattr(self, name) for name in SEARCHED}
+
+    def _ready(self, support):
+        """Return what to solve: `support` without the near copies of its rows."""
         self._seen = support.seen
-        solution = super()._learn(support, on_iteration)
+        if self.solver == "gradient":
+            return support
+        rows = merge_near_copies(
+            support.features, support.y, support.weight, cosine=NEAR_COPY
+        )
+        return replace(
+            support, **dict(zip(("features", "y", "weight"), rows, strict=True))
+        )
+
+    def _learn(self, support, on_iteration):
+        solution = super()._learn(self._ready(support), on_iteration)
         self._n_features_out = self.map_.shape[1]
         if not solution.converged and self.max_iter:
             warn(
@@ -292,9 +302,43 @@ class CMMClassifier(
         return solution
 
     def _solve(self, support, on_iteration):
+        if self.solver == "gradient":
+            return self._solve_by_gradient(support, on_iteration)
+
+        def on_curves(curves, state):
+            (curve,) = curves
+            return on_iteration(len(curve) - 1, curve[-1], lambda: state()[0][0])
+
+        choice = self._choice()
+        ((solution,),) = self._solve_together(
+            [(support, choice["map_penalty"], choice["text_penalty"])],
+            [(choice["alpha"], choice["margin"])],
+            callback=None if on_iteration is None else on_curves,
+        )
+        return solution
+
+    def _solve_together(self, shots, scales, callback=None):
+        """Solve (support, map_penalty, text_penalty)s, each with (alpha, margin)s."""
+        from skfewshot.cross_modal import Shot, solve_cross_modal
+
+        return solve_cross_modal(
+            [
+                Shot(**vars(support), map_penalty=float(m), text_penalty=float(t))
+                for support, m, t in shots
+            ],
+            alpha=[float("nan") if a == "auto" else float(a) for a, _ in scales],
+            margin=[float(margin) for _, margin in scales],
+            temperature=None if self.temperature == "auto" else float(self.temperature),
+            tol=self.tol,
+            callback=callback,
+            **self._settings(shots[0][0].text, len(shots) * len(scales)),
+        )
+
+    def _settings(self, text, n_problems=1):
+        """Return by name what both solvers are to be told."""
         # Rows in one block of logits of at most 256 MB.
-        rows = max(1, 2**28 // (len(support.text) * support.text.element_size()))
-        shared = {
+        rows = max(1, 2**28 // (n_problems * len(text) * text.element_size()))
+        return {
             "triplet_weight": float(self.triplet_weight),
             "logit_scale": self.logit_scale_,
             "learning_rate": float(self.learning_rate),
@@ -302,35 +346,8 @@ class CMMClassifier(
             "chunk_size": rows if self.chunk_size is None else self.chunk_size,
             "text_from_support": self.prototype_source_ == "image",
         }
-        if self.solver == "gradient":
-            return self._solve_by_gradient(support, on_iteration, shared)
-        from skfewshot.cross_modal import Shot, solve_cross_modal
 
-        def on_curves(curves, state):
-            ((curve,),) = ([curves[0]],)
-            return on_iteration(len(curve) - 1, curve[-1], lambda: state()[0][0])
-
-        ((solution,),) = solve_cross_modal(
-            [
-                Shot(
-                    support.features,
-                    support.y,
-                    support.weight,
-                    support.text,
-                    float(self.map_penalty),
-                    float(self.text_penalty),
-                )
-            ],
-            alpha=[float("nan") if self.alpha == "auto" else float(self.alpha)],
-            margin=[float(self.margin)],
-            temperature=None if self.temperature == "auto" else float(self.temperature),
-            tol=self.tol,
-            callback=None if on_iteration is None else on_curves,
-            **shared,
-        )
-        return solution
-
-    def _solve_by_gradient(self, support, on_iteration, shared):
+    def _solve_by_gradient(self, support, on_iteration):
         from skfewshot.solvers import solve_cmm
 
         return solve_cmm(
@@ -345,7 +362,7 @@ class CMMClassifier(
             text_penalty=_GRADIENT_TEXT_PENALTY * self.text_penalty,
             tol=_GRADIENT_TOL * self.tol,
             callback=on_iteration,
-            **shared,
+            **self._settings(support.text),
         )
 
     def _fitted_arrays(self, solution, rank, dtype):
