@@ -5,13 +5,14 @@ from typing import Any
 
 import torch
 
-from skfewshot.fusion import fit_scales
+from skfewshot.fusion import fit_intercepts, fit_scales
 from skfewshot.gaussian import gaussian_start, left_out_cosines
 from skfewshot.losses import normalize_rows
 from skfewshot.refinement import TextProblems, refine_texts
 
-# Rows that are left out, one at a time, to find the scales.
-_MOST_LEFT_OUT = 2048
+# Rows that are left out, one at a time, to find intercepts, and to find the scales.
+_MOST_LEFT_OUT = 4096
+_MOST_FOR_SCALES = 1024
 
 
 @dataclass(frozen=True)
@@ -50,8 +51,11 @@ class CrossModalSolution:
         ``-centre map``.
     text : tensor of shape (C, d)
         Unit prototypes.
+    class_intercept : tensor of shape (C,)
+        Added to the logits.
     text_map, text_intercept : tensors of shapes (d, d) and (d,)
-        The prototype of a class without rows is ``norm(t text_map + text_intercept)``.
+        The prototype of a class without rows is
+        ``norm((t text_map + text_intercept) map)``.
     alpha, temperature : float
     loss_curve : list of float
     n_iter : int
@@ -61,6 +65,7 @@ class CrossModalSolution:
     map: Any
     intercept: Any
     text: Any
+    class_intercept: Any
     text_map: Any
     text_intercept: Any
     alpha: float
@@ -118,20 +123,24 @@ def solve_cross_modal(
         rows.append((mapped, shot.features @ shot.text.T, shot.y, shot.weight))
     n_each = len(alpha)
     given = starts[0].means.new_tensor(alpha)
-    found, tau = fit_scales(
-        *(
+    text_penalty = given.new_tensor([shot.text_penalty for shot in shots])
+    found, tau, intercept = _judge(
+        [
             _stack(parts).repeat_interleave(n_each, 0)
             for parts in zip(*judged, strict=True)
-        ),
+        ],
         logit_scale=logit_scale,
         text_seen=text_from_support,
         alpha=given.repeat(len(shots)),
+        temperature=temperature,
+        text_penalty=text_penalty.repeat_interleave(n_each),
     )
-    found, tau = found.view(len(shots), n_each), tau.view(len(shots), n_each)
-    # Nothing was learned that could have changed the temperature of the texts alone.
-    tau = torch.where(found > 0, tau, 1.0)
-    if temperature is not None:
-        tau = torch.full_like(tau, temperature)
+    shape = len(shots), n_each
+    found, tau, intercept = (
+        found.view(shape),
+        tau.view(shape),
+        intercept.view(*shape, -1),
+    )
     mapped, frozen, y, weight = (_stack(parts) for parts in zip(*rows, strict=True))
     texts = [normalize_rows(start.means @ start.map)[0] for start in starts]
     problems = TextProblems(
@@ -140,20 +149,22 @@ def solve_cross_modal(
         y=y,
         weight=weight,
         start=torch.stack(texts),
-        text_penalty=given.new_tensor([shot.text_penalty for shot in shots]),
+        intercept=intercept,
+        text_penalty=text_penalty,
         scale=logit_scale / tau,
         alpha=found,
         margin=given.new_tensor(margin).expand_as(found),
         triplet_weight=triplet_weight,
     )
 
-    def solutions(prototypes, curves, converged):
+    def solutions(prototypes, intercepts, curves, converged):
         return [
             [
                 CrossModalSolution(
                     map=start.map,
                     intercept=-start.centre @ start.map,
                     text=prototypes[group, each],
+                    class_intercept=intercepts[group, each],
                     **_of_new_texts(start),
                     alpha=float(found[group, each]),
                     temperature=float(tau[group, each]),
@@ -166,9 +177,9 @@ def solve_cross_modal(
             for group, start in enumerate(starts)
         ]
 
-    def on_iteration(curves, prototypes):
+    def on_iteration(curves, state):
         nowhere = [False] * len(curves)
-        return callback(curves, lambda: solutions(prototypes(), curves, nowhere))
+        return callback(curves, lambda: solutions(*state(), curves, nowhere))
 
     return solutions(
         *refine_texts(
@@ -180,6 +191,28 @@ def solve_cross_modal(
             callback=None if callback is None else on_iteration,
         )
     )
+
+
+def _judge(left_out, *, logit_scale, text_seen, alpha, temperature, text_penalty):
+    """Weights, temperatures and intercepts of problems side by side."""
+    # Two numbers need fewer rows than an intercept for each class.
+    step = -(-left_out[0].shape[1] // _MOST_FOR_SCALES)
+    found, tau = fit_scales(
+        *(part[:, ::step] for part in left_out),
+        logit_scale=logit_scale,
+        text_seen=text_seen,
+        alpha=alpha,
+    )
+    # Nothing is learned that could change what the texts alone say.
+    zero_shot = found == 0
+    tau = torch.where(zero_shot, 1.0, tau)
+    if temperature is not None:
+        tau = torch.full_like(tau, temperature)
+    frozen, mapped, y, weight, _ = left_out
+    logits = frozen + found[:, None, None] * mapped
+    logits *= (logit_scale / tau / (1 + found))[:, None, None]
+    intercept = fit_intercepts(logits, y, weight, text_penalty)
+    return found, tau, torch.where(zero_shot[:, None], 0.0, intercept)
 
 
 def _start(shot, text_from_support):
@@ -210,14 +243,12 @@ def _start(shot, text_from_support):
 
 
 def _of_new_texts(start):
+    """How the mean of a class without rows follows from its text."""
     if start.text_map is None:
-        return {
-            "text_map": torch.eye(len(start.map)),
-            "text_intercept": start.centre * 0,
-        }
-    text_map = start.text_map @ start.map
-    intercept = start.offset @ start.map - start.text_centre @ text_map
-    return {"text_map": text_map, "text_intercept": intercept}
+        text_map = torch.eye(len(start.map), dtype=start.map.dtype)
+        return {"text_map": text_map, "text_intercept": torch.zeros_like(start.centre)}
+    intercept = start.offset - start.text_centre @ start.text_map
+    return {"text_map": start.text_map, "text_intercept": intercept}
 
 
 def _stack(tensors):

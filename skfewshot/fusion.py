@@ -1,4 +1,4 @@
-"""How much to trust the mapped features beside zero-shot CLIP, by rows left out."""
+"""The weight of the map beside zero-shot CLIP, and intercepts, by rows left out."""
 
 import math
 
@@ -14,6 +14,10 @@ _EVEN_SURPRISE = 1.5
 _SHARPNESS = 1.2
 _WEIGHT_SPREAD, _SHARPNESS_SPREAD, _TEXT_SPREAD = 0.3, 0.3, 0.5
 _RATIO_BOUNDS = 0.1, 10.0
+# Prior variance of the intercepts of the classes, before it is divided by the penalty.
+_INTERCEPT_VARIANCE = 2.5
+# Weight, in finding the temperature, of a row whose class has no other.
+_ALONE = 0.1
 _MAX_STEPS = 12
 
 
@@ -35,7 +39,7 @@ def fit_scales(frozen, mapped, y, weight, spare, *, logit_scale, text_seen, alph
     spare : bool tensor of shape (P, m)
         Whether the class has other rows. One that has not is at a disadvantage once
         its only row is left out, which would tell against the images altogether: such
-        rows tell about the temperature alone.
+        rows tell about the temperature alone, and of that little.
     logit_scale : float
         Scale s of the cosines.
     text_seen : bool
@@ -50,9 +54,8 @@ def fit_scales(frozen, mapped, y, weight, spare, *, logit_scale, text_seen, alph
     z0, z1 = logit_scale * frozen, logit_scale / _GAIN * mapped
     start = z0.new_zeros(len(z0), 2)
     judges, given = weight * spare, torch.isfinite(alpha)
-    if text_seen:
-        weight = judges
-    else:
+    sure = judges if text_seen else torch.where(spare, weight, _ALONE * weight)
+    if not text_seen:
         # Texts alone. They have not seen the support, so their loss on it tells
         # honestly how far to trust them, once they are as sure as they should be.
         texts = start.clone()
@@ -73,9 +76,53 @@ def fit_scales(frozen, mapped, y, weight, spare, *, logit_scale, text_seen, alph
     # The temperature once more, by all rows, for the weight that was found.
     fixed = torch.stack([found[:, 0], start[:, 1]], dim=1)
     spread = spread * spread.new_tensor([0.0, 1.0])
-    ratio, sharpness = _most_likely(z0, z1, y, weight, fixed, spread).exp().unbind(1)
+    ratio, sharpness = _most_likely(z0, z1, y, sure, fixed, spread).exp().unbind(1)
     alpha = ratio / _GAIN
     return alpha, (1 + ratio) / (1 + alpha) / sharpness
+
+
+def fit_intercepts(logits, y, weight, text_penalty):
+    """Find what to add to the logits of each class, by rows left out.
+
+    Zero-shot CLIP says some names too readily, and others hardly ever. The intercepts
+    maximise the likelihood of the left-out rows times a normal prior. Each class has
+    the same weight, so that they do not take unequal numbers of rows for a preference.
+
+    Parameters
+    ----------
+    logits : tensor of shape (P, m, C)
+        Of left-out rows.
+    y : int64 tensor of shape (P, m)
+    weight : tensor of shape (P, m)
+    text_penalty : tensor of shape (P,)
+        Keeps them near zero: the variance of the prior is 2.5 over it.
+
+    Returns
+    -------
+    intercepts : tensor of shape (P, C)
+    """
+    n_classes = logits.shape[-1]
+    counts = logits.new_zeros(len(logits), n_classes).scatter_add_(1, y, weight)
+    seen = counts > 0
+    share = counts.sum(dim=1) / seen.sum(dim=1)
+    weight = weight * share[:, None] / counts.gather(1, y).clamp_min(1e-30)
+    wanted = seen * share[:, None]
+    precision = (text_penalty / _INTERCEPT_VARIANCE)[:, None]
+    # Newton's method by the diagonal of the Hessian, which is that much too small where
+    # all classes are alike.
+    damping = (n_classes - 1) / n_classes
+    intercepts = torch.zeros_like(counts)
+    for _ in range(_MAX_STEPS):
+        p = torch.softmax(logits + intercepts[:, None], dim=-1)
+        expected = (weight[..., None] * p).sum(dim=1)
+        curvature = expected - (weight[..., None] * p.square_()).sum(dim=1)
+        slope = expected - wanted + (precision * intercepts).nan_to_num(0.0)
+        step = (damping * slope / (curvature + precision)).clamp(-0.5, 0.5)
+        step = step.nan_to_num(0.0)
+        intercepts -= step
+        if float(step.abs().max()) < 1e-2:
+            break
+    return intercepts
 
 
 def _cross_entropy(logits, y, weight):

@@ -1,4 +1,4 @@
-"""The text features, refined by the loss of cross-modal mapping from a given start."""
+"""Prototypes and intercepts, refined by the loss of cross-modal mapping."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -13,9 +13,8 @@ from skfewshot.losses import (
     triplet,
 )
 
-# Penalty of a text feature's move, in units of the one that keeps class means near
-# their texts: the start already follows the support.
-_ANCHOR = 0.3
+# Penalty of an intercept's move in units of that of a prototype's.
+_INTERCEPT_PENALTY = 0.1
 
 
 @dataclass(frozen=True)
@@ -33,6 +32,8 @@ class TextProblems:
         Weights of the rows; 0 for rows that are there to fill up.
     start : tensor of shape (G, C, d)
         Unit prototypes to start from.
+    intercept : tensor of shape (G, m, C)
+        Intercepts to start from.
     text_penalty : tensor of shape (G,)
     scale, alpha, margin : tensors of shape (G, m)
         Scale of the logits, weight of the mapped ones, margin of the triplet loss.
@@ -44,6 +45,7 @@ class TextProblems:
     y: Any
     weight: Any
     start: Any
+    intercept: Any
     text_penalty: Any
     scale: Any
     alpha: Any
@@ -52,13 +54,13 @@ class TextProblems:
 
 
 def refine_texts(problems, *, learning_rate, max_iter, tol, chunk_size, callback=None):
-    """Minimise the loss over the prototypes T, with the map as it is.
+    """Minimise the loss over prototypes T and intercepts b, with the map as it is.
 
     With ``v`` the mapped rows, ``P = norm(T)`` and weighted means over the support::
 
-        cross-entropy(scale (frozen + alpha v P') / (1 + alpha), y)
+        cross-entropy(scale (frozen + alpha v P') / (1 + alpha) + b, y)
         + triplet_weight * mean max(0, |v - P_y| - |v - P_neg| + margin)
-        + 0.3 * text_penalty / n_rows * |T - start|^2
+        + text_penalty * (|T - start|^2 + |b - intercept|^2 / 10) / n_rows
 
     Parameters
     ----------
@@ -66,12 +68,14 @@ def refine_texts(problems, *, learning_rate, max_iter, tol, chunk_size, callback
     learning_rate, max_iter, tol, chunk_size
         See :func:`skfewshot.solvers.solve_cmm`.
     callback : callable, default=None
-        ``callback(x, loss_curves)``; ``start + unit x`` are the prototypes so far.
+        ``callback(loss_curves, state)``; ``state()`` gives the prototypes and the
+        intercepts so far.
 
     Returns
     -------
     prototypes : tensor of shape (G, m, C, d)
         Unit rows.
+    intercepts : tensor of shape (G, m, C)
     loss_curves : list of list of float
         One for each problem, group by group.
     converged : list of bool
@@ -82,7 +86,7 @@ def refine_texts(problems, *, learning_rate, max_iter, tol, chunk_size, callback
     )
 
     def on_iteration(x, curves):
-        return callback(curves, lambda: objective.prototypes(x))
+        return callback(curves, lambda: objective.solution(x))
 
     x, curves, converged = minimize(
         objective,
@@ -92,14 +96,15 @@ def refine_texts(problems, *, learning_rate, max_iter, tol, chunk_size, callback
         tol=tol,
         callback=None if callback is None else on_iteration,
     )
-    return objective.prototypes(x), curves, converged
+    return *objective.solution(x), curves, converged
 
 
 class _TextObjective:
     """The penalised losses and their gradients as a function of a row per problem.
 
-    A row holds T - start in units in which the penalty has a curvature below one, so
-    that a unit step suits any penalty and an infinite one freezes the texts.
+    A row holds T - start and b - intercept in units in which the penalty has a
+    curvature below one, so that a unit step suits any penalty and an infinite one
+    freezes the texts.
     """
 
     def __init__(self, problems, chunk_size):
@@ -107,40 +112,62 @@ class _TextObjective:
         n_groups, n_each = problems.scale.shape
         _, n_classes, width = problems.start.shape
         self.shape = (n_groups, n_each, n_classes, width)
-        self.size = n_classes * width
+        self.text_size = n_classes * width
+        self.size = self.text_size + n_classes
         rows = problems.mapped.shape[1]
         self.chunk_size = min(rows, chunk_size)
         total = problems.weight.sum(dim=1, keepdim=True)
         self.row_weight = problems.weight / total
-        inverse = total[:, 0] / (_ANCHOR * problems.text_penalty)
-        unit = torch.where(inverse > 0, (1 + 2 / inverse).rsqrt(), 0.0)
-        self.unit = unit[:, None, None, None]
-        self.cost = (1 / (2 + inverse)).repeat_interleave(n_each)
+        text_unit, text_cost = _scaled(problems.text_penalty / total[:, 0])
+        unit, cost = _scaled(_INTERCEPT_PENALTY * problems.text_penalty / total[:, 0])
+        self.text_unit = text_unit[:, None, None, None]
+        # Nothing is learned where the map has no weight.
+        self.unit = (unit[:, None] * (problems.alpha > 0))[..., None]
+        costs = torch.cat(
+            [
+                text_cost[:, None].expand(n_groups, self.text_size),
+                cost[:, None].expand(n_groups, n_classes),
+            ],
+            dim=1,
+        )
+        self.cost = costs.repeat_interleave(n_each, 0)
         self.frozen_scale = problems.scale / (1 + problems.alpha)
         self.scale = self.frozen_scale * problems.alpha
 
-    def _texts(self, x):
-        return self.problems.start[:, None] + self.unit * x.view(self.shape)
+    def _unpack(self, x):
+        moves = x[:, : self.text_size].view(self.shape)
+        shifts = self.unit * x[:, self.text_size :].view(self.shape[:3])
+        texts = self.problems.start[:, None] + self.text_unit * moves
+        return texts, self.problems.intercept + shifts
 
-    def prototypes(self, x):
-        return normalize_rows(self._texts(x))[0]
+    def solution(self, x):
+        texts, intercepts = self._unpack(x)
+        return normalize_rows(texts)[0], intercepts
 
     def __call__(self, x):
-        prototypes, norms = normalize_rows(self._texts(x))
-        loss = self.cost * x.square().sum(dim=1)
+        texts, intercepts = self._unpack(x)
+        prototypes, norms = normalize_rows(texts)
+        loss = (self.cost * x.square()).sum(dim=1)
         by_prototype = torch.zeros_like(prototypes)
+        by_intercept = torch.zeros_like(intercepts)
         for start in range(0, self.problems.mapped.shape[1], self.chunk_size):
-            part, gradient = self._of_rows(
-                slice(start, start + self.chunk_size), prototypes
-            )
+            rows = slice(start, start + self.chunk_size)
+            part, gradient, shift = self._of_rows(rows, prototypes, intercepts)
             loss += part.flatten()
             by_prototype += gradient
+            by_intercept += shift
         by_text = normalize_rows_backward(by_prototype, prototypes, norms)
-        gradient = (self.unit * by_text).view_as(x)
-        return loss, gradient.addcmul_(x, 2 * self.cost[:, None])
+        gradient = torch.cat(
+            [
+                (self.text_unit * by_text).view(len(x), -1),
+                (self.unit * by_intercept).view(len(x), -1),
+            ],
+            dim=1,
+        )
+        return loss, gradient.addcmul_(x, self.cost, value=2)
 
-    def _of_rows(self, rows, prototypes):
-        """Loss of some rows of every problem, and its gradient by the prototypes."""
+    def _of_rows(self, rows, prototypes, intercepts):
+        """Loss of some rows of every problem, and its gradients."""
         problems, (n_groups, n_each, n_classes, _) = self.problems, self.shape
         mapped = problems.mapped[:, rows]
         n_rows = mapped.shape[1]
@@ -152,7 +179,9 @@ class _TextObjective:
         weight = self.row_weight[:, None, rows].expand(n_groups, n_each, n_rows)
         logits = self.scale[..., None, None] * cosines
         logits += self.frozen_scale[..., None, None] * problems.frozen[:, None, rows]
+        logits += intercepts[:, :, None]
         loss, by_cosine = cross_entropy(logits, y, weight)
+        by_intercept = by_cosine.sum(dim=2)
         by_cosine.mul_(self.scale[..., None, None])
         if problems.triplet_weight:
             margin = problems.margin[..., None, None]
@@ -160,4 +189,11 @@ class _TextObjective:
             loss = loss + problems.triplet_weight * hinge
             by_cosine.add_(by_distance, alpha=problems.triplet_weight)
         by_stacked = by_cosine.transpose(1, 2).reshape(n_groups, n_rows, -1).mT @ mapped
-        return loss, by_stacked.view_as(prototypes)
+        return loss, by_stacked.view_as(prototypes), by_intercept
+
+
+def _scaled(penalty):
+    """Unit of a block of unknowns, and the penalty on its square in that unit."""
+    inverse = 1 / penalty
+    unit = torch.where(inverse > 0, (1 + 2 / inverse).rsqrt(), 0.0)
+    return unit, 1 / (2 + inverse)

@@ -26,6 +26,8 @@ class CMMSolution:
         Zeros unless fitted.
     text : tensor of shape (C, d)
         The refined text features T, *not* normalised: logits use ``norm(T)``.
+    class_intercept : tensor of shape (C,)
+        Zeros.
     text_map, text_intercept : tensors of shapes (d, d) and (d,)
         Identity and zeros: texts are prototypes as they are.
     alpha, temperature : float
@@ -41,6 +43,7 @@ class CMMSolution:
     map: torch.Tensor
     intercept: torch.Tensor
     text: torch.Tensor
+    class_intercept: torch.Tensor
     text_map: torch.Tensor
     text_intercept: torch.Tensor
     alpha: float
@@ -144,6 +147,7 @@ def solve_cmm(
             map=identity + delta[:width],
             intercept=delta[width:].sum(dim=0),
             text=text,
+            class_intercept=F.new_zeros(len(text)),
             text_map=identity,
             text_intercept=F.new_zeros(width),
             alpha=alpha,

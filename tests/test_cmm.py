@@ -43,6 +43,7 @@ def test_decision_function_is_the_documented_equation():
         alpha = model.alpha_
         expected = X @ text.T + alpha * mapped @ unit(model.text_features_).T
         expected *= 30 / model.temperature_ / (1 + alpha)
+        expected += model.intercept_
         assert_allclose(model.decision_function(X), expected, rtol=1e-10)
         assert_allclose(model.transform(X), mapped, rtol=1e-10)
         assert_allclose(model.zero_shot_features_, text, rtol=1e-12)

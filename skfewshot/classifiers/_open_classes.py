@@ -56,7 +56,7 @@ class OpenClassesMixin:
     """Adds ``add_class`` to a classifier that can make a prototype from a text.
 
     The classifier implements ``_prototypes_of_texts(texts)`` and keeps one row a class
-    in ``zero_shot_features_`` and ``text_features_``.
+    in ``zero_shot_features_`` and ``text_features_``, and a number in ``intercept_``.
     """
 
     def add_class(self, name, features=None):
@@ -114,5 +114,7 @@ class OpenClassesMixin:
         ):
             rows = np.concatenate([getattr(self, attribute), row])
             setattr(self, attribute, rows[order])
+        self.intercept_ = np.append(self.intercept_, self.intercept_.dtype.type(0))
+        self.intercept_ = self.intercept_[order]
         self.classes_ = classes[order]
         return self

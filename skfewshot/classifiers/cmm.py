@@ -5,6 +5,7 @@ from numbers import Integral, Real
 from typing import ClassVar
 from warnings import warn
 
+import numpy as np
 from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.exceptions import ConvergenceWarning
 
@@ -45,7 +46,7 @@ class CMMClassifier(
     .. math::
 
         \frac{s}{\tau} \cdot
-        \frac{f T_0^\top + \alpha \, v(f) \, \mathrm{norm}(T)^\top}{1 + \alpha}
+        \frac{f T_0^\top + \alpha \, v(f) \, \mathrm{norm}(T)^\top}{1 + \alpha} + a
 
     and the loss over the support is
 
@@ -64,9 +65,10 @@ class CMMClassifier(
     1. :math:`W`, :math:`b` and a first :math:`T` come in closed form from a Gaussian
        model: a class's mean follows its text and its rows, the more the rows the more
        there are, and :math:`W` makes classes round.
-    2. :math:`\alpha` and :math:`\tau` are those for which rows of the support that are
-       left out, again in closed form, are most likely.
-    3. The loss refines :math:`T`.
+    2. :math:`\alpha`, :math:`\tau` and the classes' intercepts :math:`a` are those for
+       which rows of the support that are left out, again in closed form, are most
+       likely.
+    3. The loss refines :math:`T` and :math:`a`.
 
     Parameters
     ----------
@@ -122,10 +124,12 @@ class CMMClassifier(
         there is no text, and zero otherwise.
     text_features_ : ndarray of shape (n_classes, n_features)
         The prototypes :math:`\mathrm{norm}(T)`.
+    intercept_ : ndarray of shape (n_classes,)
+        The intercepts :math:`a`; zeros with ``solver="gradient"``.
     text_map_ : ndarray of shape (n_features, n_features)
         How the prototype of a class without rows follows from its text *t*:
-        ``norm(t @ text_map_ + text_map_intercept_)``. The identity with
-        ``solver="gradient"``, and where there is no text.
+        ``norm((t @ text_map_ + text_map_intercept_) @ map_)``. With
+        ``solver="gradient"`` it is the inverse of `map_`, as texts stay.
     text_map_intercept_ : ndarray of shape (n_features,)
     {{fitted, loss_curve_, n_iter_}}
 
@@ -166,13 +170,16 @@ class CMMClassifier(
     rows, :math:`\alpha` of those only whose class has other rows, times log-normal
     priors. The prior of :math:`\alpha` has its median at :math:`L_0 \tau_0 / 7.5` for
     texts of the loss :math:`L_0` at their best temperature :math:`\tau_0` on the
-    support: texts that explain the support keep their say. At most 2048 rows are left
-    out.
+    support: texts that explain the support keep their say. At most 1024 rows are
+    left out for the scales, and 4096 for the intercepts.
+
+    **The intercepts.** They maximise the likelihood of the left-out rows times a
+    normal prior of variance :math:`2.5 / \lambda_T`, with classes weighted equally.
 
     **The refinement.** The penalty is
-    :math:`0.3 \lambda_T \|T - T_{\mathrm{start}}\|_F^2 / n`. The kinks of the triplet
-    loss are rounded, so that its minimum can be reached and does not depend on rounding
-    errors.
+    :math:`\lambda_T (\|T - T_0'\|_F^2 + \|a - a_0'\|^2 / 10) / n`, for what step 2
+    left as :math:`T_0'` and :math:`a_0'`. The kinks of the triplet loss are rounded, so
+    that its minimum can be reached and does not depend on rounding errors.
 
     **The paper's way.** With ``solver="gradient"`` the penalty is
 
@@ -373,12 +380,20 @@ class CMMClassifier(
             "text_map_intercept_": to_numpy(solution.text_intercept, dtype=dtype),
         }
         # Classes without rows have the prototypes that their texts make them.
-        prototypes = _prototypes(self.zero_shot_features_, fitted)
+        prototypes = np.empty_like(self.zero_shot_features_)
+        unseen = np.ones(len(prototypes), bool)
+        unseen[self._seen] = False
+        if unseen.any():
+            texts = self.zero_shot_features_[unseen]
+            prototypes[unseen] = _prototypes(texts, fitted)
         prototypes[self._seen] = unit_rows(to_numpy(solution.text, dtype=dtype)[rank])
+        intercept = np.zeros(len(prototypes), dtype)
+        intercept[self._seen] = to_numpy(solution.class_intercept, dtype=dtype)[rank]
         return fitted | {
             "alpha_": float(solution.alpha),
             "temperature_": float(solution.temperature),
             "text_features_": prototypes,
+            "intercept_": intercept,
         }
 
     def _prototypes_of_texts(self, texts):
@@ -419,8 +434,10 @@ class CMMClassifier(
         frozen *= dtype.type(scale)
         tuned *= dtype.type(scale * self.alpha_)
         tuned += frozen
+        tuned += self.intercept_.astype(dtype, copy=False)
         return tuned
 
 
 def _prototypes(texts, fitted):
-    return unit_rows(texts @ fitted["text_map_"] + fitted["text_map_intercept_"])
+    means = texts @ fitted["text_map_"] + fitted["text_map_intercept_"]
+    return unit_rows(means @ fitted["map_"])
