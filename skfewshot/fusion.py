@@ -112,6 +112,8 @@ def fit_intercepts(logits, y, weight, text_penalty):
     # all classes are alike.
     damping = (n_classes - 1) / n_classes
     intercepts = torch.zeros_like(counts)
+    # A problem stops by itself: its solution does not depend on those beside it.
+    moving = torch.ones_like(text_penalty, dtype=torch.bool)
     for _ in range(_MAX_STEPS):
         p = torch.softmax(logits + intercepts[:, None], dim=-1)
         expected = (weight[..., None] * p).sum(dim=1)
@@ -119,8 +121,9 @@ def fit_intercepts(logits, y, weight, text_penalty):
         slope = expected - wanted + (precision * intercepts).nan_to_num(0.0)
         step = (damping * slope / (curvature + precision)).clamp(-0.5, 0.5)
         step = step.nan_to_num(0.0)
-        intercepts -= step
-        if float(step.abs().max()) < 1e-2:
+        intercepts -= step * moving[:, None]
+        moving &= step.abs().amax(dim=1) >= 1e-2
+        if not moving.any():
             break
     return intercepts
 
@@ -139,6 +142,8 @@ def _most_likely(z0, z1, y, weight, centre, spread):
     by_spread = torch.where(spread > 0, spread, torch.inf).reciprocal()
     at_y, theta = y[..., None], centre.clone()
     own0, own1 = z0.gather(-1, at_y)[..., 0], z1.gather(-1, at_y)[..., 0]
+    # A problem stops by itself: its solution does not depend on those beside it.
+    moving = torch.ones_like(theta[:, 0], dtype=torch.bool)
     for _ in range(_MAX_STEPS):
         share, scale = torch.sigmoid(theta[:, 0]), theta[:, 1].exp()
         w0, w1 = scale * (1 - share), scale * share
@@ -161,7 +166,8 @@ def _most_likely(z0, z1, y, weight, centre, spread):
         hessian = jacobian.mT @ curvature @ jacobian
         hessian = hessian + torch.eye(2, dtype=hessian.dtype, device=hessian.device)
         step = spread * torch.linalg.solve(hessian, gradient)
-        theta = theta - step.clamp(-0.5, 0.5)
-        if float(step.abs().max()) < 1e-3:
+        theta = theta - step.clamp(-0.5, 0.5) * moving[:, None]
+        moving &= step.abs().amax(dim=1) >= 1e-3
+        if not moving.any():
             break
     return theta
