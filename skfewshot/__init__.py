@@ -9,6 +9,7 @@ _PUBLIC = {
     "CLAPClassifier": "skfewshot.classifiers",
     "CLIPFeaturizer": "skfewshot.clip",
     "CMMClassifier": "skfewshot.classifiers",
+    "CMMClassifierCV": "skfewshot.classifiers",
     "GaussianDiscriminantClassifier": "skfewshot.classifiers",
     "LPPlusPlusClassifier": "skfewshot.classifiers",
     "MultiLabelPrototypeClassifier": "skfewshot.multilabel",

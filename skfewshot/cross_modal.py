@@ -12,7 +12,7 @@ from skfewshot.refinement import TextProblems, refine_texts
 
 # Rows that are left out, one at a time, to find intercepts, and to find the scales.
 _MOST_LEFT_OUT = 4096
-_MOST_FOR_SCALES = 1024
+MOST_FOR_SCALES = 1024
 
 
 @dataclass(frozen=True)
@@ -196,7 +196,7 @@ def solve_cross_modal(
 def _judge(left_out, *, logit_scale, text_seen, alpha, temperature, text_penalty):
     """Weights, temperatures and intercepts of problems side by side."""
     # Two numbers need fewer rows than an intercept for each class.
-    step = -(-left_out[0].shape[1] // _MOST_FOR_SCALES)
+    step = -(-left_out[0].shape[1] // MOST_FOR_SCALES)
     found, tau = fit_scales(
         *(part[:, ::step] for part in left_out),
         logit_scale=logit_scale,
