@@ -12,6 +12,7 @@ from sklearn.utils.estimator_checks import (
 from skfewshot import (
     CLAPClassifier,
     CMMClassifier,
+    CMMClassifierCV,
     GaussianDiscriminantClassifier,
     LPPlusPlusClassifier,
     MultiLabelPrototypeClassifier,
@@ -25,6 +26,10 @@ ESTIMATORS = [
     CMMClassifier(),
     CMMClassifier(text_features=None, alpha=2.0, class_weight="balanced"),
     CMMClassifier(chunk_size=7, triplet_weight=0.0),
+    CMMClassifierCV(map_penalties=(1.0, 0.1), text_penalties=(10.0,)),
+    CMMClassifierCV(
+        alphas=("auto", 1.0), map_penalties=(1.0,), text_penalties=(10.0,), cv=2
+    ),
     ZeroShotClassifier(),
     TipAdapterClassifier(),
     TipAdapterClassifier(train_keys=True),
