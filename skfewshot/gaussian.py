@@ -31,6 +31,9 @@ _LEAST_SLOPE = 0.05
 _LEAST_PENALTY = 1e-6
 # Share of a sphere that a covariance is mixed with at least, so that it has an inverse.
 _LEAST_SHRINKAGE = 1e-4
+# A mean of which one row leaves less than this, squared, was that row: what is left is
+# rounding errors, and has no direction.
+_LEAST_SHARE = 1e-6
 
 
 @dataclass(frozen=True)
@@ -52,8 +55,8 @@ class GaussianStart:
     text_centre, offset : tensor of shape (d,) or None
     posterior : _ClassProcess
         How the means follow from the rows.
-    leverage : tensor of shape (N,)
-        How much the mean of a row's class follows that row.
+    residuals : tensor of shape (N, d)
+        Each row less the mean of its class, had the row not been there.
     removed : tensor of shape (N,)
         What the covariance, in the units of `map`, loses of a row's residual with it.
     """
@@ -65,7 +68,7 @@ class GaussianStart:
     text_centre: Any
     offset: Any
     posterior: Any
-    leverage: Any
+    residuals: Any
     removed: Any
 
 
@@ -77,8 +80,9 @@ class _ClassProcess:
 
     def __init__(self, factor, own, counts):
         self.factor, self.own = factor, own
+        self.slack = 1 / (1 + own * counts)
         # 1 / (own + 1 / n), which is 0 for a class without rows.
-        self.precision = counts / (1 + own * counts)
+        self.precision = counts * self.slack
         weighted = factor * self.precision[:, None]
         inner = factor.T @ weighted
         inner.diagonal().add_(1)
@@ -93,15 +97,15 @@ class _ClassProcess:
         exact = weighted - self.precision[:, None] * (self.factor @ common)
         return self.factor @ common + self.own * exact, common
 
-    def diagonal(self):
-        """How much the mean of a class follows the mean of its own rows."""
+    def rest(self):
+        """One less how much the mean of a class follows the mean of its own rows."""
         shared = (self.solved * self.factor).sum(dim=1)
-        return self.precision * (shared * (1 - self.own * self.precision) + self.own)
+        return self.slack * (1 - self.precision * shared)
 
     def columns(self, classes):
         """How much the mean of each class follows the rows of some classes."""
         shared = self.solved @ self.factor[classes].T
-        columns = shared - self.own * self.precision[:, None] * shared
+        columns = self.slack[:, None] * shared
         columns[classes, torch.arange(len(classes), device=classes.device)] += self.own
         return columns * self.precision[classes]
 
@@ -134,6 +138,10 @@ def gaussian_start(F, y, weight, text, *, text_seen, map_penalty, text_penalty):
     """
     (n_classes, width), total = text.shape, float(weight.sum())
     text_penalty = max(text_penalty, _LEAST_PENALTY)
+    # A class mean may follow its rows so closely that what is left of them is lost to
+    # single precision.
+    dtype, wide = F.dtype, torch.float32 if F.device.type == "mps" else torch.float64
+    F, weight, text = F.to(wide), weight.to(wide), text.to(wide)
     counts = weight.new_zeros(n_classes).index_add_(0, y, weight)
     seen = counts > 0
     sums = F.new_zeros(n_classes, width).index_add_(0, y, weight[:, None] * F)
@@ -153,32 +161,33 @@ def gaussian_start(F, y, weight, text, *, text_seen, map_penalty, text_penalty):
         slope = agreement.nan_to_num(1.0).clamp_min(_LEAST_SLOPE)
         own, prior = 1 / text_penalty, slope * texts
         factor = torch.cat([offset, (_MAP_VARIANCE / text_penalty) ** 0.5 * texts], 1)
-    # Few numbers, of very different sizes: worth double precision where there is any.
-    wide = torch.float32 if F.device.type == "mps" else torch.float64
-    posterior = _ClassProcess(factor.to(wide), own, counts.to(wide))
-    deviations, common = posterior.smooth((targets - prior).to(wide))
-    means = prior + deviations.to(F.dtype)
-    leverage = posterior.diagonal().to(F.dtype)[y] * weight / counts[y]
-    removed = weight / (1 - leverage)
-    residuals = F - centre - means[y]
+    posterior = _ClassProcess(factor, own, counts)
+    deviations, common = posterior.smooth(targets - prior)
+    means = prior + deviations
+    # One less the leverage of each row.
+    share = weight / counts[y]
+    rest = (1 - share) + share * posterior.rest()[y]
+    residuals = ((F - (centre + means)[y]) / rest[:, None]).to(dtype)
+    removed = (weight * rest).to(dtype)
     scatter = residuals.T @ (residuals * removed[:, None])
     if text_seen:
         means = torch.where(seen[:, None], means, text - centre)
     map_, scale = _whitening(scatter, total, map_penalty)
     text_map, shared = None, None
     if not text_seen:
-        text_map = (_MAP_VARIANCE / text_penalty) ** 0.5 * common[1:].to(F.dtype)
+        text_map = (_MAP_VARIANCE / text_penalty) ** 0.5 * common[1:]
         text_map.diagonal().add_(slope)
-        shared = offset[0] * common[0].to(F.dtype)
+        text_map, text_centre = text_map.to(dtype), text_centre.to(dtype)
+        shared = (offset[0] * common[0]).to(dtype)
     return GaussianStart(
-        centre=centre,
+        centre=centre.to(dtype),
         map=map_,
-        means=means,
+        means=means.to(dtype),
         text_map=text_map,
         text_centre=text_centre,
         offset=shared,
         posterior=posterior,
-        leverage=leverage,
+        residuals=residuals,
         removed=removed * scale,
     )
 
@@ -201,8 +210,9 @@ def _whitening(scatter, total, penalty):
 def left_out_cosines(start, F, y, weight, counts, rows):
     """Cosines of some rows to all classes, had that row not been in the support.
 
-    The class means and the map are those without the row, exactly, but for the centre,
-    the slope of the texts and the shrinkage, which are kept.
+    The class means are those without the row, exactly, and the covariance loses its
+    residual. The centre, the slope of the texts, the shrinkage and the residuals of the
+    other rows are kept.
 
     Parameters
     ----------
@@ -217,26 +227,26 @@ def left_out_cosines(start, F, y, weight, counts, rows):
     -------
     cosines : tensor of shape (m, C)
     """
-    label, at = y[rows], torch.arange(len(rows), device=F.device)
+    label = y[rows]
     mapped, means = (F[rows] - start.centre) @ start.map, start.means @ start.map
+    residuals = start.residuals[rows] @ start.map
     # Inner products of the row x, its residual e and the means p.
-    x_p, p_p = mapped @ means.T, means @ means.T
-    e_p = x_p - p_p[label]
-    x_x, p_p = mapped.square().sum(dim=1), p_p.diagonal()
-    x_e = x_x - x_p[at, label]
-    e_e = x_e - x_p[at, label] + p_p[label]
+    x_p, e_p, p_p = mapped @ means.T, residuals @ means.T, means.square().sum(dim=1)
+    x_x, x_e = mapped.square().sum(dim=1), (mapped * residuals).sum(dim=1)
+    e_e = residuals.square().sum(dim=1)
     # Without the row the inverse covariance gains `gain` times (e e').
     removed = start.removed[rows]
     gain = removed / (1 - removed * e_e).clamp_min(1e-6)
     # ... and the means of the classes lose `loss` times e.
     classes, index = torch.unique(label, return_inverse=True)
     follow = start.posterior.columns(classes).to(F.dtype)[:, index].T
-    share = weight[rows] / counts[label] / (1 - start.leverage[rows])
-    loss = follow * share[:, None]
+    loss = follow * (weight[rows] / counts[label])[:, None]
     swell = 1 + gain * e_e
     x_q = x_p + (gain * x_e)[:, None] * e_p - loss * (x_e * swell)[:, None]
-    q_q = p_p + gain[:, None] * e_p.square() - 2 * loss * e_p * swell[:, None]
+    q_q = p_p + gain[:, None] * e_p.square()
     q_q += loss.square() * (e_e * swell)[:, None]
+    least = _LEAST_SHARE * q_q
+    q_q = (q_q - 2 * loss * e_p * swell[:, None]).maximum(least)
     x_x = x_x + gain * x_e.square()
     floor = torch.finfo(F.dtype).tiny ** 0.5
-    return x_q / (x_x[:, None] * q_q).clamp_min(floor).sqrt()
+    return x_q / (x_x.sqrt()[:, None] * q_q.sqrt()).clamp_min(floor)
