@@ -28,7 +28,7 @@ from accuracy_summary import (
     table_rows,
 )
 from feature_data import SHOTS, load_task
-from methods import METHODS, OURS, PEERS, find_class, make
+from methods import METHODS, OURS, PEERS, as_in, find_class, make
 from report import Results, describe, markdown_table
 from sklearn.metrics import accuracy_score
 
@@ -73,7 +73,8 @@ def run_all(arguments, results):
                 path = arguments.data / f"{name}.npz"
                 task = load_task(path, shots, seed, arguments.whole_imagenet)
                 for run in missing if task is not None else ():
-                    run |= evaluate(make(run["method"], task[-1], seed), task)
+                    with as_in(run["method"]):
+                        run |= evaluate(make(run["method"], task[-1], seed), task)
                     results.add(run)
                     print(_progress(run), flush=True)
 

@@ -3,16 +3,22 @@
 Nothing runs here; ``accuracy.py`` and ``speed.py`` read it.
 """
 
+import importlib
+from contextlib import contextmanager
+
 from sklearn.linear_model import LogisticRegression
 
 #: Method: the name of its class in ``skfewshot``, and what differs from the defaults.
 PEERS = {
     "zero-shot": ("ZeroShotClassifier", {}),
-    # The regularisation in CLIP's own instructions.
+    # The regularisation in CLIP's own instructions, and the same for rows of length 1
+    # in place of CLIP's 10.
     "linear probe": ("LogisticRegression", {"C": 0.316, "max_iter": 1000}),
+    "linear probe, C 31.6": ("LogisticRegression", {"C": 31.6, "max_iter": 1000}),
     "Tip-Adapter": ("TipAdapterClassifier", {}),
     "Tip-Adapter-F": ("TipAdapterClassifier", {"train_keys": True}),
     "GDA": ("GaussianDiscriminantClassifier", {}),
+    "GDA, alpha 1": ("GaussianDiscriminantClassifier", {"alpha": 1.0}),
     "LP++": ("LPPlusPlusClassifier", {}),
     "CLAP": ("CLAPClassifier", {}),
     "TaskRes": ("TaskResClassifier", {}),
@@ -21,8 +27,26 @@ PEERS = {
 OURS = "CMM"
 #: Variants of CMM, name: parameters that differ from its defaults. They are no peers.
 ABLATIONS = {
-    "CMM, no triplet": {"triplet_weight": 0.0},
-    "CMM, text only": {"map_penalty": float("inf")},
+    "no whitening": {"map_penalty": float("inf")},
+    "weights not found": {"alpha": 0.2, "temperature": 1.4},
+    "no refinement": {"max_iter": 0},
+    "no triplet": {"triplet_weight": 0.0},
+    "map trained (the paper's way)": {"solver": "gradient"},
+    "no intercepts": {},
+    "no map of texts": {},
+    "weight not by surprise": {},
+    "near copies kept": {},
+}
+ABLATIONS = {f"CMM, {name}": settings for name, settings in ABLATIONS.items()}
+#: What has no parameter is taken out by a constant: module, name, value.
+CONSTANTS = {
+    "CMM, no intercepts": (
+        ("fusion", "_INTERCEPT_VARIANCE", 1e-9),
+        ("refinement", "_INTERCEPT_PENALTY", 1e9),
+    ),
+    "CMM, no map of texts": (("gaussian", "_MAP_VARIANCE", 0.0),),
+    "CMM, weight not by surprise": (("fusion", "_RATIO_BOUNDS", (1.0, 1.0)),),
+    "CMM, near copies kept": (("classifiers.cmm", "NEAR_COPY", 2.0),),
 }
 METHODS = {
     **PEERS,
@@ -34,6 +58,21 @@ LOGISTIC = "logistic regression"
 SPEED_ONLY = {LOGISTIC: ("LogisticRegression", {"max_iter": 10_000})}
 #: The peers that are trained step by step, whose fit times CMM is held against.
 TRAINED = ("Tip-Adapter-F", "LP++", "CLAP", "TaskRes")
+
+
+@contextmanager
+def as_in(method):
+    """Change the constants that a method takes out, for as long as this lasts."""
+    changed = []
+    try:
+        for module, name, value in CONSTANTS.get(method, ()):
+            module = importlib.import_module(f"skfewshot.{module}")
+            changed.append((module, name, getattr(module, name)))
+            setattr(module, name, value)
+        yield
+    finally:
+        for module, name, value in changed:
+            setattr(module, name, value)
 
 
 def find_class(name):

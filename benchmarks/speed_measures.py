@@ -18,12 +18,17 @@ import torch
 def cmm_flops(n, n_classes, d, evaluations):
     """Return the floating-point operations of the matrix products in a fit of CMM.
 
-    Each evaluation of the loss and its gradient maps the n rows, compares them with the
-    texts, and goes back through both: two products of 2 n d d and three of 2 n C d. The
-    cosines to the starting texts are taken once.
+    The rows are mapped, and their residuals multiplied for the covariance; they are
+    compared with the texts; at most 4096 of them, left out, are mapped and compared
+    with the means. Each evaluation of the loss and its gradient compares the mapped
+    rows with the prototypes and goes back. The class means take some products of width
+    d in double precision, counted twice.
     """
-    each = 2 * (2 * n * d * d) + 3 * (2 * n * n_classes * d)
-    return evaluations * each + 2 * n * n_classes * d
+    left_out = min(n, 4096)
+    start = 2 * (2 * n * d * d) + 2 * n * n_classes * d
+    start += 2 * left_out * d * (d + n_classes)
+    start += 2 * (4 * (2 * n_classes * d * d) + d**3)
+    return start + evaluations * 2 * (2 * n * n_classes * d)
 
 
 def cmm_products(model, F):

@@ -204,6 +204,14 @@ def class_means(features, y, sample_weight, n_classes):
 
 def unit_rows(rows):
     """Scale each row to length one; a row of zeros stays zero."""
+    norms = np.linalg.norm(rows, axis=-1, keepdims=True)
+    limits = np.finfo(norms.dtype)
+    if (
+        norms.size
+        and limits.tiny**0.25 < norms.min()
+        and norms.max() < limits.max**0.25
+    ):
+        return rows / norms
     # First by the largest entry, so that no square overflows or vanishes.
     rows = _divide_rows(rows, np.abs(rows).max(axis=-1, keepdims=True))
     return _divide_rows(rows, np.linalg.norm(rows, axis=-1, keepdims=True))

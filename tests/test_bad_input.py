@@ -48,7 +48,7 @@ def test_support(features, labels, weight, message):
         ("logit_scale", 0),
         ("logit_scale", "big"),
         ("learning_rate", 0),
-        ("max_iter", 0),
+        ("max_iter", -1),
         ("tol", -1e-9),
         ("class_weight", "uneven"),
         ("chunk_size", 0),

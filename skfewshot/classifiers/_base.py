@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 from numbers import Real
 
 import numpy as np
-from scipy.special import log_softmax
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.callback import CallbackSupportMixin
+from sklearn.utils import gen_batches
 from sklearn.utils.class_weight import compute_class_weight
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
@@ -26,6 +26,8 @@ from skfewshot.classifiers._rows import merge_rows, row_order
 from skfewshot.clip.embedding import encoder_of
 from skfewshot.text import class_means, resolve_prototypes, unit_rows
 
+# Rows that are predicted at a time.
+_BLOCK = 1024
 #: Constraints of the parameters that every classifier has.
 SHARED_CONSTRAINTS = {
     "text_features": [StrOptions({"auto"}), "array-like", dict, None],
@@ -280,12 +282,12 @@ class FewShotClassifier(
             )
         return weights
 
-    def _read_query(self, X):
-        """Check rows to predict and return them with unit norm."""
+    def _check_query(self, X):
+        """Check rows to predict and return them as an array."""
         check_is_fitted(self)
         _check_images(X)
         check_encoder(X, self.encoder_)
-        return unit_rows(validate_data(self, X, reset=False, dtype=float_types(X)))
+        return validate_data(self, X, reset=False, dtype=float_types(X))
 
     def _zero_shot_logits(self, features):
         """Return ``s f T_0'``."""
@@ -296,8 +298,17 @@ class FewShotClassifier(
         cosines = features @ prototypes.T.astype(dtype, copy=False)
         return dtype.type(self.logit_scale_) * cosines
 
-    def _query_logits(self, X):
-        return self._logits(self._read_query(X))
+    def _query_logits(self, X, finish=None):
+        """Return logits, or what `finish` makes of those of some rows at a time.
+
+        Few rows at a time stay in the processor's cache from one step to the next.
+        """
+        X = self._check_query(X)
+        parts = []
+        for rows in gen_batches(len(X), _BLOCK):
+            logits = self._logits(unit_rows(X[rows]))
+            parts.append(logits if finish is None else finish(logits))
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     def decision_function(self, X):
         """Return the logits, the softmax of which are the probabilities.
@@ -342,8 +353,8 @@ class FewShotClassifier(
         ValueError
             If X has another width, is not finite, or comes from another encoder.
         """
-        logits = self._query_logits(X)
-        return self.classes_[logits.argmax(axis=1)]
+        best = self._query_logits(X, lambda logits: logits.argmax(axis=1))
+        return self.classes_[best]
 
     def predict_proba(self, X):
         """Return the probability of each class, the softmax of the logits.
@@ -365,7 +376,7 @@ class FewShotClassifier(
         ValueError
             If X has another width, is not finite, or comes from another encoder.
         """
-        return np.exp(self.predict_log_proba(X))
+        return self._query_logits(X, lambda logits: np.exp(_log_softmax(logits)))
 
     def predict_log_proba(self, X):
         """Return the logarithm of the probability of each class.
@@ -387,8 +398,14 @@ class FewShotClassifier(
         ValueError
             If X has another width, is not finite, or comes from another encoder.
         """
-        logits = self._query_logits(X)
-        # In float32 a wide logit gap would round a probability to 0, and its log to
-        # minus infinity: the smallest normal number is the floor of both.
-        floor = np.log(np.finfo(logits.dtype).tiny)
-        return np.maximum(log_softmax(logits, axis=1), floor)
+        return self._query_logits(X, _log_softmax)
+
+
+def _log_softmax(logits):
+    """Logarithms of probabilities; the logits are overwritten."""
+    logits -= logits.max(axis=1, keepdims=True)
+    logits -= np.log(np.exp(logits).sum(axis=1, keepdims=True))
+    # In float32 a wide logit gap would round a probability to 0, and its log to minus
+    # infinity: the smallest normal number is the floor of both.
+    floor = np.log(np.finfo(logits.dtype).tiny)
+    return np.maximum(logits, floor, out=logits)
