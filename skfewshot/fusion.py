@@ -122,6 +122,8 @@ def fit_intercepts(logits, y, weight, text_penalty):
         step = (damping * slope / (curvature + precision)).clamp(-0.5, 0.5)
         step = step.nan_to_num(0.0)
         intercepts -= step * moving[:, None]
+        # Their sum is zero at the maximum; these steps would be slow to find that.
+        intercepts -= intercepts.mean(dim=1, keepdim=True)
         moving &= step.abs().amax(dim=1) >= 1e-2
         if not moving.any():
             break
