@@ -6,10 +6,11 @@ import warnings
 import numpy as np
 import pytest
 import sklearn
+import torch
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
-from sklearn.metrics import accuracy_score, get_scorer, make_scorer
+from sklearn.metrics import accuracy_score, get_scorer, log_loss, make_scorer
 from sklearn.model_selection import GridSearchCV, StratifiedKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
@@ -211,6 +212,14 @@ def test_a_class_of_one_photograph_is_always_trained_on():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert CMMClassifierCV(text, **SMALL).fit(X, y).n_splits_ == 5
+    scorer = make_scorer(
+        log_loss,
+        response_method="predict_proba",
+        greater_is_better=False,
+        labels=range(6),
+    )
+    model = CMMClassifierCV(text, scoring=scorer, **SMALL).fit(X, y)
+    assert -3 < model.best_score_ < 0
 
 
 @pytest.mark.parametrize("shots", [1, (1, 1, 1, 4, 1, 1)])
@@ -307,6 +316,17 @@ def test_clone_pickle_pipeline_and_what_a_fitted_cmm_can():
     fitted.add_class(7, np.ones(24))
     assert_array_equal(fitted.classes_, [0, 1, 2, 3, 4, 5, 7])
     assert model.predict_proba(X).shape == (36, 7)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_gpu_agrees_with_cpu():
+    X, y, text = make_task()
+    on_gpu, on_cpu = (
+        search(text, scoring="neg_log_loss", tol=1e-8, device=device).fit(X, y)
+        for device in ("cuda", "cpu")
+    )
+    for key in ("mean_test_score", "std_test_score"):
+        assert_allclose(on_gpu.cv_results_[key], on_cpu.cv_results_[key], atol=1e-3)
 
 
 def test_no_refit_only_searches():

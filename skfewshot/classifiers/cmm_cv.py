@@ -116,11 +116,17 @@ class CMMClassifierCV(CMMClassifier):
     same as two rows, where `scoring` takes weights, and one of weight 0 is as good as
     absent. Neither the order of the rows matters nor do the names of the classes.
 
-    A class of one photograph cannot be tested on: it is trained on in each fold. If
-    fewer than two classes have two photographs there is no cross-validation. Then a
+    A class of one photograph cannot be tested on: it is trained on in each fold. Where
+    there is one, ``scoring="neg_log_loss"`` fails, which needs rows of all classes; a
+    scorer of :func:`~sklearn.metrics.log_loss` with `labels` does not.
+
+    If fewer than two classes have two photographs there is no cross-validation. Then a
     warning says so, scores are NaN and all ranks 1, and the parameters are the defaults
     of :class:`CMMClassifier` where the candidates have them, else the ones in the
     middle of the sequences.
+
+    The defaults of :class:`CMMClassifier` are hard to beat at a few shots, where the
+    scores of the candidates differ by chance.
 
     Examples
     --------
@@ -138,7 +144,7 @@ class CMMClassifierCV(CMMClassifier):
     ['alpha', 'map_penalty', 'margin', 'text_penalty']
     """
 
-    # The other one does not take `alpha` and the penalties in the same sense.
+    # No parameter: the other one is too slow, and has one map for each candidate.
     solver = "gaussian"
 
     _parameter_constraints: ClassVar[dict] = {
