@@ -6,9 +6,9 @@
 
 Supports are drawn from, and scored on, rows that no reported accuracy uses: DTD draws
 from `val` and scores on the rest of `val`; Pets and Flowers draw from the training
-rows and score on `val`; ImageNet scores on a fixed half of `train4`, without near duplicates
-of a support row. Beside them stand the conditions that a user's data may have: a
-hundred classes, texts blurred by noise, and unequal class counts.
+rows and score on `val`; ImageNet scores on a fixed half of `train4`, without near
+duplicates of a support row. Beside them stand the conditions that a user's data may
+have: a hundred classes, texts blurred by noise, and unequal class counts.
 """
 
 import argparse

@@ -5,8 +5,8 @@ from typing import Any
 
 import torch
 
-from skfewshot.fusion import fit_intercepts, fit_scales
-from skfewshot.gaussian import gaussian_start, left_out_cosines
+from skfewshot.fusion import fit_intercepts, fit_newcomer_intercept, fit_scales
+from skfewshot.gaussian import gaussian_start, left_out_cosines, newcomer_cosines
 from skfewshot.losses import normalize_rows
 from skfewshot.refinement import TextProblems, refine_texts
 
@@ -56,6 +56,8 @@ class CrossModalSolution:
     text_map, text_intercept : tensors of shapes (d, d) and (d,)
         The prototype of a class without rows is
         ``norm((t text_map + text_intercept) map)``.
+    newcomer_intercept : float
+        What to add to its logits.
     alpha, temperature : float
     loss_curve : list of float
     n_iter : int
@@ -68,6 +70,7 @@ class CrossModalSolution:
     class_intercept: Any
     text_map: Any
     text_intercept: Any
+    newcomer_intercept: float
     alpha: float
     temperature: float
     loss_curve: list[float]
@@ -88,6 +91,7 @@ def solve_cross_modal(
     tol,
     chunk_size,
     text_from_support,
+    newcomers=False,
     callback=None,
 ):
     """Solve G times m problems side by side.
@@ -105,6 +109,8 @@ def solve_cross_modal(
         See :func:`skfewshot.solvers.solve_cmm`.
     text_from_support : bool
         Whether texts are class means of the support.
+    newcomers : bool, default=False
+        Whether classes without rows may be added.
     callback : callable, default=None
         ``callback(loss_curves, state)`` after each iteration, ``state()`` being what
         would be returned.
@@ -141,6 +147,18 @@ def solve_cross_modal(
         tau.view(shape),
         intercept.view(*shape, -1),
     )
+    level = torch.zeros(shape)
+    if newcomers and not text_from_support:
+        for group, shot in enumerate(shots):
+            for each in range(n_each):
+                level[group, each] = _newcomer_intercept(
+                    starts[group],
+                    shot,
+                    judged[group],
+                    logit_scale / tau[group, each] / (1 + found[group, each]),
+                    found[group, each],
+                    intercept[group, each],
+                )
     mapped, frozen, y, weight = (_stack(parts) for parts in zip(*rows, strict=True))
     texts = [normalize_rows(start.means @ start.map)[0] for start in starts]
     problems = TextProblems(
@@ -166,6 +184,7 @@ def solve_cross_modal(
                     text=prototypes[group, each],
                     class_intercept=intercepts[group, each],
                     **_of_new_texts(start),
+                    newcomer_intercept=float(level[group, each]),
                     alpha=float(found[group, each]),
                     temperature=float(tau[group, each]),
                     loss_curve=curves[group * n_each + each],
@@ -215,6 +234,28 @@ def _judge(left_out, *, logit_scale, text_seen, alpha, temperature, text_penalty
     return found, tau, torch.where(zero_shot[:, None], 0.0, intercept)
 
 
+def _newcomer_intercept(start, shot, left_out, scale, alpha, intercept):
+    frozen, mapped, y, weight, spare = left_out
+    # A row that is left out of a class of its own is as badly off as a newcomer's.
+    rows = torch.nonzero(spare)[:, 0]
+    if not len(rows):
+        return 0.0
+    rows = rows[:: -(-len(rows) // MOST_FOR_SCALES)]
+    features = shot.features[_left_out_rows(shot)[rows]]
+    newcomers = newcomer_cosines(start, features)
+    return fit_newcomer_intercept(
+        scale * (frozen[rows] + alpha * mapped[rows]) + intercept,
+        scale * (frozen[rows] + alpha * newcomers),
+        y[rows],
+        weight[rows],
+    )
+
+
+def _left_out_rows(shot):
+    rows = torch.arange(len(shot.features), device=shot.features.device)
+    return rows[:: -(-len(rows) // _MOST_LEFT_OUT)]
+
+
 def _start(shot, text_from_support):
     """Closed form of one support, and what its rows say when they are left out."""
     F, y, weight, text = shot.features, shot.y, shot.weight, shot.text
@@ -228,7 +269,7 @@ def _start(shot, text_from_support):
         text_penalty=shot.text_penalty,
     )
     counts = weight.new_zeros(len(text)).index_add_(0, y, weight)
-    rows = torch.arange(len(F), device=F.device)[:: -(-len(F) // _MOST_LEFT_OUT)]
+    rows = _left_out_rows(shot)
     label = y[rows]
     cosines = left_out_cosines(start, F, y, weight, counts, rows)
     frozen = F[rows] @ text.T

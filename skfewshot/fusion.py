@@ -19,6 +19,7 @@ _INTERCEPT_VARIANCE = 2.5
 # Weight, in finding the temperature, of a row whose class has no other.
 _ALONE = 0.1
 _MAX_STEPS = 12
+_MAX_NEWCOMER_STEPS, _MOST_INTERCEPT = 30, 10.0
 
 
 def fit_scales(frozen, mapped, y, weight, spare, *, logit_scale, text_seen, alpha):
@@ -128,6 +129,45 @@ def fit_intercepts(logits, y, weight, text_penalty):
         if not moving.any():
             break
     return intercepts
+
+
+def fit_newcomer_intercept(logits, newcomers, y, weight):
+    """Find the intercept of classes that have a text but no images.
+
+    Prototypes that follow images attract images more than those that follow texts. The
+    support tells how much more: each class in turn takes the place of a newcomer, and
+    one intercept for all makes the rows' labels most likely.
+
+    Parameters
+    ----------
+    logits : tensor of shape (m, C)
+        Of left-out rows.
+    newcomers : tensor of shape (m, C)
+        What a class's logits would be, had it no images.
+    y : int64 tensor of shape (m,)
+    weight : tensor of shape (m,)
+
+    Returns
+    -------
+    intercept : float
+    """
+    counts = logits.new_zeros(logits.shape[1]).index_add_(0, y, weight)
+    weight = (weight / counts[y])[:, None]
+    weight = weight / weight.sum()
+    p = torch.softmax(logits, dim=1).clamp_max(1 - 1e-6)
+    # The logit of all other classes together.
+    others = torch.logsumexp(logits, dim=1, keepdim=True) + torch.log1p(-p)
+    margin = newcomers - others
+    intercept = torch.zeros((), dtype=logits.dtype, device=logits.device)
+    for _ in range(_MAX_NEWCOMER_STEPS):
+        p = torch.sigmoid(margin + intercept)
+        slope = (weight * p).sum() - 1
+        curvature = (weight * p * (1 - p)).sum()
+        step = (slope / curvature.clamp_min(1e-6)).clamp(-1, 1)
+        intercept = (intercept - step).clamp(-_MOST_INTERCEPT, _MOST_INTERCEPT)
+        if float(step.abs()) < 1e-2:
+            break
+    return float(intercept)
 
 
 def _cross_entropy(logits, y, weight):

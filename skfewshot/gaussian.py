@@ -18,6 +18,8 @@ from typing import Any
 
 import torch
 
+from skfewshot.losses import normalize_rows
+
 # Prior variance of the linear map from texts to images, in units of that of a class's
 # own deviation from it.
 _MAP_VARIANCE = 3.0
@@ -79,7 +81,7 @@ class _ClassProcess:
     """
 
     def __init__(self, factor, own, counts):
-        self.factor, self.own = factor, own
+        self.factor, self.own, self.counts = factor, own, counts
         self.slack = 1 / (1 + own * counts)
         # 1 / (own + 1 / n), which is 0 for a class without rows.
         self.precision = counts * self.slack
@@ -94,13 +96,20 @@ class _ClassProcess:
         """Return the posterior deviations, and what texts' weights they come from."""
         weighted = residuals * self.precision[:, None]
         common = self.solved.T @ weighted
-        exact = weighted - self.precision[:, None] * (self.factor @ common)
-        return self.factor @ common + self.own * exact, common
+        self.pull = weighted - self.precision[:, None] * (self.factor @ common)
+        return self.factor @ common + self.own * self.pull, common
 
     def rest(self):
         """One less how much the mean of a class follows the mean of its own rows."""
         shared = (self.solved * self.factor).sum(dim=1)
         return self.slack * (1 - self.precision * shared)
+
+    def own_part(self):
+        """What each posterior deviation loses if its class loses all its rows."""
+        shared = (self.solved * self.factor).sum(dim=1)
+        certainty = self.precision * (1 - self.precision * shared)
+        lost = 1 / certainty - 1 / self.counts
+        return torch.where(self.counts > 0, lost, 0.0)[:, None] * self.pull
 
     def columns(self, classes):
         """How much the mean of each class follows the rows of some classes."""
@@ -205,6 +214,24 @@ def _whitening(scatter, total, penalty):
     scale = (1 - shrinkage) * width / trace
     root = torch.linalg.cholesky(scale * scatter + shrinkage * identity)
     return torch.linalg.solve_triangular(root, identity, upper=False).T, scale
+
+
+def newcomer_cosines(start, F):
+    """Cosines of rows to each class, had that class no images at all.
+
+    Parameters
+    ----------
+    start : GaussianStart
+    F : tensor of shape (m, d)
+
+    Returns
+    -------
+    cosines : tensor of shape (m, C)
+    """
+    means = start.means - start.posterior.own_part().to(start.means.dtype)
+    mapped, _ = normalize_rows((F - start.centre) @ start.map)
+    prototypes, _ = normalize_rows(means @ start.map)
+    return mapped @ prototypes.T
 
 
 def left_out_cosines(start, F, y, weight, counts, rows):

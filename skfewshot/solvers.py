@@ -30,6 +30,8 @@ class CMMSolution:
         Zeros.
     text_map, text_intercept : tensors of shapes (d, d) and (d,)
         Identity and zeros: texts are prototypes as they are.
+    newcomer_intercept : float
+        Zero.
     alpha, temperature : float
         As given.
     loss_curve : list of float
@@ -46,6 +48,7 @@ class CMMSolution:
     class_intercept: torch.Tensor
     text_map: torch.Tensor
     text_intercept: torch.Tensor
+    newcomer_intercept: float
     alpha: float
     temperature: float
     loss_curve: list[float]
@@ -150,6 +153,7 @@ def solve_cmm(
             class_intercept=F.new_zeros(len(text)),
             text_map=identity,
             text_intercept=F.new_zeros(width),
+            newcomer_intercept=0.0,
             alpha=alpha,
             temperature=temperature,
             loss_curve=curve,

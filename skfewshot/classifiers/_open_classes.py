@@ -1,5 +1,7 @@
 """Classes that have a text but no images: named before a fit, or added after one."""
 
+from collections.abc import Mapping
+
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
@@ -39,6 +41,8 @@ def with_extra_classes(classes, extra):
 
 def _check_kind(parameter, labels, classes):
     """Refuse to mix names with numbers, which cannot be sorted together."""
+    if any(label is None or label != label for label in labels.tolist()):
+        raise ValueError(f"{parameter} must not be missing; got {labels.tolist()[:5]}.")
 
     def is_text(array):
         return array.dtype.kind in "UT" or (
@@ -81,6 +85,8 @@ class OpenClassesMixin:
             `features` does not fit, or if the classifier was fitted without texts.
         """
         check_is_fitted(self)
+        if np.ndim(name):
+            raise ValueError(f"name must be one class label; got {name!r}.")
         label = np.asarray([name])
         _check_kind("name", label, self.classes_)
         if name in self.classes_.tolist():
@@ -90,12 +96,15 @@ class OpenClassesMixin:
                 "This classifier was fitted without texts, so it cannot place a class "
                 "that has none but a text; fit it with text_features or text_encoder."
             )
-        given = "auto" if features is None else {name: np.asarray(features)}
+        # Named as a fit would name it.
+        names = self.class_names
+        names = names if isinstance(names, Mapping) and name in names else None
         prototypes = resolve_prototypes(
-            given,
+            "auto" if features is None else {name: features},
             classes=label,
             encoder=self.encoder_,
             text_encoder=self.text_encoder,
+            class_names=names,
             prompt_templates=self.prompt_templates,
             n_features=self.n_features_in_,
             dtype=self.zero_shot_features_.dtype,
@@ -114,7 +123,8 @@ class OpenClassesMixin:
         ):
             rows = np.concatenate([getattr(self, attribute), row])
             setattr(self, attribute, rows[order])
-        self.intercept_ = np.append(self.intercept_, self.intercept_.dtype.type(0))
+        level = self.intercept_.dtype.type(self.newcomer_intercept_)
+        self.intercept_ = np.append(self.intercept_, level)
         self.intercept_ = self.intercept_[order]
         self.classes_ = classes[order]
         return self

@@ -131,6 +131,8 @@ class CMMClassifier(
         ``norm((t @ text_map_ + text_map_intercept_) @ map_)``. With
         ``solver="gradient"`` it is the inverse of `map_`, as texts stay.
     text_map_intercept_ : ndarray of shape (n_features,)
+    newcomer_intercept_ : float
+        The intercept of classes without rows.
     {{fitted, loss_curve_, n_iter_}}
 
     See Also
@@ -180,6 +182,11 @@ class CMMClassifier(
     :math:`\lambda_T (\|T - T_0'\|_F^2 + \|a - a_0'\|^2 / 10) / n`, for what step 2
     left as :math:`T_0'` and :math:`a_0'`. The kinks of the triplet loss are rounded, so
     that its minimum can be reached and does not depend on rounding errors.
+
+    **Classes without rows.** Their prototypes follow from their texts by the Gaussian
+    model. They would lose against prototypes that follow images, so they share an
+    intercept: the one that makes the labels of rows of classes with several most likely
+    when each class in turn is taken for one without rows.
 
     **The paper's way.** With ``solver="gradient"`` the penalty is
 
@@ -337,6 +344,8 @@ class CMMClassifier(
             margin=[float(margin) for _, margin in scales],
             temperature=None if self.temperature == "auto" else float(self.temperature),
             tol=self.tol,
+            # A search throws its models away, and no class can be added to them.
+            newcomers=len(shots) * len(scales) == 1 or self.extra_classes is not None,
             callback=callback,
             **self._settings(shots[0][0].text, len(shots) * len(scales)),
         )
@@ -380,6 +389,10 @@ class CMMClassifier(
             "text_map_": to_numpy(solution.text_map, dtype=dtype),
             "text_map_intercept_": to_numpy(solution.text_intercept, dtype=dtype),
         }
+        if self.solver == "gradient":
+            # Texts stay where they are: what the map does to them is undone.
+            inverse = np.linalg.inv(fitted["map_"].astype(np.float64))
+            fitted["text_map_"] = inverse.astype(dtype)
         # Classes without rows have the prototypes that their texts make them.
         prototypes = np.empty_like(self.zero_shot_features_)
         unseen = np.ones(len(prototypes), bool)
@@ -388,13 +401,15 @@ class CMMClassifier(
             texts = self.zero_shot_features_[unseen]
             prototypes[unseen] = _prototypes(texts, fitted)
         prototypes[self._seen] = unit_rows(to_numpy(solution.text, dtype=dtype)[rank])
-        intercept = np.zeros(len(prototypes), dtype)
+        level = solution.newcomer_intercept
+        intercept = np.full(len(prototypes), level, dtype)
         intercept[self._seen] = to_numpy(solution.class_intercept, dtype=dtype)[rank]
         return fitted | {
             "alpha_": float(solution.alpha),
             "temperature_": float(solution.temperature),
             "text_features_": prototypes,
             "intercept_": intercept,
+            "newcomer_intercept_": float(level),
         }
 
     def _prototypes_of_texts(self, texts):

@@ -1,0 +1,65 @@
+"""Classes known by their texts alone: what they win, and what the others lose.
+
+    python benchmarks/open_classes.py --data ../shared/data/features
+
+A quarter of the classes has no images in the support (``extra_classes=``). Rows are
+those that tune (``tune_cmm.py``), so that no reported accuracy is touched; ImageNet is
+100 drawn classes of it.
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+from feature_data import load
+from tune_cmm import draw_task, keep_classes
+
+from skfewshot import CMMClassifier
+
+TASKS = {"dtd47": (1, 4, 16), "pets25": (1, 4, 16), "imagenet1000": (1, 4)}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--seeds", type=int, default=3)
+    arguments = parser.parse_args()
+    print(
+        "Top-1 accuracy, %, on classes with images / classes without\n\n"
+        "| data | shots | zero-shot | CMM | images of all | predicted without | are |\n"
+        "|---|---|---|---|---|---|---|"
+    )
+    for name, all_shots in TASKS.items():
+        data = load(arguments.data / f"{name}.npz")
+        for shots in all_shots:
+            rows = [score(name, data, shots, seed) for seed in range(arguments.seeds)]
+            a, b, c, d, e, f, g, h = np.mean(rows, axis=0)
+            print(
+                f"| {name} | {shots} | {a:.1f} / {b:.1f} | {c:.1f} / {d:.1f} "
+                f"| {e:.1f} / {f:.1f} | {g:.1f} | {h:.1f} |",
+                flush=True,
+            )
+
+
+def score(name, data, shots, seed):
+    """Accuracies, and the shares predicted and true of classes without images, in %."""
+    task = draw_task(name, data, shots, seed)
+    if name == "imagenet1000":
+        task = keep_classes(task, 100, seed)
+    X, y, X_query, y_query, text = task
+    n_classes = len(text)
+    new = np.random.default_rng(seed).permutation(n_classes)[: n_classes // 4]
+    has_images, is_new = ~np.isin(y, new), np.isin(y_query, new)
+    texts = dict(enumerate(text))
+    model = CMMClassifier(texts, extra_classes=new).fit(X[has_images], y[has_images])
+    predicted = model.predict(X_query)
+    everything = CMMClassifier(texts).fit(X, y).predict(X_query)
+    scores = []
+    for guess in ((X_query @ text.T).argmax(axis=1), predicted, everything):
+        right = guess == y_query
+        scores += [right[~is_new].mean(), right[is_new].mean()]
+    return 100 * np.array([*scores, np.isin(predicted, new).mean(), is_new.mean()])
+
+
+if __name__ == "__main__":
+    main()
