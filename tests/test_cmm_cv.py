@@ -4,11 +4,13 @@ import pickle
 import warnings
 
 import numpy as np
+import pandas as pd
 import pytest
 import sklearn
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.base import clone
+from sklearn.callback import ScoringMonitor
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from sklearn.metrics import accuracy_score, get_scorer, log_loss, make_scorer
 from sklearn.model_selection import GridSearchCV, StratifiedKFold
@@ -327,6 +329,20 @@ def test_gpu_agrees_with_cpu():
     )
     for key in ("mean_test_score", "std_test_score"):
         assert_allclose(on_gpu.cv_results_[key], on_cpu.cv_results_[key], atol=1e-3)
+
+
+def test_data_frames_and_callbacks():
+    X, y, text = make_task()
+    plain = CMMClassifierCV(text, **SMALL).fit(X, y)
+    monitor = ScoringMonitor(scoring="accuracy")
+    frame = pd.DataFrame(X, columns=[f"x{i}" for i in range(24)])
+    model = CMMClassifierCV(text, **SMALL).set_output(transform="pandas")
+    model.set_callbacks(monitor).fit(frame, y)
+    assert_array_equal(model.map_, plain.map_)
+    assert model.best_score_ == plain.best_score_
+    assert model.transform(frame).columns[0] == "cmmclassifiercv0"
+    # Only the last fit is followed.
+    assert len(monitor.get_logs().data_as_pandas) <= model.n_iter_ + 1
 
 
 def test_no_refit_only_searches():

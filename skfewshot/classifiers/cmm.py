@@ -137,6 +137,7 @@ class CMMClassifier(
 
     See Also
     --------
+    CMMClassifierCV : Chooses the penalties and the like by cross-validation.
     skfewshot.CLIPFeaturizer : Makes the embeddings and encodes the class names.
     sklearn.linear_model.LogisticRegression : The linear probe, which sees no text.
 
