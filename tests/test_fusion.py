@@ -11,7 +11,7 @@ from numpy.testing import assert_allclose
 from scipy.optimize import minimize
 from scipy.special import log_softmax
 
-from skfewshot.fusion import fit_intercepts, fit_scales
+from skfewshot.fusion import fit_intercepts, fit_newcomer_intercept, fit_scales
 
 few = settings(max_examples=25, deadline=None)
 seeds = st.integers(0, 2**16)
@@ -313,3 +313,60 @@ def test_extreme_intercepts_are_finite(weight, text_penalty, dtype):
         assert np.abs(found).max() <= 12
         if text_penalty > 1e20:
             assert np.abs(found).max() < 1e-6
+
+
+# The intercept of classes without images.
+
+
+def newcomer_intercept(logits, newcomers, y, weight, dtype=torch.float64):
+    return fit_newcomer_intercept(
+        torch.tensor(logits, dtype=dtype),
+        torch.tensor(newcomers, dtype=dtype),
+        torch.tensor(y),
+        torch.tensor(weight, dtype=dtype),
+    )
+
+
+@given(seed=seeds, n_classes=st.integers(2, 8), handicap=st.floats(-4.0, 4.0))
+@few
+def test_the_intercept_of_newcomers_is_the_most_likely(seed, n_classes, handicap):
+    logits, y, weight = make_logits(seed, n_classes, 30)
+    rng = np.random.default_rng(seed)
+    newcomers = logits - handicap + 0.5 * rng.normal(size=logits.shape)
+    even = weight / np.bincount(y, weights=weight)[y]
+
+    def loss(a):
+        """Each class in turn is a newcomer among the others as they are."""
+        total = 0.0
+        for i, label in enumerate(y):
+            for c in range(n_classes):
+                others = np.log(np.exp(np.delete(logits[i], c)).sum())
+                sign = 1 if c == label else -1
+                gap = sign * (newcomers[i, c] + a[0] - others)
+                total += even[i] * np.logaddexp(0, -gap)
+        return total
+
+    expected = minimize(loss, [0.0], tol=1e-8).x[0]
+    found = newcomer_intercept(logits, newcomers, y, weight)
+    assert found == pytest.approx(np.clip(expected, -10, 10), abs=0.02)
+
+
+@given(seed=seeds, handicap=st.floats(-5.0, 5.0))
+@few
+def test_a_handicap_that_all_newcomers_have_is_made_good(seed, handicap):
+    logits, y, weight = make_logits(seed)
+    found = newcomer_intercept(logits, logits - handicap, y, weight)
+    assert found == pytest.approx(handicap, abs=0.02)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_extreme_newcomers_are_finite(dtype):
+    y = np.arange(4).repeat(2)
+    right = 1e4 * np.eye(4)[y]
+    for logits in (right, -right, 0 * right):
+        for newcomers in (right, -right, 0 * right):
+            for weight in (1e-6, 1e6):
+                found = newcomer_intercept(
+                    logits, newcomers, y, np.full(8, weight), dtype
+                )
+                assert abs(found) <= 10

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 
-from skfewshot.gaussian import gaussian_start, left_out_cosines
+from skfewshot.gaussian import gaussian_start, left_out_cosines, newcomer_cosines
 
 few = settings(max_examples=25, deadline=None)
 seeds = st.integers(0, 2**16)
@@ -173,6 +173,39 @@ def test_rows_left_out_are_as_by_brute_force(
     found = left_out(start, *support[:3], n_classes)
     assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
     assert np.abs(found).max() <= 1 + 1e-9
+
+
+@pytest.mark.parametrize("map_penalty", [0.0, 1.0, math.inf])
+@pytest.mark.parametrize("text_penalty", [0.1, 10.0, math.inf])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_classes_without_their_rows_are_as_by_brute_force(
+    dtype, text_penalty, map_penalty
+):
+    F, y, weight, text = make_support(0, 5, 14, 7)
+    kept = y != 3
+    support = F[kept], y[kept], weight[kept], text
+    parameters = {
+        "text_seen": False,
+        "map_penalty": map_penalty,
+        "text_penalty": text_penalty,
+    }
+    reference = Reference(*support, **parameters)
+    metric = np.linalg.inv(reference.covariance)
+    expected = np.empty((14, 5))
+    for c in range(5):
+        mean = reference.posterior(np.flatnonzero(support[1] != c))[c]
+        for i, x in enumerate(F - reference.centre):
+            length = math.sqrt((x @ metric @ x) * (mean @ metric @ mean))
+            expected[i, c] = x @ metric @ mean / length
+    start = solve(*support, **parameters, dtype=dtype)
+    found = newcomer_cosines(start, torch.tensor(F, dtype=dtype))
+    assert found.dtype == dtype
+    tolerance = 1e-3 if dtype == torch.float32 else 1e-7
+    assert_allclose(found, expected, atol=tolerance)
+    # The class that has none is as it is.
+    own = torch.tensor(F, dtype=dtype) - start.centre
+    own, mean = unit((own @ start.map).numpy()), unit((start.means @ start.map).numpy())
+    assert_allclose(found[:, 3], own @ mean[3], atol=1e-5)
 
 
 @given(seed=seeds, data=st.data())

@@ -90,6 +90,24 @@ def test_the_prototype_is_the_documented_equation(solver):
         assert_allclose(model.text_features_[[1, 3]], text[[1, 3]], atol=1e-9)
 
 
+@each_solver
+@pytest.mark.parametrize(
+    "frozen",
+    [
+        {"alpha": 0.0},
+        {"map_penalty": np.inf, "text_penalty": np.inf, "temperature": 1.0},
+    ],
+)
+def test_alpha_zero_and_infinite_penalties_are_zero_shot(frozen, solver):
+    X, y, text = make_task()
+    model = CMMClassifier(text, extra_classes=[3], solver=solver, **frozen)
+    model.fit(*without(X, y, 3))
+    new = text[0] - 0.5 * text[1]
+    model.add_class(9, new)
+    expected = 100 * X @ np.vstack([text, unit(new)]).T
+    assert_allclose(model.decision_function(X), expected, atol=0.02)
+
+
 @settings(max_examples=10, deadline=None)
 @given(seed=st.integers(0, 2**16))
 def test_neither_the_order_nor_the_names_matter(seed):

@@ -303,6 +303,7 @@ def assert_same(one, other, *, atol):
         )
     assert one.alpha == pytest.approx(other.alpha, rel=1e-9)
     assert one.temperature == pytest.approx(other.temperature, rel=1e-9)
+    assert one.newcomer_intercept == pytest.approx(other.newcomer_intercept, abs=1e-9)
     assert one.loss_curve[0] == pytest.approx(other.loss_curve[0], rel=1e-9)
     assert one.loss_curve[-1] == pytest.approx(other.loss_curve[-1], rel=1e-6)
     assert one.converged == other.converged
@@ -310,13 +311,15 @@ def assert_same(one, other, *, atol):
 
 @pytest.mark.parametrize("text_from_support", [False, True])
 @pytest.mark.parametrize("temperature", [None, 2.0])
+@pytest.mark.parametrize("newcomers", [False, True])
 def test_shots_and_scales_side_by_side_are_solved_as_alone(
-    temperature, text_from_support
+    newcomers, temperature, text_from_support
 ):
     shots = make_shots()
     settings_ = SETTINGS | {
         "temperature": temperature,
         "text_from_support": text_from_support,
+        "newcomers": newcomers,
     }
     together = solve_cross_modal(shots, alpha=ALPHA, margin=MARGIN, **settings_)
     assert [len(solutions) for solutions in together] == [3, 3, 3]
@@ -329,6 +332,10 @@ def test_shots_and_scales_side_by_side_are_solved_as_alone(
             assert solution.n_iter == len(solution.loss_curve) - 1
             if not math.isnan(alpha):
                 assert solution.alpha == pytest.approx(alpha)
+            has_intercept = newcomers and not text_from_support and alpha != 0
+            # Infinite penalties leave newcomers as good as any class.
+            has_intercept &= shot.text_penalty < math.inf
+            assert (abs(solution.newcomer_intercept) > 1e-3) == has_intercept
             if temperature is not None:
                 assert solution.temperature == temperature
 
