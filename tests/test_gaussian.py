@@ -208,6 +208,18 @@ def test_classes_without_their_rows_are_as_by_brute_force(
     assert_allclose(found[:, 3], own @ mean[3], atol=1e-5)
 
 
+@given(seed=seeds, map_penalty=st.floats(0, 100), text_penalty=st.floats(0.01, 1e3))
+@few
+def test_rows_left_out_tell_of_classes_without_rows_too(seed, **parameters):
+    F, y, weight, text = make_support(seed, 5, 14, 7)
+    kept = ~np.isin(y, [1, 2])
+    support = F[kept], y[kept], weight[kept], text
+    parameters["text_seen"] = False
+    start, reference = solve(*support, **parameters), Reference(*support, **parameters)
+    expected = [reference.left_out(i) for i in range(kept.sum())]
+    assert_allclose(left_out(start, *support[:3], 5), expected, rtol=1e-5, atol=1e-6)
+
+
 @given(seed=seeds, data=st.data())
 @few
 def test_some_rows_left_out_are_those_of_all(seed, data):

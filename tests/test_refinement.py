@@ -340,6 +340,23 @@ def test_shots_and_scales_side_by_side_are_solved_as_alone(
                 assert solution.temperature == temperature
 
 
+def test_a_shot_that_lacks_a_class_is_solved_as_alone_and_keeps_its_prototype():
+    full, other, _ = make_shots()
+    kept = other.y != 2
+    lacking = replace(
+        other, features=other.features[kept], y=other.y[kept], weight=other.weight[kept]
+    )
+    settings_ = {"alpha": [math.nan], "margin": [0.1], **SETTINGS, "max_iter": 0}
+    together = solve_cross_modal([full, lacking], **settings_)
+    for shot, (solution,) in zip([full, lacking], together, strict=True):
+        ((one,),) = solve_cross_modal([shot], **settings_)
+        assert_same(solution, one, atol=1e-9)
+        of_texts = shot.text @ solution.text_map + solution.text_intercept
+        of_texts = unit(of_texts @ solution.map, dim=1)
+        as_text_says = (of_texts - solution.text).abs().amax(dim=1) < 1e-9
+        assert as_text_says.tolist() == [False, False, shot is lacking, False]
+
+
 def test_alpha_zero_leaves_what_the_texts_say():
     shots = make_shots()
     for (solution,) in solve_cross_modal(shots, alpha=[0.0], margin=[0.1], **SETTINGS):
