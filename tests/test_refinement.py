@@ -412,3 +412,37 @@ def test_all_steps_are_finite_in_single_precision(text_from_support, weight):
                     tensor = getattr(solution, name)
                     assert tensor.dtype == torch.float32
                     assert torch.isfinite(tensor).all()
+
+
+@pytest.mark.parametrize("text_from_support", [False, True])
+@pytest.mark.parametrize("penalties", [(1.0, 10.0), (1.0, 0.0), (0.0, 10.0)])
+@pytest.mark.parametrize("n_rows", [4, 12])
+def test_single_precision_finds_what_double_finds(n_rows, penalties, text_from_support):
+    found = []
+    for dtype in (torch.float32, torch.float64):
+        shot = make_shots(dtype=torch.float32)[1]
+        shot = Shot(
+            shot.features[:n_rows].to(dtype),
+            shot.y[:n_rows],
+            shot.weight[:n_rows].to(dtype),
+            shot.text.to(dtype),
+            *penalties,
+        )
+        settings_ = SETTINGS | {
+            "text_from_support": text_from_support,
+            "newcomers": True,
+            "max_iter": 0,
+        }
+        ((solution,),) = solve_cross_modal(
+            [shot], alpha=[math.nan], margin=[0.1], **settings_
+        )
+        found.append(solution)
+    single, double = found
+    for name in ("alpha", "temperature"):
+        assert getattr(single, name) == pytest.approx(getattr(double, name), rel=2e-3)
+    for name in ("newcomer_intercept", "loss_curve"):
+        assert getattr(single, name) == pytest.approx(getattr(double, name), abs=0.02)
+    for name in ("map", "text", "class_intercept"):
+        torch.testing.assert_close(
+            getattr(single, name).double(), getattr(double, name), atol=0.02, rtol=0.01
+        )
