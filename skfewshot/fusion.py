@@ -4,15 +4,15 @@ import math
 
 import torch
 
-# Mapped cosines spread about five times as widely as those of images and texts, so this
-# weight makes both logits as wide.
-_GAIN = 5.0
+# Scale at which mapped cosines make logits as wide as a trained encoder's own. They
+# spread alike whatever the encoder, as the map makes all classes equally round.
+_MAPPED_SCALE = 20.0
 # What a support is expected to say, and how far, in logarithms, it may say otherwise.
 # Texts that surprise the support by this many nats are to weigh as much as the images:
 _EVEN_SURPRISE = 1.5
 # ... and a mixture is more often right than either, so its logits are to be wider.
 _SHARPNESS = 1.2
-_WEIGHT_SPREAD, _SHARPNESS_SPREAD, _TEXT_SPREAD = 0.3, 0.3, 0.5
+_WEIGHT_SPREAD, _SHARPNESS_SPREAD, _TEXT_SPREAD = 0.5, 0.3, 0.5
 _RATIO_BOUNDS = 0.1, 10.0
 # Prior variance of the intercepts of the classes, before it is divided by the penalty.
 _INTERCEPT_VARIANCE = 2.5
@@ -52,7 +52,8 @@ def fit_scales(frozen, mapped, y, weight, spare, *, logit_scale, text_seen, alph
     -------
     alpha, temperature : tensors of shape (P,)
     """
-    z0, z1 = logit_scale * frozen, logit_scale / _GAIN * mapped
+    gain = logit_scale / _MAPPED_SCALE
+    z0, z1 = logit_scale * frozen, _MAPPED_SCALE * mapped
     start = z0.new_zeros(len(z0), 2)
     judges, given = weight * spare, torch.isfinite(alpha)
     sure = judges if text_seen else torch.where(spare, weight, _ALONE * weight)
@@ -67,7 +68,7 @@ def fit_scales(frozen, mapped, y, weight, spare, *, logit_scale, text_seen, alph
         ratio = surprise / _EVEN_SURPRISE / sharpness
         start[:, 0] = ratio.clamp(*_RATIO_BOUNDS).log()
     start[:, 1] = math.log(_SHARPNESS)
-    start[:, 0] = start[:, 0].where(~given, (_GAIN * alpha).log())
+    start[:, 0] = start[:, 0].where(~given, (gain * alpha).log())
     free = (judges.sum(dim=1) > 0) & ~given
     spread = start.new_tensor([_WEIGHT_SPREAD, _SHARPNESS_SPREAD]).expand_as(start)
     spread = torch.stack([spread[:, 0] * free, spread[:, 1]], dim=1)
@@ -78,7 +79,7 @@ def fit_scales(frozen, mapped, y, weight, spare, *, logit_scale, text_seen, alph
     fixed = torch.stack([found[:, 0], start[:, 1]], dim=1)
     spread = spread * spread.new_tensor([0.0, 1.0])
     ratio, sharpness = _most_likely(z0, z1, y, sure, fixed, spread).exp().unbind(1)
-    alpha = ratio / _GAIN
+    alpha = ratio / gain
     return alpha, (1 + ratio) / (1 + alpha) / sharpness
 
 

@@ -74,7 +74,8 @@ class CMMClassifier(
     ----------
     {{texts}}
     extra_classes : array-like of labels, default=None
-        Classes to predict that `y` has no rows of. They need texts, as the others do.
+        Classes to predict that `y` has no rows of. They need texts, as the others do;
+        in an array of `text_features` the rows follow all classes, sorted.
     solver : {"gaussian", "gradient"}, default="gaussian"
         How :math:`W` and :math:`T` are found. ``"gradient"`` is the paper's way, with
         penalties: from :math:`W = I` and :math:`T = T_0` the loss is minimised over
@@ -171,10 +172,10 @@ class CMMClassifier(
     **The scales.** For a row that is left out, means and :math:`W` are downdated
     exactly. :math:`\alpha` and :math:`\tau` maximise the likelihood of the left-out
     rows, :math:`\alpha` of those only whose class has other rows, times log-normal
-    priors. The prior of :math:`\alpha` has its median at :math:`L_0 \tau_0 / 7.5` for
-    texts of the loss :math:`L_0` at their best temperature :math:`\tau_0` on the
-    support: texts that explain the support keep their say. At most 1024 rows are
-    left out for the scales, and 4096 for the intercepts.
+    priors. The prior of :math:`\alpha` has its median at
+    :math:`(20 / s) L_0 \tau_0 / 1.5` for texts of the loss :math:`L_0` at their best
+    temperature :math:`\tau_0` on the support: texts that explain the support keep their
+    say. At most 1024 rows are left out for the scales, and 4096 for the intercepts.
 
     **The intercepts.** They maximise the likelihood of the left-out rows times a
     normal prior of variance :math:`2.5 / \lambda_T`, with classes weighted equally.
