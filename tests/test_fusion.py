@@ -205,7 +205,7 @@ def test_extremes_are_finite(text_seen, dtype, logit_scale, weight):
             text_seen=text_seen,
             dtype=dtype,
         )
-        assert 1e-3 < alpha[0] * logit_scale / 20 < 1e3
+        assert 0 < alpha[0] < math.inf
         assert 0 < temperature[0] < math.inf
         for given_alpha in (0.0, 1e3):
             _, temperature = scales(
