@@ -46,7 +46,7 @@ CONSTANTS = {
     ),
     "CMM, no map of texts": (("gaussian", "_MAP_VARIANCE", 0.0),),
     "CMM, weight not by surprise": (("fusion", "_RATIO_BOUNDS", (1.0, 1.0)),),
-    "CMM, near copies kept": (("classifiers.cmm", "NEAR_COPY", 2.0),),
+    "CMM, near copies kept": (("classifiers._cmm_fit", "NEAR_COPY", 2.0),),
 }
 METHODS = {
     **PEERS,

@@ -13,6 +13,7 @@ from sklearn.utils.validation import validate_data
 from skfewshot._sklearn import StrOptions, _check_sample_weight
 from skfewshot._torch import resolve_device
 from skfewshot.classifiers._base import float_types
+from skfewshot.classifiers._cmm_fit import NEAR_COPY, SEARCHED
 from skfewshot.classifiers._docs import shared_docs
 from skfewshot.classifiers._folds import stratified_folds
 from skfewshot.classifiers._search import (
@@ -22,7 +23,7 @@ from skfewshot.classifiers._search import (
     takes_weight,
 )
 from skfewshot.classifiers._training import support_tensors, training
-from skfewshot.classifiers.cmm import NEAR_COPY, SEARCHED, CMMClassifier
+from skfewshot.classifiers.cmm import CMMClassifier
 from skfewshot.text import unit_rows
 
 
