@@ -20,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 from accuracy_summary import (
+    ablation_rows,
     collect,
     means,
     plot,
@@ -28,7 +29,7 @@ from accuracy_summary import (
     table_rows,
 )
 from feature_data import SHOTS, load_task
-from methods import METHODS, OURS, PEERS, as_in, find_class, make
+from methods import ABLATIONS, METHODS, OURS, PEERS, as_in, find_class, make
 from report import Results, describe, markdown_table
 from sklearn.metrics import accuracy_score
 
@@ -132,7 +133,8 @@ def report(arguments, results):
     runs = reported_runs(results.runs, arguments)
     if not runs:
         raise SystemExit(f"{arguments.json} has no run of what was asked for.")
-    methods = [m for m in METHODS if m in {run["method"] for run in runs}]
+    known = [m for m in METHODS if m in {run["method"] for run in runs}]
+    methods = [method for method in known if method not in ABLATIONS]
     peers = [method for method in methods if method in PEERS]
     measures = {key: collect(runs, key) for key in ("accuracy", "ece", "fit_seconds")}
     print("\n" + describe(results))
@@ -152,6 +154,10 @@ def report(arguments, results):
         print("\nSummary\n")
         found = summarize(accuracy, ece, peers, OURS)
         print("\n".join(summary_lines(found, methods, accuracy, OURS)))
+        variants = [OURS, *(method for method in known if method in ABLATIONS)]
+        print("\nWhat each part of CMM earns: means over shots\n")
+        data, rows = ablation_rows(accuracy, ece, variants)
+        print(markdown_table(["variant", *data, "all cells", "ECE"], rows))
     if arguments.plot:
         plot(measures["accuracy"], arguments.plot, OURS)
         print(f"\nWrote {arguments.plot}")

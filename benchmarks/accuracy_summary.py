@@ -127,6 +127,39 @@ def table_rows(cells, methods, peers, *, digits, lowest=False):
     return rows
 
 
+def ablation_rows(accuracy, ece, variants):
+    """Return the names of the data sets, and for each variant a row of means.
+
+    Parameters
+    ----------
+    accuracy, ece : dict
+        {(data, shots): {method: mean}}, in % and in [0, 1].
+    variants : list of str
+
+    Examples
+    --------
+    >>> accuracy = {("a", 1): {"CMM": 50.0}, ("a", 2): {"CMM": 60.0}}
+    >>> ece = {("a", 1): {"CMM": 0.1}, ("a", 2): {"CMM": 0.2}}
+    >>> ablation_rows(accuracy, ece, ["CMM"])
+    (['a'], [['CMM', '55.0', '55.00', '0.150']])
+    """
+    names = list(dict.fromkeys(data for data, _ in accuracy))
+
+    def mean(scores, variant, chosen):
+        return np.mean([scores[cell][variant] for cell in scores if cell[0] in chosen])
+
+    rows = [
+        [
+            variant,
+            *(f"{mean(accuracy, variant, [name]):.1f}" for name in names),
+            f"{mean(accuracy, variant, names):.2f}",
+            f"{mean(ece, variant, names):.3f}",
+        ]
+        for variant in variants
+    ]
+    return names, rows
+
+
 def _mean_and_spread(values, digits):
     if not values:
         return "-"
