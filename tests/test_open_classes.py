@@ -131,13 +131,13 @@ def make_planted_task(seed):
     """Texts and images of 20 seen classes and 5 new ones, linear in one another.
 
     Concepts have 6 dimensions. The map turns them, and there is a gap, so that texts
-    as they are recognise nothing.
+    as they are recognise little.
     """
     rng = np.random.default_rng(seed)
     concepts = rng.normal(size=(25, 6))
     of_text, turn = (np.linalg.qr(rng.normal(size=(16, 6)))[0].T for _ in range(2))
-    of_images = unit(of_text + 0.7 * turn)
-    text_cone, image_cone = 2 * rng.normal(size=(2, 16))
+    of_images = unit(of_text + 1.5 * turn)
+    text_cone, image_cone = 0.5 * rng.normal(size=(2, 16))
     y = np.repeat(np.arange(20), 4)
     labels = np.repeat(np.arange(25), 20)
 
@@ -149,7 +149,7 @@ def make_planted_task(seed):
 
 
 @pytest.mark.parametrize(
-    "solver, among_all, among_new", [("gaussian", 0.6, 0.85), ("gradient", 0.2, 0.6)]
+    "solver, among_all, among_new", [("gaussian", 0.8, 0.95), ("gradient", 0.5, 0.8)]
 )
 def test_images_of_classes_without_rows_are_recognised(solver, among_all, among_new):
     scores = []
@@ -170,7 +170,7 @@ def test_images_of_classes_without_rows_are_recognised(solver, among_all, among_
         )
     of_all, of_new, of_seen, of_texts = np.mean(scores, axis=0)
     # Chance is 0.04 among all and 0.2 among the new ones.
-    assert of_texts < 0.1
+    assert of_texts < 0.25
     assert of_all > among_all
     assert of_new > among_new
     assert of_seen > 0.65
