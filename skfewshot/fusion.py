@@ -114,8 +114,8 @@ def fit_intercepts(logits, y, weight, text_penalty):
     precision = (text_penalty / _INTERCEPT_VARIANCE)[:, None]
     # Newton's method by the diagonal of the Hessian, which is that much too small where
     # all classes are alike.
-    damping = (n_classes - 1) / n_classes
-    intercepts = torch.zeros_like(counts)
+    damping = torch.full_like(counts, (n_classes - 1) / n_classes)
+    intercepts, step = torch.zeros_like(counts), torch.zeros_like(counts)
     # A problem stops by itself: its solution does not depend on those beside it.
     moving = torch.ones_like(text_penalty, dtype=torch.bool)
     for _ in range(_MAX_STEPS):
@@ -123,6 +123,8 @@ def fit_intercepts(logits, y, weight, text_penalty):
         expected = (weight[..., None] * p).sum(dim=1)
         curvature = expected - (weight[..., None] * p.square_()).sum(dim=1)
         slope = expected - wanted + (precision * intercepts).nan_to_num(0.0)
+        # Classes that are taken for each other go to and fro.
+        damping = torch.where(slope * step < 0, damping / 2, damping)
         step = (damping * slope / (curvature + precision)).clamp(-0.5, 0.5)
         step = step.nan_to_num(0.0)
         intercepts -= step * moving[:, None]
@@ -139,7 +141,8 @@ def fit_newcomer_intercept(logits, newcomers, y, weight):
 
     Prototypes that follow images attract images more than those that follow texts. The
     support tells how much more: each class in turn takes the place of a newcomer, and
-    one intercept for all makes the rows' labels most likely.
+    one intercept for all maximises the likelihood of the rows' labels times a standard
+    normal prior.
 
     Parameters
     ----------
@@ -155,8 +158,9 @@ def fit_newcomer_intercept(logits, newcomers, y, weight):
     intercept : float
     """
     counts = logits.new_zeros(logits.shape[1]).index_add_(0, y, weight)
+    total = weight.sum()
     weight = (weight / counts[y])[:, None]
-    weight = weight / weight.sum()
+    weight = weight / weight.sum() * total
     p = torch.softmax(logits, dim=1).clamp_max(1 - 1e-6)
     # The logit of all other classes together.
     others = torch.logsumexp(logits, dim=1, keepdim=True) + torch.log1p(-p)
@@ -164,9 +168,9 @@ def fit_newcomer_intercept(logits, newcomers, y, weight):
     intercept = torch.zeros((), dtype=logits.dtype, device=logits.device)
     for _ in range(_MAX_NEWCOMER_STEPS):
         p = torch.sigmoid(margin + intercept)
-        slope = (weight * p).sum() - 1
-        curvature = (weight * p * (1 - p)).sum()
-        step = (slope / curvature.clamp_min(1e-6)).clamp(-1, 1)
+        slope = (weight * p).sum() - total + intercept
+        curvature = (weight * p * (1 - p)).sum() + 1
+        step = (slope / curvature).clamp(-1, 1)
         intercept = (intercept - step).clamp(-_MOST_INTERCEPT, _MOST_INTERCEPT)
         if float(step.abs()) < 1e-2:
             break

@@ -345,6 +345,7 @@ def test_the_intercept_of_newcomers_is_the_most_likely(seed, n_classes, handicap
     rng = np.random.default_rng(seed)
     newcomers = logits - handicap + 0.5 * rng.normal(size=logits.shape)
     even = weight / np.bincount(y, weights=weight)[y]
+    even *= weight.sum() / even.sum()
 
     def loss(a):
         """Each class in turn is a newcomer among the others as they are."""
@@ -355,7 +356,7 @@ def test_the_intercept_of_newcomers_is_the_most_likely(seed, n_classes, handicap
                 sign = 1 if c == label else -1
                 gap = sign * (newcomers[i, c] + a[0] - others)
                 total += even[i] * np.logaddexp(0, -gap)
-        return total
+        return total + a[0] ** 2 / 2
 
     expected = minimize(loss, [0.0], tol=1e-8).x[0]
     found = newcomer_intercept(logits, newcomers, y, weight)
@@ -366,8 +367,11 @@ def test_the_intercept_of_newcomers_is_the_most_likely(seed, n_classes, handicap
 @few
 def test_a_handicap_that_all_newcomers_have_is_made_good(seed, handicap):
     logits, y, weight = make_logits(seed)
-    found = newcomer_intercept(logits, logits - handicap, y, weight)
+    # Many rows, beside which the prior counts for nothing.
+    found = newcomer_intercept(logits, logits - handicap, y, 1e4 * weight)
     assert found == pytest.approx(handicap, abs=0.02)
+    few_rows = newcomer_intercept(logits, logits - handicap, y, weight)
+    assert 0 <= few_rows * np.sign(handicap) <= abs(handicap) + 0.02
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

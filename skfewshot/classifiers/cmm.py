@@ -156,8 +156,8 @@ class CMMClassifier(
     :math:`T_c = (\mu_c - m) W`. Without text the prior mean is zero, and its
     variance :math:`30 / \lambda_T`.
 
-    **The scales.** For a row that is left out, means and :math:`W` are downdated
-    exactly. :math:`\alpha` and :math:`\tau` maximise the likelihood of the left-out
+    **The scales.** For a row that is left out, means and :math:`W` are downdated in
+    closed form. :math:`\alpha` and :math:`\tau` maximise the likelihood of the left-out
     rows, :math:`\alpha` of those only whose class has other rows, times log-normal
     priors. The prior of :math:`\alpha` has its median at
     :math:`(20 / s) L_0 \tau_0 / 1.5` for texts of the loss :math:`L_0` at their best
