@@ -12,6 +12,8 @@ from skfewshot.refinement import TextProblems, refine_texts
 
 # Rows that are left out, one at a time, to find intercepts, and to find the scales.
 _MOST_LEFT_OUT = 4096
+# ... or fewer, where classes are so many that memory would run out.
+_MOST_LOGITS = 2**23
 MOST_FOR_SCALES = 1024
 
 
@@ -253,7 +255,8 @@ def _newcomer_intercept(start, shot, left_out, scale, alpha, intercept):
 
 def _left_out_rows(shot):
     rows = torch.arange(len(shot.features), device=shot.features.device)
-    return rows[:: -(-len(rows) // _MOST_LEFT_OUT)]
+    most = min(_MOST_LEFT_OUT, max(MOST_FOR_SCALES, _MOST_LOGITS // len(shot.text)))
+    return rows[:: -(-len(rows) // most)]
 
 
 def _start(shot, text_from_support):
