@@ -4,6 +4,8 @@ import torch
 
 # Pairs of steps and gradient changes that are remembered.
 _HISTORY = 10
+# A loss below which there is nothing left to lower.
+_LEAST_LOSS = 1e-3
 # Steps tried in one line search.
 _MAX_TRIALS = 60
 # Iterations over which progress is judged.
@@ -150,7 +152,7 @@ def _line_search(objective, x, loss, gradient, direction, learning_rate, active)
     they are, and so do those that are not active.
     """
     slope = _dot(gradient, direction)
-    rounding = torch.finfo(x.dtype).eps * loss.abs()
+    rounding = torch.finfo(x.dtype).eps * loss.abs().clamp_min(_LEAST_LOSS)
     step = torch.full_like(loss, learning_rate)
     low, high = torch.zeros_like(loss), torch.full_like(loss, torch.inf)
     moved = torch.zeros_like(active)
@@ -164,11 +166,14 @@ def _line_search(objective, x, loss, gradient, direction, learning_rate, active)
         new_loss, new_gradient = objective(point)
         lower = new_loss <= loss + 1e-4 * step * slope
         better = searching & lower
+        gain = torch.where(moved, best_loss - new_loss, torch.inf)
         moved |= better
         best_x = torch.where(better[:, None], point, best_x)
         best_loss = torch.where(better, new_loss, best_loss)
         best_gradient = torch.where(better[:, None], new_gradient, best_gradient)
         found = better & (_dot(new_gradient, direction) >= 0.9 * slope)
+        # Or nothing more to be had: on a plateau the slope stays as it is.
+        found |= better & (gain <= rounding)
         high = torch.where(lower, high, step)
         low = torch.where(lower, step, low)
         searching &= ~found
