@@ -104,11 +104,10 @@ def warm_up(methods, X, y, text):
 
 def compare_with_matmul(X, y, text):
     """Return what CMM's products would take at the machine's rate."""
-    evaluations, source = count_evaluations(make_method(OURS, text), X, y)
+    evaluations = count_evaluations(make_method(OURS, text), X, y)
     n, (n_classes, d) = len(X), text.shape
     return {
         "evaluations": evaluations,
-        "evaluations_from": source,
         "gflop": cmm_flops(n, n_classes, d, evaluations) / 1e9,
         "gflops": matmul_gflops(n, n_classes, d),
     }
@@ -227,8 +226,6 @@ def print_matmul(runs, fits):
     header = ["size", "evaluations", "GFLOP", "matmul GFLOP/s", "s at that rate"]
     print(f"\nA fit of {OURS} against the products in it (float32)\n")
     print(markdown_table([*header, "s of a fit", "ratio"], rows))
-    sources = sorted({run["evaluations_from"] for _, run in runs})
-    print(f"\nEvaluations counted by: {', '.join(sources)}.")
 
 
 def print_predictions(runs):

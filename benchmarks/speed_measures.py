@@ -95,52 +95,35 @@ def matmul_gflops(n, n_classes, d, repeats=5):
 
 
 def count_evaluations(estimator, X, y):
-    """Fit, and return how often the loss was evaluated, and how that is known.
+    """Fit, and return how often the loss was evaluated.
 
     A solver that minimises several problems at a time, one a row, evaluates as many.
     """
     with _counted_minimize() as counted:
         estimator.fit(X, y)
-    if hasattr(estimator, "n_evaluations_"):
-        return int(estimator.n_evaluations_), "n_evaluations_"
-    if counted:
-        return sum(counted), "calls of the objective"
-    return int(np.max(estimator.n_iter_)) + 1, "n_iter_ + 1"
-
-
-class _Counted:
-    """An objective that writes down how many problems each call evaluated."""
-
-    def __init__(self, objective, counted):
-        self._objective, self._counted = objective, counted
-
-    def __call__(self, x, *arguments, **settings):
-        self._counted.append(len(x) if x.ndim == 2 else 1)
-        return self._objective(x, *arguments, **settings)
-
-    def __getattr__(self, name):
-        return getattr(self._objective, name)
+    return sum(counted)
 
 
 @contextmanager
 def _counted_minimize():
     """Give a list that grows with each evaluation of an objective by CMM's solver."""
-    from skfewshot import solvers
+    from skfewshot import refinement
 
     counted = []
-    original = getattr(solvers, "minimize", None)
-    if original is None:
-        yield counted
-        return
+    original = refinement.minimize
 
     def minimize(objective, *arguments, **settings):
-        return original(_Counted(objective, counted), *arguments, **settings)
+        def count(x):
+            counted.append(len(x))
+            return objective(x)
 
-    solvers.minimize = minimize
+        return original(count, *arguments, **settings)
+
+    refinement.minimize = minimize
     try:
         yield counted
     finally:
-        solvers.minimize = original
+        refinement.minimize = original
 
 
 def peak_of(action):

@@ -127,7 +127,7 @@ def solve_cross_modal(
         start, *left_out = _start(shot, text_from_support)
         starts.append(start)
         judged.append(left_out)
-        mapped, _ = normalize_rows((shot.features - start.centre) @ start.map)
+        mapped, _ = normalize_rows(start.mapped)
         rows.append((mapped, shot.features @ shot.text.T, shot.y, shot.weight))
     n_each = len(alpha)
     given = starts[0].means.new_tensor(alpha)
@@ -162,7 +162,7 @@ def solve_cross_modal(
                     intercept[group, each],
                 )
     mapped, frozen, y, weight = (_stack(parts) for parts in zip(*rows, strict=True))
-    texts = [normalize_rows(start.means @ start.map)[0] for start in starts]
+    texts = [normalize_rows(start.prototypes)[0] for start in starts]
     problems = TextProblems(
         mapped=mapped,
         frozen=frozen,

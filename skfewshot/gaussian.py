@@ -55,6 +55,10 @@ class GaussianStart:
         How the mean of a class without rows follows from its text, where there are
         texts: it is ``(t - text_centre) text_map + offset``.
     text_centre, offset : tensor of shape (d,) or None
+    mapped : tensor of shape (N, d)
+        The rows of the support, mapped, of any length.
+    prototypes : tensor of shape (C, d)
+        The means, mapped, of any length.
     posterior : _ClassProcess
         How the means follow from the rows.
     residuals : tensor of shape (N, d)
@@ -69,6 +73,8 @@ class GaussianStart:
     text_map: Any
     text_centre: Any
     offset: Any
+    mapped: Any
+    prototypes: Any
     posterior: Any
     residuals: Any
     removed: Any
@@ -88,9 +94,10 @@ class _ClassProcess:
         weighted = factor * self.precision[:, None]
         inner = factor.T @ weighted
         inner.diagonal().add_(1)
-        self.root = torch.linalg.cholesky(inner)
         # Rows u' G^-1 with G = I + U' D^-1 U.
-        self.solved = torch.cholesky_solve(factor.T, self.root).T
+        self.solved = torch.cholesky_solve(factor.T, torch.linalg.cholesky(inner)).T
+        shared = (self.solved * factor).sum(dim=1)
+        self.unshared = 1 - self.precision * shared
 
     def smooth(self, residuals):
         """Return the posterior deviations, and what texts' weights they come from."""
@@ -101,14 +108,11 @@ class _ClassProcess:
 
     def rest(self):
         """One less how much the mean of a class follows the mean of its own rows."""
-        shared = (self.solved * self.factor).sum(dim=1)
-        return self.slack * (1 - self.precision * shared)
+        return self.slack * self.unshared
 
     def own_part(self):
         """What each posterior deviation loses if its class loses all its rows."""
-        shared = (self.solved * self.factor).sum(dim=1)
-        certainty = self.precision * (1 - self.precision * shared)
-        lost = 1 / certainty - 1 / self.counts
+        lost = 1 / (self.precision * self.unshared) - 1 / self.counts
         return torch.where(self.counts > 0, lost, 0.0)[:, None] * self.pull
 
     def columns(self, classes):
@@ -150,7 +154,7 @@ def gaussian_start(F, y, weight, text, *, text_seen, map_penalty, text_penalty):
     # A class mean may follow its rows so closely that what is left of them is lost to
     # single precision.
     dtype, wide = F.dtype, torch.float32 if F.device.type == "mps" else torch.float64
-    F, weight, text = F.to(wide), weight.to(wide), text.to(wide)
+    narrow, F, weight, text = F, F.to(wide), weight.to(wide), text.to(wide)
     counts = weight.new_zeros(n_classes).index_add_(0, y, weight)
     seen = counts > 0
     sums = F.new_zeros(n_classes, width).index_add_(0, y, weight[:, None] * F)
@@ -188,10 +192,13 @@ def gaussian_start(F, y, weight, text, *, text_seen, map_penalty, text_penalty):
         text_map.diagonal().add_(slope)
         text_map, text_centre = text_map.to(dtype), text_centre.to(dtype)
         shared = (offset[0] * common[0]).to(dtype)
+    centre, means = centre.to(dtype), means.to(dtype)
     return GaussianStart(
-        centre=centre.to(dtype),
+        centre=centre,
         map=map_,
-        means=means.to(dtype),
+        means=means,
+        mapped=(narrow - centre) @ map_,
+        prototypes=means @ map_,
         text_map=text_map,
         text_centre=text_centre,
         offset=shared,
@@ -255,7 +262,7 @@ def left_out_cosines(start, F, y, weight, counts, rows):
     cosines : tensor of shape (m, C)
     """
     label = y[rows]
-    mapped, means = (F[rows] - start.centre) @ start.map, start.means @ start.map
+    mapped, means = start.mapped[rows], start.prototypes
     residuals = start.residuals[rows] @ start.map
     # Inner products of the row x, its residual e and the means p.
     x_p, e_p, p_p = mapped @ means.T, residuals @ means.T, means.square().sum(dim=1)

@@ -30,6 +30,9 @@ prompt_templates : str, sequence of str or callable, default=None
     are averaged; ``"default"`` are ``skfewshot.clip.DEFAULT_PROMPT_TEMPLATES``.
     None leaves those of the encoder, and gives a callable `text_encoder` the bare
     names.
+extra_classes : array-like of labels, default=None
+    Classes to predict that `y` has no rows of. They need texts, as the others do;
+    in an array of `text_features` the rows follow all classes, sorted.
 logit_scale : "auto" or float, default="auto"
     Scale :math:`s > 0` of the cosines. ``"auto"`` is the encoder's own trained
     scale where the encoder is known, else 100.

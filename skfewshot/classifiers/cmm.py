@@ -59,10 +59,7 @@ class CMMClassifier(
 
     Parameters
     ----------
-    {{texts}}
-    extra_classes : array-like of labels, default=None
-        Classes to predict that `y` has no rows of. They need texts, as the others do;
-        in an array of `text_features` the rows follow all classes, sorted.
+    {{texts, extra_classes}}
     solver : {"gaussian", "gradient"}, default="gaussian"
         How :math:`W` and :math:`T` are found. ``"gradient"`` is the paper's way, with
         penalties: from :math:`W = I` and :math:`T = T_0` the loss is minimised over

@@ -37,9 +37,7 @@ class CMMClassifierCV(CMMClassifier):
 
     Parameters
     ----------
-    {{texts}}
-    extra_classes : array-like of labels, default=None
-        Classes to predict that `y` has no rows of. They need texts, as the others do.
+    {{texts, extra_classes}}
     alphas : sequence of float or "auto", default=("auto",)
         Candidates for `alpha` of :class:`CMMClassifier`. Each is tried with each of the
         other three's. Of candidates with equal scores the first one wins, so begin each
