@@ -18,7 +18,7 @@ _RATIO_BOUNDS = 0.1, 10.0
 _INTERCEPT_VARIANCE = 2.5
 # Weight, in finding the temperature, of a row whose class has no other.
 _ALONE = 0.1
-_MAX_STEPS = 12
+_MAX_STEPS, _MAX_INTERCEPT_STEPS = 12, 40
 # Least curvature in which Newton's steps are trusted; that of the priors is one.
 _LEAST_CURVATURE = 0.2
 _MAX_NEWCOMER_STEPS, _MOST_INTERCEPT = 30, 10.0
@@ -118,19 +118,20 @@ def fit_intercepts(logits, y, weight, text_penalty):
     intercepts, step = torch.zeros_like(counts), torch.zeros_like(counts)
     # A problem stops by itself: its solution does not depend on those beside it.
     moving = torch.ones_like(text_penalty, dtype=torch.bool)
-    for _ in range(_MAX_STEPS):
+    for _ in range(_MAX_INTERCEPT_STEPS):
         p = torch.softmax(logits + intercepts[:, None], dim=-1)
         expected = (weight[..., None] * p).sum(dim=1)
         curvature = expected - (weight[..., None] * p.square_()).sum(dim=1)
         slope = expected - wanted + (precision * intercepts).nan_to_num(0.0)
         # Classes that are taken for each other go to and fro.
         damping = torch.where(slope * step < 0, damping / 2, damping)
-        step = (damping * slope / (curvature + precision)).clamp(-0.5, 0.5)
-        step = step.nan_to_num(0.0)
+        newton = (slope / (curvature + precision)).nan_to_num(0.0)
+        step = (damping * newton).clamp(-0.5, 0.5)
         intercepts -= step * moving[:, None]
         # Their sum is zero at the maximum; these steps would be slow to find that.
         intercepts -= intercepts.mean(dim=1, keepdim=True)
-        moving &= step.abs().amax(dim=1) >= 1e-2
+        # By the whole step: a damped one is short far from the maximum, too.
+        moving &= newton.abs().amax(dim=1) >= 1e-2
         if not moving.any():
             break
     return intercepts
