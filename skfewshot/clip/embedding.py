@@ -325,13 +325,28 @@ def encoder_of(X):
     Parameters
     ----------
     X : object
-        Anything; only an :class:`EmbeddingArray` knows its encoder.
+        Anything; only an :class:`EmbeddingArray` knows its encoder, and a tensor
+        straight from a featurizer.
 
     Returns
     -------
     EncoderIdentity or None
     """
-    return X.encoder if isinstance(X, EmbeddingArray) else None
+    if isinstance(X, EmbeddingArray):
+        return X.encoder
+    # A tensor is marked by an attribute, which no tensor made from it inherits.
+    encoder = getattr(X, "encoder", None) if _is_tensor(X) else None
+    return encoder if isinstance(encoder, EncoderIdentity) else None
+
+
+def mark_tensor(tensor, encoder):
+    """Mark a tensor of embeddings with the encoder that made it, and return it."""
+    tensor.encoder = encoder
+    return tensor
+
+
+def _is_tensor(X):
+    return type(X).__module__.partition(".")[0] == "torch"
 
 
 def _rebuild(array, encoder):

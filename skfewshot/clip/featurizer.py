@@ -1,17 +1,13 @@
 """The transformer from images to embeddings on a frozen CLIP model."""
 
 import os
+from collections.abc import Sized
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from numbers import Integral
 
-import numpy as np
-from sklearn.base import (
-    BaseEstimator,
-    ClassNamePrefixFeaturesOutMixin,
-    TransformerMixin,
-)
+from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.callback import CallbackSupportMixin
 
 from skfewshot._sklearn import (
@@ -21,21 +17,24 @@ from skfewshot._sklearn import (
     _get_output_config,
     has_callbacks,
 )
-from skfewshot._torch import resolve_device
+from skfewshot.clip.cache import DEFAULT_SIZE, SMALLEST_SIZE, open_cache, space_key
 from skfewshot.clip.dense import DENSE_MODES
-from skfewshot.clip.embedding import EmbeddingArray
-from skfewshot.clip.encoding import embed_images, embed_texts
-from skfewshot.clip.images import as_image_sequence
-from skfewshot.clip.models import load_clip
-from skfewshot.clip.prompts import check_names, check_templates, fill_templates
+from skfewshot.clip.embedding import EmbeddingArray, mark_tensor
+from skfewshot.clip.encoder import CLIPEncoder
+from skfewshot.clip.encoding import embed_images
+from skfewshot.clip.images import as_images
+from skfewshot.clip.output import ArrayRows, TensorRows, check_out
+from skfewshot.clip.preprocessing import Preprocessor
+from skfewshot.clip.prompts import check_templates
 from skfewshot.clip.sources import DEFAULT_PRETRAINED
+from skfewshot.clip.streaming import Reader, default_num_workers
 
 
 class CLIPFeaturizer(
     ClassNamePrefixFeaturesOutMixin,
     CallbackSupportMixin,
     TransformerMixin,
-    BaseEstimator,
+    CLIPEncoder,
 ):
     """Embed images, and class names, with a frozen CLIP model of open_clip.
 
@@ -79,9 +78,10 @@ class CLIPFeaturizer(
     precision : {"auto", "fp32", "fp16", "bf16"}, default="auto"
         The number format of the weights. ``"auto"`` is fp16 on CUDA and fp32 elsewhere;
         fp16 needs CUDA, bf16 CUDA or the CPU. The output is float32 always.
-    num_workers : int, default=0
+    num_workers : int or None, default=None
         Threads that decode and resize images while the model runs; 0 decodes in the
-        caller's thread.
+        caller's thread. ``None`` is as many as torch computes with, which is one for
+        each core, and fewer in the workers of joblib.
     prompt_templates : "default", str, callable or sequence of str or callable, \
             default="default"
         Texts with ``{}`` in the place of the class name, or functions from a name to a
@@ -90,6 +90,20 @@ class CLIPFeaturizer(
     on_error : {"raise", "nan"}, default="raise"
         What to do about an image that is missing or cannot be read: raise
         :class:`ImageReadError` with its index and path, or warn and give NaN.
+    cache : str, os.PathLike or None, default=None
+        A folder in which to keep every embedding, under a hash of the content of the
+        image, the weights, the preprocessing, `output`, `dense_mode` and the precision.
+        No image is then embedded twice: not in other folds of a search, nor in other
+        processes or later runs. A file that has changed is another image. Processes
+        may share it at the same time, and may be killed at any time. On a disk of this
+        machine, not on a network file system.
+    cache_size : int, default=10 * 2**30
+        The bound on the cache in bytes, at least ``2**20``. A full cache loses what was
+        embedded longest ago.
+    output_type : {"numpy", "torch"}, default="numpy"
+        Arrays, or tensors of torch that stay on the device of the model: under
+        ``sklearn.set_config(array_api_dispatch=True)`` the classifiers of this package
+        learn and predict from them there.
 
     Attributes
     ----------
@@ -146,9 +160,12 @@ class CLIPFeaturizer(
         "batch_size": [Interval(Integral, 1, None, closed="left")],
         "device": [str, None],
         "precision": [StrOptions({"auto", "fp32", "fp16", "bf16"})],
-        "num_workers": [Interval(Integral, 0, None, closed="left")],
+        "num_workers": [Interval(Integral, 0, None, closed="left"), None],
         "prompt_templates": [str, callable, "array-like"],
         "on_error": [StrOptions({"raise", "nan"})],
+        "cache": [str, os.PathLike, None],
+        "cache_size": [Interval(Integral, SMALLEST_SIZE, None, closed="left")],
+        "output_type": [StrOptions({"numpy", "torch"})],
     }
 
     def __init__(
@@ -161,9 +178,12 @@ class CLIPFeaturizer(
         batch_size=64,
         device=None,
         precision="auto",
-        num_workers=0,
+        num_workers=None,
         prompt_templates="default",
         on_error="raise",
+        cache=None,
+        cache_size=DEFAULT_SIZE,
+        output_type="numpy",
     ):
         self.model_name = model_name
         self.pretrained = pretrained
@@ -175,6 +195,9 @@ class CLIPFeaturizer(
         self.num_workers = num_workers
         self.prompt_templates = prompt_templates
         self.on_error = on_error
+        self.cache = cache
+        self.cache_size = cache_size
+        self.output_type = output_type
 
     @_fit_context(prefer_skip_nested_validation=True)
     def fit(self, X, y=None):
@@ -192,7 +215,7 @@ class CLIPFeaturizer(
         """
         context = self._init_callback_context()
         context.call_on_fit_task_begin(estimator=self, X=X, y=y)
-        as_image_sequence(X)
+        as_images(X)
         self._note_encoder()
         context.call_on_fit_task_end(estimator=self, X=X, y=y)
         return self
@@ -212,7 +235,7 @@ class CLIPFeaturizer(
         EmbeddingArray
             See :meth:`transform`.
         """
-        images = as_image_sequence(X)
+        images = as_images(X)
         context = self._init_callback_context(max_subtasks=self._n_batches(images))
         context.call_on_fit_task_begin(estimator=self, X=X, y=y)
         self._note_encoder()
@@ -220,129 +243,44 @@ class CLIPFeaturizer(
         context.call_on_fit_task_end(estimator=self, X=X, y=y)
         return embeddings
 
-    def transform(self, X):
+    def transform(self, X, out=None):
         """Embed images.
 
         Parameters
         ----------
-        X : sequence of images
+        X : sequence or iterable of images
             A list, tuple or 1-D array of PIL images, paths or uint8 arrays (H, W, 3); a
             uint8 array (n, H, W, 3); or a pandas or polars column of paths. Grey,
             palette, transparent (laid on white), CMYK, 16-bit and EXIF-rotated images
             come out right, and arrays may be grey, (H, W) or (H, W, 1), or have a
-            fourth channel of opacity.
+            fourth channel of opacity. A generator is read once, a few batches ahead.
+        out : ndarray of float32 or None, default=None
+            Where to write the embeddings, such as a memory map that is larger than the
+            memory of the machine: of the shape below, with more rows if need be where
+            X is an iterable of unknown length.
 
         Returns
         -------
         EmbeddingArray of float32
             Of shape (n, d), with rows of length one; for ``output="tokens"`` of shape
             (n, 1 + K, d), where row 0 is the global embedding and the K patches follow
-            in reading order, all of length one.
+            in reading order, all of length one. On the memory of `out`, if given. For
+            ``output_type="torch"`` a tensor; as an attribute, it knows its `encoder`.
 
         Raises
         ------
         TypeError, ValueError
-            If X is not a sequence of images.
+            If X does not hold images, or `out` has another type, dtype or shape.
         ImageReadError
             If an image cannot be read, under ``on_error="raise"``. A ValueError.
         WeightsDownloadError
             If the weights had to be downloaded, and that failed. A ConnectionError.
         """
         self._validate_params()
-        images = as_image_sequence(X)
+        images = as_images(X)
         if not has_callbacks(self):
-            return self._embed(images)
-        return self._embed_with_callbacks(images)
-
-    def encode_text(self, texts):
-        """Embed texts as they are.
-
-        Parameters
-        ----------
-        texts : sequence of str
-            Longer ones than the model's context (77 tokens for CLIP) are cut off.
-
-        Returns
-        -------
-        EmbeddingArray of float32 of shape (n, d)
-            Rows have length one.
-
-        Examples
-        --------
-        >>> from skfewshot.clip import CLIPFeaturizer
-        >>> CLIPFeaturizer("tiny").encode_text(["a red star", "a blue ring"]).shape
-        (2, 128)
-        """
-        self._validate_params()
-        texts = check_names(texts, "texts")
-        clip = self.load()
-        encoded = embed_texts(clip, texts, batch_size=self.batch_size)
-        return EmbeddingArray(encoded, clip.identity)
-
-    def encode_classes(self, names, prompt_templates=None):
-        """Embed class names, each as the mean over the prompt templates.
-
-        Parameters
-        ----------
-        names : sequence of str
-            Taken as they are: write "polar bear", not "polar_bear".
-        prompt_templates : str, callable, sequence or None, default=None
-            As the parameter of the estimator, which ``None`` takes.
-
-        Returns
-        -------
-        EmbeddingArray of float32 of shape (C, d)
-            The mean of the normalised embeddings of a name's prompts, normalised again.
-
-        Raises
-        ------
-        TypeError, ValueError
-            If a name is not a str, or a template lacks the place for the name.
-        """
-        self._validate_params()
-        if prompt_templates is None:
-            prompt_templates = self.prompt_templates
-        templates = check_templates(prompt_templates)
-        names = check_names(names)
-        texts = fill_templates(templates, names)
-        clip = self.load()
-        encoded = embed_texts(clip, texts, batch_size=self.batch_size)
-        means = encoded.reshape(len(names), len(templates), -1).mean(axis=1)
-        means /= np.linalg.norm(means, axis=1, keepdims=True)
-        return EmbeddingArray(means, clip.identity)
-
-    def load(self):
-        """Load the model, or find it in the cache.
-
-        Returns
-        -------
-        CLIPModel
-            With `model` (open_clip's, shared: not to be changed), `preprocess`,
-            `tokenizer`, `device` and `identity`.
-
-        Raises
-        ------
-        ValueError
-            If the featurizer was fitted with other weights than those that load now.
-        """
-        clip = load_clip(
-            self.model_name,
-            self.pretrained,
-            device=self.device_,
-            precision=self.precision,
-        )
-        fitted = getattr(self, "encoder_", None)
-        if fitted is not None and fitted != clip.identity:
-            raise ValueError(
-                f"This featurizer was fitted with {fitted}, but now {clip.identity} "
-                "loads: the parameters or the weights have changed. Fit it again."
-            )
-        return clip
-
-    @property
-    def device_(self):
-        """torch.device: where the model runs, resolved now."""
-        return resolve_device(self.device)
+            return self._embed(images, out=out)
+        return self._embed_with_callbacks(images, out)
 
     @property
     def _n_features_out(self):
@@ -356,40 +294,82 @@ class CLIPFeaturizer(
         self.logit_scale_ = self.encoder_.logit_scale
 
     def _n_batches(self, images):
-        return -(-len(images) // self.batch_size)
+        """Return how often the model is going to run, or None if nobody knows."""
+        n_images = _length(images)
+        return None if n_images is None else -(-n_images // self.batch_size)
 
     @_fit_context(prefer_skip_nested_validation=True)
-    def _embed_with_callbacks(self, images):
+    def _embed_with_callbacks(self, images, out):
         context = self._init_callback_context(
             task_name="transform", max_subtasks=self._n_batches(images)
         )
         context.call_on_fit_task_begin(estimator=self)
-        embeddings = self._embed(images, context)
+        embeddings = self._embed(images, context, out)
         context.call_on_fit_task_end(estimator=self)
         return embeddings
 
-    def _embed(self, images, context=None):
-        """Embed images, each batch a subtask of `context`."""
+    def _embed(self, images, context=None, out=None):
+        """Embed images, each pass of the model a subtask of `context`."""
+        self._check_output(out)
+        clip = self.load()
+        dense_mode = None
+        if self.output == "tokens":
+            is_auto = self.dense_mode == "auto"
+            dense_mode = clip.dense_mode if is_auto else self.dense_mode
+        embeddings = embed_images(
+            clip,
+            images,
+            self._rows(clip, _length(images), out),
+            self._reader(clip, dense_mode),
+            dense_mode=dense_mode,
+            batch_size=self.batch_size,
+            num_workers=(
+                default_num_workers() if self.num_workers is None else self.num_workers
+            ),
+            task=partial(self._batch_task, context),
+        )
+        # Class names are to be encoded with these templates later on.
+        encoder = replace(clip.identity, prompt_templates=self.prompt_templates)
+        if self.output_type == "torch":
+            return mark_tensor(embeddings, encoder)
+        return EmbeddingArray(embeddings, encoder)
+
+    def _check_output(self, out):
+        """Refuse settings of the output that do not go together."""
         container = _get_output_config("transform", self)["dense"]
         if self.output == "tokens" and container != "default":
             raise ValueError(
                 "output='tokens' gives a 3-D array, which no data frame can hold; use "
                 "set_output(transform='default') or output='embedding'."
             )
-        clip = self.load()
-        dense_mode = clip.dense_mode if self.dense_mode == "auto" else self.dense_mode
-        embeddings = embed_images(
-            clip,
-            images,
-            dense_mode=dense_mode if self.output == "tokens" else None,
-            batch_size=self.batch_size,
-            num_workers=self.num_workers,
-            on_error=self.on_error,
-            task=partial(self._batch_task, context),
+        if self.output_type == "torch" and (container != "default" or out is not None):
+            other = "out" if out is not None else f"set_output(transform={container!r})"
+            raise ValueError(
+                f"output_type='torch' gives a tensor of its own, and {other} asks for "
+                "something else; use output_type='numpy'."
+            )
+
+    def _rows(self, clip, n_images, out):
+        """Return what takes the embeddings."""
+        if self.output_type == "torch":
+            return TensorRows(n_images, clip.device)
+        if out is not None:
+            width = clip.identity.embedding_dim
+            check_out(
+                out, n_images, (width,) if self.output == "embedding" else (None, width)
+            )
+        return ArrayRows(n_images, out)
+
+    def _reader(self, clip, dense_mode):
+        """Return what reads the images."""
+        cache = None if self.cache is None else open_cache(self.cache, self.cache_size)
+        return Reader(
+            Preprocessor(clip.preprocess),
+            clip.input_size,
+            self.on_error,
+            cache,
+            b"" if cache is None else space_key(clip, dense_mode),
         )
-        # Class names are to be encoded with these templates later on.
-        encoder = replace(clip.identity, prompt_templates=self.prompt_templates)
-        return EmbeddingArray(embeddings, encoder)
 
     @contextmanager
     def _batch_task(self, context):
@@ -410,3 +390,7 @@ class CLIPFeaturizer(
         tags.input_tags.string = True
         tags.transformer_tags.preserves_dtype = []
         return tags
+
+
+def _length(images):
+    return len(images) if isinstance(images, Sized) else None

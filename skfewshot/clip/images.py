@@ -2,6 +2,8 @@
 
 import os
 import threading
+from collections.abc import Iterable, Sized
+from io import BytesIO
 
 import numpy as np
 
@@ -30,24 +32,26 @@ class ImageReadError(ValueError):
         return type(self), (self.args[0], self.index)
 
 
-def as_image_sequence(X):
-    """Check that X is a sequence of images and return one that indexes by position.
+def as_images(X):
+    """Check that X holds images and return what gives them by position, or in turn.
 
     Parameters
     ----------
-    X : sequence
+    X : sequence or iterable
         PIL images, paths or HWC uint8 arrays in a list, tuple, 1-D array, pandas or
-        polars column (or data frame of one column); or a uint8 array (n, H, W, C).
+        polars column (or data frame of one column); a uint8 array (n, H, W, C); or a
+        generator or other iterable of images.
 
     Returns
     -------
-    sequence
-        With ``len`` and integer indexing; the images themselves are not read.
+    sequence or iterator
+        With ``len`` and integer indexing, or else to be iterated once; the images
+        themselves are not read.
 
     Raises
     ------
     TypeError
-        If X is no sequence, or one image in place of a sequence.
+        If X holds no images, or is one image.
     ValueError
         If X is empty or an array of another shape or dtype.
     """
@@ -66,19 +70,25 @@ def as_image_sequence(X):
             "uint8 arrays (H, W, 3). Pass X.permute(0, 2, 3, 1).numpy() for a uint8 "
             "tensor (n, 3, H, W)."
         )
-    elif isinstance(X, dict | set) or not (
-        hasattr(X, "__len__") and hasattr(X, "__getitem__")
-    ):
+    elif isinstance(X, dict | set | frozenset) or not isinstance(X, Iterable | Sized):
         raise TypeError(
             f"X is {_show(X)} of type {type(X).__name__}; wanted is a sequence (list, "
-            "tuple, array or column) of PIL images, paths or uint8 arrays (H, W, 3)."
+            "tuple, array or column) or a generator of PIL images, paths or uint8 "
+            "arrays (H, W, 3)."
         )
+    if not (isinstance(X, Sized) and hasattr(X, "__getitem__")):
+        return iter(X)
     if len(X) == 0:
-        raise ValueError(
-            "Found array with 0 sample(s): X is empty, while a minimum of 1 image is "
-            "required."
-        )
+        raise no_images()
     return X
+
+
+def no_images():
+    """Return the error for an X without images, in scikit-learn's words."""
+    return ValueError(
+        "Found array with 0 sample(s): X is empty, while a minimum of 1 image is "
+        "required."
+    )
 
 
 def read_image(item, index):
@@ -121,6 +131,38 @@ def read_image(item, index):
         f"{type(item).__name__}; wanted is a PIL image, a path or a uint8 array "
         "(H, W, 3)."
     )
+
+
+def read_content(item, index):
+    """Read what tells one image from another, and leave the decoding for later.
+
+    Parameters
+    ----------
+    item, index
+        As for :func:`read_image`.
+
+    Returns
+    -------
+    content : bytes or PIL.Image.Image
+        The bytes of the file of a path; else the image, of mode RGB.
+    decode : callable
+        Returns the image, of mode RGB, from those same bytes: a file that changes in
+        the meantime cannot be taken for the old one.
+
+    Raises
+    ------
+    ImageReadError, TypeError
+        As :func:`read_image`; what is wrong with a file shows in `decode`.
+    """
+    if not isinstance(item, str | os.PathLike):
+        image = read_image(item, index)
+        return image, lambda: image
+    try:
+        with open(item, "rb") as file:
+            content = file.read()
+    except OSError as error:
+        raise _unreadable(item, index, error) from error
+    return content, lambda: _from_path(item, index, BytesIO(content))
 
 
 def to_rgb(image):
@@ -178,20 +220,25 @@ def _to_8_bits(image):
     return np.rint(scaled.clip(0, 255)).astype(np.uint8)
 
 
-def _from_path(path, index):
+def _from_path(path, index, file=None):
+    """Read the image of a path; from `file`, where that is open or in memory."""
     from PIL import Image
 
     try:
-        with Image.open(path) as image:
+        with Image.open(path if file is None else file) as image:
             return to_rgb(image)
     except MemoryError:
         raise
     except Exception as error:  # decoders raise nearly anything on broken files
-        raise ImageReadError(
-            f"The image at index {index} of X, {os.fspath(path)!r}, could not be "
-            f"read: {type(error).__name__}: {error}",
-            index,
-        ) from error
+        raise _unreadable(path, index, error) from error
+
+
+def _unreadable(path, index, error):
+    return ImageReadError(
+        f"The image at index {index} of X, {os.fspath(path)!r}, could not be read: "
+        f"{type(error).__name__}: {error}",
+        index,
+    )
 
 
 def _from_pil(image, index):

@@ -1,171 +1,248 @@
 """Images to batches of pixels as the model takes them, decoded while the model runs."""
 
 from collections import deque
+from collections.abc import Sized
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
+from itertools import islice
 
 import numpy as np
 
-from skfewshot.clip.images import ImageReadError, read_image
+from skfewshot.clip.cache import content_key
+from skfewshot.clip.images import ImageReadError, read_content, read_image
 
 # Batches being decoded ahead of the one that the model computes.
 _LOOK_AHEAD = 2
-# Images longer than so many times their shorter side lose their ends before a resize.
-_LONGEST_RATIO = 8
 
 
 @dataclass
 class Batch:
-    """Some rows of X as pixels.
+    """Some images as pixels, to go through the model together.
 
     Attributes
     ----------
-    start : int
-        Index in X of the first row.
-    pixels : ndarray of uint8 of shape (n, H, W, 3)
-        Zeros where an image could not be read.
+    indexes : list or range of int
+        Where in X the images are.
+    pixels : ndarray of uint8 of shape (len(indexes), H, W, 3)
+    keys : list of bytes
+        Of the images in a cache; empty without a cache.
+    found : list of (int, ndarray)
+        Indexes and embeddings of further images, which the cache has.
     errors : list of ImageReadError
+        Of further images, which could not be read.
     """
 
-    start: int
+    indexes: list | range
     pixels: np.ndarray
+    keys: list = field(default_factory=list)
+    found: list = field(default_factory=list)
     errors: list = field(default_factory=list)
 
 
-class Preprocessor:
-    """open_clip's preprocessing, cut in two: geometry in bytes, then numbers.
+@dataclass(frozen=True)
+class Reader:
+    """How to get from an item of X to the pixels that the model takes.
 
-    Geometry (resize and crop) runs where images are decoded, numbers (scale, mean and
-    standard deviation) run a batch at a time on the model's device. A quarter of the
-    memory moves, and the result is the same to the last bit.
-
-    Parameters
+    Attributes
     ----------
-    transform : torchvision.transforms.Compose
-        open_clip's transform for inference, ending in to-RGB, to-tensor, normalise.
+    preprocessor : Preprocessor
+    size : tuple of int
+        Height and width of the model's input.
+    on_error : {"raise", "nan"}
+        What to do about an image that cannot be read.
+    cache : EmbeddingCache or None
+    space : bytes
+        What the keys of the cache depend on besides the image.
     """
 
-    def __init__(self, transform):
-        *geometry, convert, to_tensor, normalize = transform.transforms
-        names = [type(step).__name__ for step in (convert, to_tensor, normalize)]
-        if names != ["MaybeConvertMode", "MaybeToTensor", "Normalize"]:
-            raise RuntimeError(
-                f"This version of open_clip preprocesses by {names}, which "
-                "skfewshot does not know; please report it."
-            )
-        self._geometry = geometry
-        self._crops = "CenterCrop" in [type(step).__name__ for step in geometry]
-        self._mean, self._std = normalize.mean, normalize.std
+    preprocessor: object
+    size: tuple
+    on_error: str = "raise"
+    cache: object = None
+    space: bytes = b""
 
-    def to_pixels(self, image):
-        """Resize and crop an RGB PIL image; return uint8 pixels (H, W, 3)."""
-        if self._crops:
-            image = _without_ends(image)
-        for step in self._geometry:
-            image = step(image)
-        return np.asarray(image)
+    def read(self, index, get):
+        """Read one image.
 
-    def to_input(self, pixels, device, dtype):
-        """Scale and normalise a batch on `device`; return a tensor (n, 3, H, W)."""
-        import torch
+        Parameters
+        ----------
+        index : int
+        get : callable
+            Returns the item of X.
 
-        images = torch.from_numpy(pixels).to(device).permute(0, 3, 1, 2)
-        images = images.to(torch.float32).div_(255).contiguous()
-        shape = (1, 3, 1, 1)
-        mean = torch.tensor(self._mean, device=device, dtype=torch.float32)
-        std = torch.tensor(self._std, device=device, dtype=torch.float32)
-        return images.sub_(mean.view(shape)).div_(std.view(shape)).to(dtype)
+        Returns
+        -------
+        tuple
+            Index, key and either pixels, an embedding (the rows of which have no
+            uint8), or an ImageReadError.
+        """
+        try:
+            if self.cache is None:
+                return index, None, self._pixels(read_image(get(), index))
+            content, decode = read_content(get(), index)
+            key = content_key(self.space, content)
+            row = self.cache.get(key)
+            if row is None:
+                row = self._pixels(decode())
+            return index, key, row
+        except ImageReadError as error:
+            return index, None, error
+
+    def _pixels(self, image):
+        return self.preprocessor.to_pixels(image)
 
 
-def _without_ends(image):
-    """Cut the ends off a very long image, which the centre crop would cut anyway.
+def default_num_workers():
+    """Return how many threads decode: as many as torch computes with.
 
-    The resize before that crop would need memory in proportion to them.
+    That is one a core, and fewer where joblib shares the cores between processes.
     """
-    width, height = image.size
-    longest = _LONGEST_RATIO * min(width, height)
-    if max(width, height) <= longest:
-        return image
-    left, top = max(0, width - longest) // 2, max(0, height - longest) // 2
-    return image.crop(
-        (left, top, left + min(width, longest), top + min(height, longest))
-    )
+    import torch
+
+    return torch.get_num_threads()
 
 
-def stream_batches(X, preprocessor, *, size, batch_size, num_workers, on_error):
+def stream_batches(X, reader, *, batch_size, num_workers):
     """Yield X as batches of pixels, in order.
 
     Parameters
     ----------
-    X : sequence
-        From :func:`~skfewshot.clip.images.as_image_sequence`.
-    preprocessor : Preprocessor
-    size : tuple of int
-        Height and width of the model's input.
+    X : sequence or iterator
+        From :func:`~skfewshot.clip.images.as_images`.
+    reader : Reader
     batch_size : int
     num_workers : int
         Threads that decode ahead; 0 decodes in the caller's thread.
-    on_error : {"raise", "nan"}
-        What to do about an image that cannot be read.
 
     Yields
     ------
     Batch
+        Of `batch_size` images for the model, or fewer where some are in the cache or
+        cannot be read: see :func:`fill_batches`.
 
     Raises
     ------
     ImageReadError
         The first one in X, under ``on_error="raise"``.
     """
-    starts = range(0, len(X), batch_size)
-    if isinstance(X, np.ndarray) and X.ndim == 4 and X.shape[1:] == (*size, 3):
-        for start in starts:  # neither to be decoded nor to be resized
-            yield Batch(start, np.array(X[start : start + batch_size], order="C"))
+    is_ready = isinstance(X, np.ndarray) and X.shape[1:] == (*reader.size, 3)
+    if is_ready and reader.cache is None:  # neither to be decoded nor to be resized
+        for start in range(0, len(X), batch_size):
+            pixels = np.array(X[start : start + batch_size], order="C")
+            yield Batch(range(start, start + len(pixels)), pixels)
         return
-
-    def read(index):
-        try:
-            return preprocessor.to_pixels(read_image(X[index], index))
-        except ImageReadError as error:
-            return error
-
-    rows = (range(start, min(start + batch_size, len(X))) for start in starts)
-    read_rows = _read_ahead if num_workers else _read_now
-    with closing(read_rows(read, rows, num_workers)) as batches:
-        for start, results in zip(starts, batches, strict=True):
-            yield _collect(start, results, size, on_error)
+    read_all = _read_ahead if num_workers else _read_now
+    with closing(read_all(reader.read, _in_parts(X, batch_size), num_workers)) as parts:
+        for results in parts:
+            yield _collect(results, reader)
 
 
-def _read_now(read, batches, num_workers):
-    """Yield what `read` makes of the indexes of each batch."""
+def fill_batches(batches, batch_size):
+    """Move images from batch to batch so that as few as can be have less than others.
+
+    Parameters
+    ----------
+    batches : iterator of Batch
+    batch_size : int
+
+    Yields
+    ------
+    Batch
+    """
+    waiting = None
     for batch in batches:
-        yield (read(index) for index in batch)
+        waiting = batch if waiting is None else _join(waiting, batch)
+        while waiting is not None and len(waiting.indexes) >= batch_size:
+            first, waiting = _split(waiting, batch_size)
+            yield first
+        if waiting is not None and (waiting.found or waiting.errors):
+            # What needs no model need not wait for it.
+            yield replace(waiting, indexes=[], pixels=waiting.pixels[:0], keys=[])
+            waiting = replace(waiting, found=[], errors=[])
+    if waiting is not None and len(waiting.indexes):
+        yield waiting
 
 
-def _read_ahead(read, batches, num_workers):
+def _join(first, second):
+    return Batch(
+        [*first.indexes, *second.indexes],
+        np.concatenate([first.pixels, second.pixels]),
+        first.keys + second.keys,
+        first.found + second.found,
+        first.errors + second.errors,
+    )
+
+
+def _split(batch, size):
+    first = replace(
+        batch,
+        indexes=batch.indexes[:size],
+        pixels=batch.pixels[:size],
+        keys=batch.keys[:size],
+    )
+    rest = Batch(batch.indexes[size:], batch.pixels[size:], batch.keys[size:])
+    return first, rest if len(rest.indexes) else None
+
+
+def _in_parts(X, size):
+    """Yield lists of (index, function that gives the item), `size` images each."""
+    if isinstance(X, Sized):
+        for start in range(0, len(X), size):
+            # A sequence may do work of its own here, so it is asked by the threads.
+            stop = min(start + size, len(X))
+            yield [
+                (index, partial(X.__getitem__, index)) for index in range(start, stop)
+            ]
+        return
+    start = 0
+    items = iter(X)
+    while part := list(islice(items, size)):
+        yield [(start + i, partial(_same, item)) for i, item in enumerate(part)]
+        start += len(part)
+
+
+def _same(item):
+    return item
+
+
+def _read_now(read, parts, num_workers):
+    """Yield what `read` makes of the images of each part."""
+    for part in parts:
+        yield [read(*image) for image in part]
+
+
+def _read_ahead(read, parts, num_workers):
     """Do so with threads that stay a few batches ahead."""
     pool = ThreadPoolExecutor(num_workers, thread_name_prefix="skfewshot-decode")
     pending = deque()
     try:
-        for batch in batches:
-            pending.append([pool.submit(read, index) for index in batch])
+        for part in parts:
+            pending.append([pool.submit(read, *image) for image in part])
             if len(pending) > _LOOK_AHEAD:
-                yield (future.result() for future in pending.popleft())
+                yield [future.result() for future in pending.popleft()]
         while pending:
-            yield (future.result() for future in pending.popleft())
+            yield [future.result() for future in pending.popleft()]
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _collect(start, results, size, on_error):
+def _collect(results, reader):
     """Put the pixels of a batch into one array; raise or note errors."""
-    pixels, errors = [], []
-    for result in results:
+    batch = Batch([], [])
+    for index, key, result in results:
         if isinstance(result, ImageReadError):
-            if on_error == "raise":
+            if reader.on_error == "raise":
                 raise result
-            errors.append(result)
-            result = np.zeros((*size, 3), dtype=np.uint8)
-        pixels.append(result)
-    return Batch(start, np.stack(pixels), errors)
+            batch.errors.append(result)
+        elif result.dtype != np.uint8:
+            batch.found.append((index, result))
+        else:
+            batch.indexes.append(index)
+            batch.pixels.append(result)
+            if key is not None:
+                batch.keys.append(key)
+    no_pixels = np.empty((0, *reader.size, 3), dtype=np.uint8)
+    batch.pixels = np.stack(batch.pixels) if batch.pixels else no_pixels
+    return batch

@@ -8,7 +8,7 @@ from scipy.special import expit, logsumexp
 from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted
 
-from skfewshot.clip.images import as_image_sequence, read_image
+from skfewshot.clip.images import as_images, read_image
 from skfewshot.metrics import check_indicator
 from skfewshot.text import class_names_of
 
@@ -136,7 +136,7 @@ class EvidenceMapDisplay:
         images, tokens, classifier = _split_pipeline(estimator, X, images)
         pictures = [
             _central_square(read_image(image, index))
-            for index, image in enumerate(as_image_sequence(images))
+            for index, image in enumerate(as_images(images))
         ]
         evidence, predicted = classifier.explain(tokens), classifier.predict(tokens)
         if len(pictures) != len(evidence):

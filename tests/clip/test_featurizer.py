@@ -84,7 +84,7 @@ def test_preprocessing_is_open_clips(make_model, shape, resize_mode):
 
 
 def test_pixels_are_open_clips_to_the_last_bit(small):
-    from skfewshot.clip.streaming import Preprocessor
+    from skfewshot.clip.preprocessing import Preprocessor
 
     transform = CLIPFeaturizer(small).load().preprocess
     image = np.random.default_rng(1).integers(0, 256, (41, 57, 3), dtype=np.uint8)

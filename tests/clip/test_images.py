@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from skfewshot.clip import ImageReadError
-from skfewshot.clip.images import as_image_sequence, read_image, to_rgb
+from skfewshot.clip.images import as_images, read_image, to_rgb
 
 GREY = np.arange(0, 256, 4, dtype=np.uint8).reshape(8, 8)
 RGB = np.stack([GREY, GREY[::-1], GREY.T], axis=-1)
@@ -235,7 +235,7 @@ def test_bad_item(item, error, message):
     ids=lambda X: f"{type(X).__module__}.{type(X).__name__}",
 )
 def test_containers(X):
-    images = as_image_sequence(X)
+    images = as_images(X)
     assert len(images) == 2
     assert [str(images[0]), str(images[1])] == ["a.png", "b.png"]
 
@@ -254,7 +254,6 @@ def test_containers(X):
         (7, TypeError, "X is 7 of type int"),
         ({"a": 1}, TypeError, "of type dict"),
         ({"a.png"}, TypeError, "of type set"),
-        ((path for path in ["a.png"]), TypeError, "of type generator"),
         ([], ValueError, r"0 sample\(s\).*minimum of 1"),
         (np.empty((0, 4, 4, 3), np.uint8), ValueError, r"0 sample\(s\)"),
         (pd.Series([], dtype=object), ValueError, r"0 sample\(s\)"),
@@ -263,14 +262,14 @@ def test_containers(X):
 )
 def test_bad_container(X, error, message):
     with pytest.raises(error, match=message):
-        as_image_sequence(X)
+        as_images(X)
 
 
 def test_tensors_are_refused_with_advice():
     import torch
 
     with pytest.raises(TypeError, match="Tensor of torch"):
-        as_image_sequence(torch.zeros(1, 3, 4, 4))
+        as_images(torch.zeros(1, 3, 4, 4))
 
 
 def test_float_images_may_overshoot_their_range():

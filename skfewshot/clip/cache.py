@@ -1,0 +1,356 @@
+"""Embeddings on disk, by the content of the image: an SQLite file that processes share.
+
+SQLite because it is in the standard library, survives a ``kill -9`` and a loss of power
+at any point (its write-ahead log), lets several processes read and write, and reports a
+damaged file in place of crashing on it. Nothing in the file is ever run or unpickled.
+"""
+
+import hashlib
+import math
+import os
+import sqlite3
+import struct
+import threading
+import time
+import warnings
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+
+#: Name of the file in the folder of a cache.
+FILE_NAME = "embeddings.sqlite"
+#: The bound that a cache has unless told otherwise, in bytes.
+DEFAULT_SIZE = 10 * 2**30
+#: The smallest bound: some pages for SQLite itself and a few embeddings.
+SMALLEST_SIZE = 2**20
+
+# "CLIP" in ASCII: a file that has another mark is not ours, and is left alone.
+_APPLICATION_ID = 0x434C4950
+# To be raised when images are read or embeddings are stored in another way.
+_FORMAT = 1
+_PAGE = 16384
+_TIMEOUT_S = 120
+# Rows wait in memory for one transaction, no longer and no larger than this.
+_WAIT_S, _WAIT_BYTES = 1.0, 8 * 2**20
+# A full cache loses its oldest embeddings until this share of the bound is in use.
+_KEPT = 0.9
+_CHECK_BYTES = 8
+
+_open = {}
+_inherited = []
+_lock = threading.Lock()
+
+
+def _after_fork():
+    """Leave the parent's connections alone: SQLite's must not cross a fork."""
+    global _lock
+    _lock = threading.Lock()
+    # Even closing one would let go of the parent's locks on the file.
+    _inherited.extend(_open.values())
+    _open.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+def open_cache(folder, size=DEFAULT_SIZE):
+    """Open the cache in a folder, or return the one that this process has open.
+
+    Parameters
+    ----------
+    folder : str or os.PathLike
+        Made if it does not exist. A disk of this machine: SQLite's locks do not work on
+        most network file systems.
+    size : int, default=DEFAULT_SIZE
+        The bound in bytes.
+
+    Returns
+    -------
+    EmbeddingCache
+
+    Raises
+    ------
+    ValueError
+        If there is a file in the place of the folder, or one of the cache's name that
+        is not a cache.
+    OSError
+        If the folder or the file cannot be made, read or written.
+    """
+    folder = Path(folder).expanduser().absolute()
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(
+            f"cache={str(folder)!r} is a file; wanted is a folder, which is made if it "
+            "does not exist."
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder.resolve() / FILE_NAME
+    with _lock:
+        cache = _open.get(path)
+        # A user may have deleted the folder while it was open.
+        if cache is None or not cache.is_on_disk():
+            cache = _open[path] = EmbeddingCache(path)
+        cache.size = size
+        return cache
+
+
+class EmbeddingCache:
+    """Rows by key in one SQLite file; use :func:`open_cache`.
+
+    Parameters
+    ----------
+    path : pathlib.Path
+        Of the file, made if there is none.
+
+    Attributes
+    ----------
+    size : int
+        The bound in bytes.
+    """
+
+    def __init__(self, path):
+        self.size = DEFAULT_SIZE
+        self._path = path
+        self._lock = threading.RLock()
+        self._waiting = {}
+        self._waiting_bytes = 0
+        self._flushed = time.monotonic()
+        try:
+            self._connection = _connect(path)
+        except sqlite3.OperationalError as error:
+            raise OSError(
+                f"The cache {str(path)!r} could not be opened: {error}."
+            ) from error
+        except sqlite3.DatabaseError as error:
+            raise ValueError(
+                f"{str(path)!r} is not a cache of skfewshot, or is damaged: {error}. "
+                "Delete it, or pass another folder as cache."
+            ) from error
+        self._inode = os.stat(path).st_ino
+
+    def is_on_disk(self):
+        """Say whether the file that is open is still the one at its path."""
+        try:
+            return os.stat(self._path).st_ino == self._inode
+        except OSError:
+            return False
+
+    def get(self, key):
+        """Return the row of a key, or None if there is none, or a damaged one."""
+        with self._lock, self._excused("read"):
+            waiting = self._waiting.get(key)
+            if waiting is not None:
+                return _unpack(key, waiting)
+            found = self._connection.execute(
+                "SELECT value FROM embeddings WHERE key = ?", (key,)
+            ).fetchone()
+            return None if found is None else _unpack(key, found[0])
+        return None
+
+    def put(self, key, row):
+        """Store a row, soon: see :meth:`flush`."""
+        with self._lock:
+            value = _pack(key, row)
+            if len(value) > self.size // 8:
+                return
+            self._waiting[key] = value
+            self._waiting_bytes += len(value)
+            late = time.monotonic() - self._flushed > _WAIT_S
+            if late or self._waiting_bytes > min(_WAIT_BYTES, self.size // 8):
+                self.flush()
+
+    def flush(self):
+        """Write what was put, in one transaction: all of it is in the file, or none."""
+        with self._lock:
+            rows = list(self._waiting.items())
+            n_bytes = self._waiting_bytes
+            # What cannot be written now is dropped: it could not be written later.
+            self._waiting, self._waiting_bytes = {}, 0
+            self._flushed = time.monotonic()
+            if rows:
+                with self._excused("written"):
+                    self._write(rows, n_bytes)
+
+    def __len__(self):
+        with self._lock:
+            self.flush()
+            count = "SELECT count(*) FROM embeddings"
+            return self._connection.execute(count).fetchone()[0]
+
+    def _write(self, rows, n_bytes):
+        with self._transaction() as connection:
+            self._make_room(connection, n_bytes)
+            connection.executemany(
+                "INSERT OR REPLACE INTO embeddings (key, value) VALUES (?, ?)", rows
+            )
+        if _pragma(connection, "page_count") * _PAGE > self.size:  # a new, lower bound
+            # A script, because this gives back one page at each step.
+            connection.executescript("PRAGMA incremental_vacuum")
+
+    @contextmanager
+    def _transaction(self):
+        """Hold the one lock that there is for writers, across processes."""
+        self._connection.execute("BEGIN IMMEDIATE")
+        try:
+            yield self._connection
+            self._connection.execute("COMMIT")
+        finally:
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
+
+    @contextmanager
+    def _excused(self, doing):
+        """Warn of what the disk or another process did: embedding can go on."""
+        try:
+            yield
+        except sqlite3.Error as error:
+            warnings.warn(
+                f"The cache {str(self._path)!r} could not be {doing}: {error}. Images "
+                "are embedded without it. If the file is damaged, delete it.",
+                UserWarning,
+                stacklevel=2,
+            )
+
+    def _make_room(self, connection, n_bytes):
+        """Delete the oldest rows if `n_bytes` more would go beyond the bound."""
+        # Keys stand in the table and in its index; pages are not filled to the brim.
+        needed = int(1.25 * n_bytes) + 4 * _PAGE
+        used = _used_bytes(connection)
+        if used + needed <= self.size:
+            return
+        wanted = max(0, int(_KEPT * self.size) - needed)
+        n_rows = connection.execute("SELECT count(*) FROM embeddings").fetchone()[0]
+        while n_rows and used > wanted:
+            share = 1 - wanted / used
+            n_oldest = min(n_rows, math.ceil(n_rows * share) + 1)
+            connection.execute(
+                "DELETE FROM embeddings WHERE id IN "
+                "(SELECT id FROM embeddings ORDER BY id LIMIT ?)",
+                (n_oldest,),
+            )
+            n_rows -= n_oldest
+            used = _used_bytes(connection)
+
+
+def content_key(space, content):
+    """Return the key of an image.
+
+    Parameters
+    ----------
+    space : bytes
+        From :func:`space_key`.
+    content : bytes-like or PIL.Image.Image
+        The bytes of a file, or an RGB image.
+
+    Returns
+    -------
+    bytes
+    """
+    digest = hashlib.sha256(space)
+    if hasattr(content, "tobytes") and hasattr(content, "size"):
+        # A file can hold any bytes, so the two kinds of content are told apart.
+        digest.update(f"pixels {content.size}".encode())
+        content = content.tobytes()
+    else:
+        digest.update(b"file")
+    digest.update(content)
+    return digest.digest()
+
+
+def space_key(clip, dense_mode):
+    """Return what besides an image decides its embedding, hashed.
+
+    Parameters
+    ----------
+    clip : CLIPModel
+        The fingerprint of its identity covers weights and preprocessing.
+    dense_mode : str or None
+        How patch tokens are made, or None for global embeddings alone.
+
+    Returns
+    -------
+    bytes
+    """
+    parts = (_FORMAT, clip.identity.fingerprint, str(clip.dtype), dense_mode)
+    return hashlib.sha256(repr(parts).encode()).digest()
+
+
+def _connect(path):
+    """Open the file, and make the table if it is new."""
+    connection = sqlite3.connect(
+        path, timeout=_TIMEOUT_S, isolation_level=None, check_same_thread=False
+    )
+    try:
+        # A file from elsewhere may hold triggers and views: they must not run code.
+        connection.execute("PRAGMA trusted_schema = OFF")
+        mark = _pragma(connection, "application_id")
+        tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+        if mark != _APPLICATION_ID and (mark or tables):
+            raise sqlite3.DatabaseError("it holds other data")
+        connection.execute(f"PRAGMA page_size = {_PAGE}")
+        connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
+        _use_write_ahead_log(connection)
+        # The log is synced before it is folded in: sound, and fast.
+        connection.execute("PRAGMA synchronous = NORMAL")
+        connection.execute(f"PRAGMA wal_autocheckpoint = {_WAIT_BYTES // _PAGE}")
+        connection.execute(f"PRAGMA journal_size_limit = {_WAIT_BYTES}")
+        connection.execute("BEGIN IMMEDIATE")
+        connection.execute(
+            "CREATE TABLE IF NOT EXISTS embeddings "
+            "(id INTEGER PRIMARY KEY, key BLOB NOT NULL UNIQUE, value BLOB NOT NULL)"
+        )
+        connection.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
+        connection.execute("COMMIT")
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _use_write_ahead_log(connection):
+    """Turn the log on; that alone does not wait for another process by itself."""
+    deadline = time.monotonic() + _TIMEOUT_S
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL").fetchone()
+            return
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
+
+
+def _pragma(connection, name):
+    return connection.execute(f"PRAGMA {name}").fetchone()[0]
+
+
+def _used_bytes(connection):
+    pages = _pragma(connection, "page_count") - _pragma(connection, "freelist_count")
+    return pages * _PAGE
+
+
+def _pack(key, row):
+    """Return a row as bytes: a check sum, the shape, the numbers."""
+    row = np.ascontiguousarray(row, dtype="<f4")
+    body = struct.pack(f"<B{row.ndim}I", row.ndim, *row.shape) + row.tobytes()
+    return _check(key, body) + body
+
+
+def _unpack(key, value):
+    """Return the row, or None if these are not the bytes that were stored for it."""
+    if not isinstance(value, bytes) or len(value) <= _CHECK_BYTES:
+        return None
+    body = value[_CHECK_BYTES:]
+    if _check(key, body) != value[:_CHECK_BYTES]:
+        return None
+    try:
+        shape = struct.unpack_from(f"<{body[0]}I", body, 1)
+        row = np.frombuffer(body, dtype="<f4", offset=1 + 4 * body[0])
+        return row.reshape(shape) if np.isfinite(row).all() else None
+    except (struct.error, ValueError):  # made up, with a check sum that fits
+        return None
+
+
+def _check(key, body):
+    return hashlib.blake2b(body, key=key[:64], digest_size=_CHECK_BYTES).digest()

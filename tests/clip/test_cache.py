@@ -1,0 +1,557 @@
+"""The cache of embeddings: each image once, whatever happens to processes and files."""
+
+import os
+import pickle
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.base import clone
+from sklearn.model_selection import GridSearchCV, StratifiedKFold
+from sklearn.pipeline import Pipeline
+
+from skfewshot import CLIPFeaturizer, CMMClassifier
+from skfewshot.clip import ImageReadError, encoding
+from skfewshot.clip import cache as cache_module
+from skfewshot.clip.cache import FILE_NAME, SMALLEST_SIZE, open_cache
+
+CLOSE = {"rtol": 0, "atol": 2e-6}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def featurizer(small, folder):
+    return CLIPFeaturizer(small, cache=folder, batch_size=4)
+
+
+@pytest.fixture
+def paths(tmp_path):
+    """Eleven files of different images."""
+    return write_images(tmp_path / "images", 11)
+
+
+@pytest.fixture
+def embedded(monkeypatch):
+    """A list that grows by the number of images in each pass of the model."""
+    counts = []
+    real = encoding._encode
+
+    def counting(clip, preprocessor, pixels, dense_mode):
+        counts.append(len(pixels))
+        return real(clip, preprocessor, pixels, dense_mode)
+
+    monkeypatch.setattr(encoding, "_encode", counting)
+    return counts
+
+
+def write_images(folder, n, seed=0):
+    folder.mkdir(exist_ok=True)
+    pixels = np.random.default_rng(seed).integers(0, 256, (n, 40, 36, 3), np.uint8)
+    names = [folder / f"{number}.png" for number in range(n)]
+    for name, image in zip(names, pixels, strict=True):
+        Image.fromarray(image).save(name)
+    return names
+
+
+def fresh(featurizer, X):
+    """Embed without the cache."""
+    return clone(featurizer).set_params(cache=None).transform(X)
+
+
+def used_bytes(folder):
+    return sum(file.stat().st_size for file in Path(folder).iterdir())
+
+
+# Hits
+
+
+@pytest.mark.parametrize("num_workers", [0, 3])
+@pytest.mark.parametrize("output", ["embedding", "tokens"])
+def test_same_as_without(featurizer, paths, embedded, output, num_workers):
+    featurizer.set_params(output=output, num_workers=num_workers)
+    expected = fresh(featurizer, paths)
+    del embedded[:]
+    first = featurizer.transform(paths)
+    assert sum(embedded) == 11
+    again = featurizer.transform(paths)
+    assert sum(embedded) == 11
+    np.testing.assert_allclose(first, expected, **CLOSE)
+    np.testing.assert_array_equal(first, again)
+    assert again.encoder == expected.encoder
+    assert again.dtype == np.float32
+    again[:] = 0  # memory of its own, to be written to
+    np.testing.assert_array_equal(featurizer.transform(paths), first)
+
+
+def test_any_order_and_container(featurizer, paths, embedded):
+    expected = featurizer.transform(paths)
+    order = np.random.default_rng(0).permutation(11)
+    strings = np.array([str(path) for path in paths])[order]
+    np.testing.assert_array_equal(featurizer.transform(strings), expected[order])
+    generated = featurizer.transform(path for path in paths)
+    np.testing.assert_array_equal(generated, expected)
+    assert sum(embedded) == 11
+
+
+def test_new_images_among_old_ones_fill_whole_batches(featurizer, paths, embedded):
+    featurizer.transform(paths[::2])
+    del embedded[:]
+    found = featurizer.transform(paths)
+    assert embedded == [4, 1]
+    np.testing.assert_allclose(found, fresh(featurizer, paths), **CLOSE)
+
+
+@pytest.mark.parametrize("num_workers", [0, 3])
+def test_copies_in_one_call_are_embedded_once(featurizer, paths, embedded, num_workers):
+    featurizer.set_params(num_workers=num_workers)
+    found = featurizer.transform([paths[0], *paths[:3], paths[0]] * 5)
+    assert sum(embedded) == 3
+    expected = fresh(featurizer, paths[:3])
+    np.testing.assert_allclose(found, expected[[0, 0, 1, 2, 0] * 5], **CLOSE)
+
+
+def test_arrays_and_pil_images(featurizer, images, embedded):
+    expected = featurizer.transform(images)
+    assert sum(embedded) == 7
+    for X in (images, list(images), [Image.fromarray(image) for image in images]):
+        np.testing.assert_array_equal(featurizer.transform(X), expected)
+    assert sum(embedded) == 7
+    np.testing.assert_allclose(expected, fresh(featurizer, images), **CLOSE)
+
+
+def test_pixels_of_another_shape_are_another_image(featurizer, embedded):
+    pixels = np.arange(24 * 6, dtype=np.uint8)
+    wide, high = pixels.reshape(4, 12, 3), pixels.reshape(12, 4, 3)
+    found = featurizer.transform([wide, high])
+    np.testing.assert_allclose(found, fresh(featurizer, [wide, high]), **CLOSE)
+    assert abs(found[0] - found[1]).max() > 1e-3
+
+
+def test_changed_file_is_noticed(featurizer, paths, embedded):
+    before = featurizer.transform(paths)
+    stat = os.stat(paths[2])
+    Image.open(paths[3]).save(paths[2])
+    # Not even the time of the change, or the size, needs to differ.
+    os.utime(paths[2], ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    after = featurizer.transform(paths)
+    np.testing.assert_array_equal(after[2], before[3])
+    np.testing.assert_array_equal(np.delete(after, 2, 0), np.delete(before, 2, 0))
+
+
+def test_a_file_that_changes_between_hash_and_decoding(featurizer, paths, monkeypatch):
+    """The pixels are those of the bytes that were hashed."""
+    real = cache_module.EmbeddingCache.get
+    expected = fresh(featurizer, paths)
+
+    def get(self, key):
+        for path in paths:
+            path.write_bytes(other)
+        return real(self, key)
+
+    other = paths[0].read_bytes()
+    contents = [path.read_bytes() for path in paths]
+    featurizer.set_params(num_workers=0, batch_size=1)
+    with monkeypatch.context() as patch:
+        patch.setattr(cache_module.EmbeddingCache, "get", get)
+        featurizer.transform(paths[1:2])
+    paths[1].write_bytes(contents[1])
+    np.testing.assert_allclose(
+        featurizer.transform(paths[1:2])[0], expected[1], **CLOSE
+    )
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"output": "tokens"},
+        {"precision": "bf16"},
+        {"model_name": "other"},
+        {"output": "tokens", "dense_mode": "plain"},
+        {"model_name": "wide mean"},
+    ],
+    ids=str,
+)
+def test_other_settings_are_other_embeddings(
+    featurizer, paths, other, make_model, embedded, change
+):
+    names = {
+        "other": other,
+        "wide mean": make_model("mean", preprocess={"mean": [0.1, 0.2, 0.3]}),
+    }
+    if "model_name" in change:
+        change = {"model_name": names[change["model_name"]]}
+    featurizer.transform(paths)
+    featurizer.set_params(output="tokens").transform(paths)
+    featurizer.set_params(**{"output": "embedding", **change})
+    expected = fresh(featurizer, paths)
+    found = clone(featurizer).transform(paths)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("change", [{"batch_size": 2}, {"num_workers": 2}], ids=str)
+def test_settings_that_change_nothing(featurizer, paths, embedded, change):
+    expected = featurizer.transform(paths)
+    found = featurizer.set_params(**change).transform(paths)
+    np.testing.assert_array_equal(found, expected)
+    assert sum(embedded) == 11
+
+
+def test_broken_images_are_not_kept(featurizer, paths, embedded):
+    content = paths[1].read_bytes()
+    paths[1].write_bytes(content[:50])
+    missing = paths[0].with_name("none.png")
+    X = [paths[0], paths[1], missing, None, paths[2]]
+    with pytest.raises(ImageReadError, match="index 1 of X"):
+        featurizer.transform(X)
+    featurizer.set_params(on_error="nan")
+    for _ in range(2):
+        with pytest.warns(UserWarning, match="3 of the images"):
+            found = featurizer.transform(X)
+        assert np.isnan(found).any(axis=1).tolist() == [False, True, True, True, False]
+    paths[1].write_bytes(content)
+    assert np.isfinite(featurizer.transform(paths)).all()
+    assert sum(embedded) == 11
+
+
+def test_an_error_keeps_what_was_embedded(featurizer, paths, embedded):
+    featurizer.set_params(num_workers=0)
+    with pytest.raises(ImageReadError):
+        featurizer.transform([*paths[:8], None])
+    del embedded[:]
+    featurizer.transform(paths)
+    assert sum(embedded) == 3
+
+
+def test_overflow_is_not_kept(make_model, folder, images):
+    featurizer = CLIPFeaturizer(make_model("inf"), cache=folder)
+    model = featurizer.load().model
+    saved = model.visual.proj.detach().clone()
+    model.visual.proj.fill_(np.inf)
+    with pytest.raises(FloatingPointError):
+        featurizer.transform(images)
+    model.visual.proj.copy_(saved)
+    np.testing.assert_allclose(
+        featurizer.transform(images), fresh(featurizer, images), **CLOSE
+    )
+
+
+# Searches
+
+
+@pytest.mark.parametrize("n_jobs", [None, 1])
+def test_a_search_embeds_each_image_once(small, folder, tmp_path, embedded, n_jobs):
+    paths = write_images(tmp_path / "images", 60)
+    names = np.repeat(["cat", "dog", "owl"], 20)
+    pipeline = Pipeline(
+        [("clip", CLIPFeaturizer(small, cache=folder)), ("cmm", CMMClassifier())]
+    )
+    grid = {
+        "cmm__alpha": [0.1, 0.3],
+        "cmm__map_penalty": [0.3, 1.0, 3.0],
+        "cmm__text_penalty": [3.0, 10.0],
+        "cmm__margin": [0.1, 0.2],
+    }
+    folds = StratifiedKFold(5, shuffle=True, random_state=0)
+    search = GridSearchCV(pipeline, grid, cv=folds, n_jobs=n_jobs)
+    search.fit([str(path) for path in paths], names)
+    assert len(search.cv_results_["params"]) == 24
+    assert sum(embedded) == 60
+    plain = clone(search).set_params(estimator__clip__cache=None).fit(paths, names)
+    for result in ("mean_test_score", "std_test_score"):
+        np.testing.assert_allclose(
+            search.cv_results_[result], plain.cv_results_[result]
+        )
+
+
+# Processes
+
+
+def run(code, **kwargs):
+    return subprocess.Popen([sys.executable, "-c", code], **kwargs)
+
+
+def write_forever(featurizer, paths, seed):
+    """Embed, store and delete in a process of its own, until it is killed."""
+    rng = np.random.default_rng(seed)
+    try:
+        while True:
+            featurizer.transform(list(rng.permutation(paths)))
+            with open_cache(featurizer.cache)._transaction() as connection:
+                connection.execute("DELETE FROM embeddings WHERE id % 2")
+    finally:
+        os._exit(1)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_killed_writers_leave_a_sound_cache(small, folder, tmp_path, monkeypatch):
+    paths = sorted(map(str, write_images(tmp_path / "images", 40)))
+    featurizer = CLIPFeaturizer(small, cache=folder, batch_size=2)
+    expected = fresh(featurizer, paths)
+    # A transaction a row, so that a kill often hits one.
+    monkeypatch.setattr(cache_module, "_WAIT_S", 0)
+    rng = np.random.default_rng(0)
+    n_left = []
+    for kill in range(20):
+        writers = []
+        for seed in (kill, 100 + kill):
+            writers.append(os.fork())
+            if not writers[-1]:
+                write_forever(featurizer, paths, seed)
+        time.sleep(rng.uniform(0.02, 0.3))
+        for writer in writers:
+            os.kill(writer, signal.SIGKILL)
+        for writer in writers:
+            assert os.waitpid(writer, 0)[1] == signal.SIGKILL
+        check = sqlite3.connect(folder / FILE_NAME)
+        assert check.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+        n_left += check.execute("SELECT count(*) FROM embeddings").fetchone()
+        check.close()
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            np.testing.assert_allclose(featurizer.transform(paths), expected, **CLOSE)
+    assert len(open_cache(folder)) == 40
+    assert len(set(n_left)) > 2  # they were killed at work
+
+
+def test_two_processes_at_once_see_each_other(small, folder, tmp_path, embedded):
+    paths = sorted(map(str, write_images(tmp_path / "images", 30)))
+    code = f"""
+import sys
+from skfewshot import CLIPFeaturizer
+CLIPFeaturizer({small!r}, cache={str(folder)!r}).transform({paths!r})
+"""
+    others = [run(code) for _ in range(2)]
+    assert [process.wait() for process in others] == [0, 0]
+    featurizer = CLIPFeaturizer(small, cache=folder)
+    found = featurizer.transform(paths)
+    assert sum(embedded) == 0
+    np.testing.assert_allclose(found, fresh(featurizer, paths), **CLOSE)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_forked_child(featurizer, paths, embedded):
+    featurizer.transform(paths[:5])  # the parent has it open
+    child = os.fork()
+    if child == 0:
+        try:
+            X = featurizer.transform(paths)
+            os._exit(0 if np.isfinite(X).all() and sum(embedded) == 11 else 1)
+        except BaseException:
+            os._exit(2)
+    assert os.waitpid(child, 0)[1] == 0
+    del embedded[:]
+    featurizer.transform(paths)
+    assert sum(embedded) == 0
+
+
+def test_pickle_and_clone(featurizer, paths, folder, embedded):
+    featurizer.fit_transform(paths)
+    for copy in (pickle.loads(pickle.dumps(featurizer)), clone(featurizer)):
+        assert copy.cache == folder
+        copy.transform(paths)
+    assert sum(embedded) == 11
+
+
+# The bound
+
+
+def test_size_is_bounded_and_the_oldest_go(small, folder, embedded):
+    rng = np.random.default_rng(0)
+    featurizer = CLIPFeaturizer(
+        small, output="tokens", cache=folder, cache_size=SMALLEST_SIZE
+    )
+    # 1 MiB holds about 500 rows of 17 x 24 numbers.
+    rounds = [rng.integers(0, 256, (150, 32, 32, 3), np.uint8) for _ in range(8)]
+    for X in rounds:
+        featurizer.transform(X)
+        assert (folder / FILE_NAME).stat().st_size <= SMALLEST_SIZE
+        assert used_bytes(folder) < SMALLEST_SIZE + 10 * 2**20
+    assert 200 < len(open_cache(folder, SMALLEST_SIZE)) < 700
+    del embedded[:]
+    featurizer.transform(rounds[-1])
+    assert sum(embedded) == 0
+    found = featurizer.transform(rounds[0])
+    assert sum(embedded) == 150
+    np.testing.assert_allclose(found, fresh(featurizer, rounds[0]), **CLOSE)
+
+
+def test_a_lower_bound_shrinks_the_file(small, folder):
+    images = np.random.default_rng(0).integers(0, 256, (1500, 32, 32, 3), np.uint8)
+    featurizer = CLIPFeaturizer(small, output="tokens", cache=folder)
+    featurizer.transform(images)
+    assert used_bytes(folder) > 2 * SMALLEST_SIZE
+    featurizer.set_params(cache_size=SMALLEST_SIZE)
+    for start in (0, 50):  # the log is folded in with the next transaction
+        extra = 255 - images[start : start + 50]
+        featurizer.transform(extra)
+    cache = open_cache(folder, SMALLEST_SIZE)
+    cache._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+    assert (folder / FILE_NAME).stat().st_size <= SMALLEST_SIZE
+    np.testing.assert_allclose(
+        featurizer.transform(images), fresh(featurizer, images), **CLOSE
+    )
+
+
+def test_rows_too_large_for_the_bound_are_not_kept(folder):
+    cache = open_cache(folder, SMALLEST_SIZE)
+    cache.put(b"k" * 32, np.zeros(2**18, np.float32))
+    cache.put(b"s" * 32, np.ones(4, np.float32))
+    assert len(cache) == 1
+    assert cache.get(b"k" * 32) is None
+
+
+# Damage
+
+
+def reopen(folder):
+    """Forget the open file, as a new process would have."""
+    path = Path(folder).resolve() / FILE_NAME
+    cache = cache_module._open.pop(path, None)
+    if cache is not None:
+        cache._connection.close()
+    return path
+
+
+def test_flipped_bits_are_noticed(featurizer, paths, folder, embedded):
+    expected = featurizer.transform(paths)
+    path = reopen(folder)
+    connection = sqlite3.connect(path)
+    key, value = connection.execute("SELECT key, value FROM embeddings").fetchone()
+    value = bytearray(value)
+    for position in (0, 8, len(value) - 1):
+        damaged = value.copy()
+        damaged[position] ^= 4
+        connection.execute(
+            "UPDATE embeddings SET value = ? WHERE key = ?", (bytes(damaged), key)
+        )
+        connection.commit()
+        del embedded[:]
+        found = featurizer.transform(paths)
+        np.testing.assert_allclose(found, expected, **CLOSE)
+        assert sum(embedded) == 1
+    connection.execute("UPDATE embeddings SET value = 'text' WHERE id > 5")
+    connection.commit()
+    connection.close()
+    np.testing.assert_allclose(featurizer.transform(paths), expected, **CLOSE)
+
+
+def test_rows_under_the_wrong_key_are_noticed(featurizer, paths, folder):
+    expected = featurizer.transform(paths)
+    connection = sqlite3.connect(reopen(folder))
+    values = connection.execute("SELECT id, value FROM embeddings").fetchall()
+    for (row, _), (_, value) in zip(values, values[1:] + values[:1], strict=True):
+        connection.execute("UPDATE embeddings SET value = ? WHERE id = ?", (value, row))
+    connection.commit()
+    connection.close()
+    np.testing.assert_allclose(featurizer.transform(paths), expected, **CLOSE)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_damaged_file(featurizer, paths, folder, seed):
+    """It is an error, a warning or nothing; never a crash or a wrong embedding."""
+    expected = featurizer.transform(paths)
+    path = reopen(folder)
+    rng = np.random.default_rng(seed)
+    content = bytearray(path.read_bytes())
+    start = int(rng.integers(len(content)))
+    if seed % 2:
+        content = content[:start]
+    else:
+        content[start : start + 5000] = rng.bytes(5000)
+    path.write_bytes(content)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The cache .* could not be")
+        try:
+            found = featurizer.transform(paths)
+        except (ValueError, OSError) as error:
+            assert "cache" in str(error)
+        else:
+            np.testing.assert_allclose(found, expected, **CLOSE)
+    reopen(folder)
+
+
+def test_foreign_files_are_left_alone(featurizer, paths, folder):
+    folder.mkdir()
+    path = folder / FILE_NAME
+    path.write_bytes(b"my thesis" * 1000)
+    with pytest.raises(ValueError, match="is not a cache of skfewshot"):
+        featurizer.transform(paths)
+    assert path.read_bytes() == b"my thesis" * 1000
+    path.unlink()
+    connection = sqlite3.connect(path)
+    connection.execute("CREATE TABLE thesis (text)")
+    connection.commit()
+    connection.close()
+    content = path.read_bytes()
+    with pytest.raises(ValueError, match="it holds other data"):
+        featurizer.transform(paths)
+    assert path.read_bytes() == content
+
+
+def test_a_file_in_the_place_of_the_folder(featurizer, paths):
+    with pytest.raises(ValueError, match="cache=.* is a file; wanted is a folder"):
+        featurizer.set_params(cache=paths[0]).transform(paths)
+
+
+def test_a_deleted_cache_is_made_anew(featurizer, paths, folder, embedded):
+    import shutil
+
+    expected = featurizer.transform(paths)
+    shutil.rmtree(folder)
+    found = featurizer.transform(paths)
+    assert sum(embedded) == 22
+    featurizer.transform(paths)
+    assert sum(embedded) == 22
+    np.testing.assert_array_equal(found, expected)
+    assert (folder / FILE_NAME).exists()
+
+
+def test_a_full_disk_is_a_warning(featurizer, paths, folder, monkeypatch):
+    expected = featurizer.transform(paths[:4])
+    cache = open_cache(folder)
+    pages = cache._connection.execute("PRAGMA page_count").fetchone()[0]
+    cache._connection.execute(f"PRAGMA max_page_count = {pages}")
+    images = np.random.default_rng(1).integers(0, 256, (400, 32, 32, 3), np.uint8)
+    with pytest.warns(UserWarning, match="could not be written: database or disk is"):
+        found = featurizer.transform(images)
+    np.testing.assert_allclose(found, fresh(featurizer, images), **CLOSE)
+    np.testing.assert_array_equal(featurizer.transform(paths[:4]), expected)
+
+
+@pytest.mark.parametrize("size", [0, 2**20 - 1, 1.5e9])
+def test_bad_size(featurizer, paths, size):
+    with pytest.raises(ValueError, match="cache_size"):
+        featurizer.set_params(cache_size=size).transform(paths)
+
+
+def test_nothing_is_unpickled(featurizer, paths, folder, tmp_path):
+    """A row that is a pickle of something evil is bytes like any other."""
+    expected = featurizer.transform(paths)
+    marker = tmp_path / "run"
+
+    class Evil:
+        def __reduce__(self):
+            return os.mkdir, (str(marker),)
+
+    connection = sqlite3.connect(reopen(folder))
+    connection.execute("UPDATE embeddings SET value = ?", (pickle.dumps(Evil()),))
+    connection.execute(
+        "CREATE TRIGGER evil AFTER INSERT ON embeddings BEGIN "
+        "UPDATE embeddings SET value = x'00'; END"
+    )
+    connection.commit()
+    connection.close()
+    for _ in range(2):
+        np.testing.assert_allclose(featurizer.transform(paths), expected, **CLOSE)
+    assert not marker.exists()
