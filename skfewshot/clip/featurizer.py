@@ -21,9 +21,9 @@ from skfewshot.clip.cache import DEFAULT_SIZE, SMALLEST_SIZE, open_cache, space_
 from skfewshot.clip.dense import DENSE_MODES
 from skfewshot.clip.embedding import EmbeddingArray, mark_tensor
 from skfewshot.clip.encoder import CLIPEncoder
-from skfewshot.clip.encoding import embed_images
 from skfewshot.clip.images import as_images
 from skfewshot.clip.output import ArrayRows, TensorRows, check_out
+from skfewshot.clip.passes import embed_images, plan_passes
 from skfewshot.clip.preprocessing import Preprocessor
 from skfewshot.clip.prompts import check_templates
 from skfewshot.clip.sources import DEFAULT_PRETRAINED
@@ -71,17 +71,18 @@ class CLIPFeaturizer(
         ``"value"`` for the embedded model and for ResNets, and else
         ``"self-self-no-residual"``.
     batch_size : int, default=64
-        Images, or texts, in one pass of the model. Memory beyond the output does not
-        grow with the number of images.
+        Images, or texts, that the model has in work at a time. Memory beyond the output
+        does not grow with the number of images.
     device : str or None, default=None
         Where the model runs; ``None`` takes the first of CUDA, MPS and CPU there is.
     precision : {"auto", "fp32", "fp16", "bf16"}, default="auto"
         The number format of the weights. ``"auto"`` is fp16 on CUDA and fp32 elsewhere;
         fp16 needs CUDA, bf16 CUDA or the CPU. The output is float32 always.
     num_workers : int or None, default=None
-        Threads that decode and resize images while the model runs; 0 decodes in the
-        caller's thread. ``None`` is as many as torch computes with, which is one for
-        each core, and fewer in the workers of joblib.
+        Threads that decode and resize images while the model runs, which on a CPU runs
+        in as many threads on parts of a batch; 0 does both in turn in the caller's
+        thread. ``None`` is as many as torch computes with, which is one for each core,
+        and fewer in the workers of joblib.
     prompt_templates : "default", str, callable or sequence of str or callable, \
             default="default"
         Texts with ``{}`` in the place of the class name, or functions from a name to a
@@ -294,9 +295,20 @@ class CLIPFeaturizer(
         self.logit_scale_ = self.encoder_.logit_scale
 
     def _n_batches(self, images):
-        """Return how often the model is going to run, or None if nobody knows."""
+        """Return how often the model runs at most, or None if nobody knows."""
         n_images = _length(images)
-        return None if n_images is None else -(-n_images // self.batch_size)
+        if n_images is None:
+            return None
+        size = plan_passes(
+            self.device_,
+            n_images=n_images,
+            batch_size=self.batch_size,
+            num_workers=self._n_workers(),
+        )[1]
+        return -(-n_images // size)
+
+    def _n_workers(self):
+        return default_num_workers() if self.num_workers is None else self.num_workers
 
     @_fit_context(prefer_skip_nested_validation=True)
     def _embed_with_callbacks(self, images, out):
@@ -323,9 +335,7 @@ class CLIPFeaturizer(
             self._reader(clip, dense_mode),
             dense_mode=dense_mode,
             batch_size=self.batch_size,
-            num_workers=(
-                default_num_workers() if self.num_workers is None else self.num_workers
-            ),
+            num_workers=self._n_workers(),
             task=partial(self._batch_task, context),
         )
         # Class names are to be encoded with these templates later on.

@@ -13,9 +13,6 @@ import numpy as np
 from skfewshot.clip.cache import content_key
 from skfewshot.clip.images import ImageReadError, read_content, read_image
 
-# Batches being decoded ahead of the one that the model computes.
-_LOOK_AHEAD = 2
-
 
 @dataclass
 class Batch:
@@ -104,7 +101,7 @@ def default_num_workers():
     return torch.get_num_threads()
 
 
-def stream_batches(X, reader, *, batch_size, num_workers):
+def stream_batches(X, reader, *, batch_size, num_workers, n_ahead=2):
     """Yield X as batches of pixels, in order.
 
     Parameters
@@ -115,6 +112,8 @@ def stream_batches(X, reader, *, batch_size, num_workers):
     batch_size : int
     num_workers : int
         Threads that decode ahead; 0 decodes in the caller's thread.
+    n_ahead : int, default=2
+        Batches being decoded beside the one that was asked for.
 
     Yields
     ------
@@ -133,8 +132,12 @@ def stream_batches(X, reader, *, batch_size, num_workers):
             pixels = np.array(X[start : start + batch_size], order="C")
             yield Batch(range(start, start + len(pixels)), pixels)
         return
-    read_all = _read_ahead if num_workers else _read_now
-    with closing(read_all(reader.read, _in_parts(X, batch_size), num_workers)) as parts:
+    images = _in_parts(X, batch_size)
+    if num_workers:
+        parts = _read_ahead(reader.read, images, num_workers, n_ahead)
+    else:
+        parts = ([reader.read(*image) for image in part] for part in images)
+    with closing(parts):
         for results in parts:
             yield _collect(results, reader)
 
@@ -207,20 +210,14 @@ def _same(item):
     return item
 
 
-def _read_now(read, parts, num_workers):
-    """Yield what `read` makes of the images of each part."""
-    for part in parts:
-        yield [read(*image) for image in part]
-
-
-def _read_ahead(read, parts, num_workers):
-    """Do so with threads that stay a few batches ahead."""
+def _read_ahead(read, parts, num_workers, n_ahead):
+    """Yield what `read` makes of each part, by threads that stay some parts ahead."""
     pool = ThreadPoolExecutor(num_workers, thread_name_prefix="skfewshot-decode")
     pending = deque()
     try:
         for part in parts:
             pending.append([pool.submit(read, *image) for image in part])
-            if len(pending) > _LOOK_AHEAD:
+            if len(pending) > n_ahead:
                 yield [future.result() for future in pending.popleft()]
         while pending:
             yield [future.result() for future in pending.popleft()]

@@ -645,18 +645,6 @@ def test_precision(small, images, precision):
     assert featurizer.encode_text(["cat"]).dtype == np.float32
 
 
-@pytest.mark.skipif(not _has_cuda(), reason="no CUDA")
-@pytest.mark.parametrize("output", ["embedding", "tokens"])
-def test_cuda(small, images, output):
-    expected = CLIPFeaturizer(small, device="cpu", output=output).transform(images)
-    featurizer = CLIPFeaturizer(small, device="cuda", output=output)
-    assert featurizer.load().dtype == torch.float16
-    np.testing.assert_allclose(featurizer.transform(images), expected, atol=0.02)
-    featurizer.set_params(precision="fp32")
-    np.testing.assert_allclose(featurizer.transform(images), expected, atol=1e-3)
-    assert featurizer.encode_classes(["cat"]).shape == (1, 24)
-
-
 def test_overflow_is_an_error(make_model, images):
     featurizer = CLIPFeaturizer(make_model("broken"))
     featurizer.load().model.visual.proj[0, 0] = torch.inf
@@ -706,6 +694,7 @@ BATCHES = ["begin batch of 0", "end batch"] * 3
 
 def test_callbacks_of_fit_transform(featurizer, images):
     recorder = Recorder()
+    featurizer.set_params(num_workers=0)  # or passes are as small as cores are many
     featurizer.set_callbacks(recorder).fit_transform(images)
     assert recorder.events == [
         *("setup", "begin fit of 3"),
@@ -716,6 +705,7 @@ def test_callbacks_of_fit_transform(featurizer, images):
 
 def test_callbacks_of_transform(featurizer, images):
     recorder = Recorder()
+    featurizer.set_params(num_workers=0)
     featurizer.set_callbacks(recorder).transform(images)
     assert recorder.events == [
         *("setup", "begin transform of 3"),
@@ -740,7 +730,8 @@ def test_callbacks_end_after_an_error(featurizer):
 
 def test_callbacks_of_a_pipeline(small, images):
     recorder = PropagatedRecorder()
-    pipeline = make_pipeline(CLIPFeaturizer(small, batch_size=3), "passthrough")
+    featurizer = CLIPFeaturizer(small, batch_size=3, num_workers=0)
+    pipeline = make_pipeline(featurizer, "passthrough")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         pipeline.set_callbacks(recorder).fit(images)
