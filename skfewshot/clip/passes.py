@@ -10,7 +10,7 @@ import warnings
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, nullcontext
-from functools import partial
+from functools import cache, partial
 
 import numpy as np
 
@@ -230,17 +230,24 @@ def _thread_pool(n_threads):
         n_threads,
         thread_name_prefix="skfewshot-model",
         initializer=_limit_threads,
-        initargs=(share,),
+        initargs=(_openmp(), share),
     )
 
 
-def _limit_threads(n_threads):
+@cache
+def _openmp():
+    """Return a handle on OpenMP; finding the library takes some milliseconds."""
+    from threadpoolctl import ThreadpoolController
+
+    return ThreadpoolController().select(user_api="openmp")
+
+
+def _limit_threads(openmp, n_threads):
     """Limit torch's threads for computations of the calling thread alone."""
     import torch
-    from threadpoolctl import threadpool_limits
 
     torch.get_num_threads()  # it sets the number of a thread when first asked
-    threadpool_limits(n_threads, user_api="openmp")
+    openmp.limit(limits=n_threads)
 
 
 def _same(value):
