@@ -20,7 +20,7 @@ _PUBLIC = {
     "ZeroShotClassifier": "skfewshot.classifiers",
 }
 _SUBMODULES = {
-    *("classifiers", "clip", "datasets", "display"),
+    *("classifiers", "clip", "datasets", "display", "distributed"),
     *("metrics", "model_selection", "multilabel"),
 }
 

@@ -1,0 +1,11 @@
+"""Images by the million: embedded and classified by the actors of a Ray cluster.
+
+Needs the extra ``pip install "skfewshot[ray]"``; only :func:`read_embeddings` does with
+pyarrow alone.
+"""
+
+from skfewshot.distributed.datasets import embed_dataset, predict_dataset
+from skfewshot.distributed.reading import read_embeddings
+from skfewshot.distributed.running import RunSummary
+
+__all__ = ["RunSummary", "embed_dataset", "predict_dataset", "read_embeddings"]
