@@ -3,6 +3,7 @@
 import os
 import sys
 from contextlib import nullcontext
+from functools import cache
 
 import numpy as np
 
@@ -24,11 +25,35 @@ def fork_safe_threads():
     GNU OpenMP waits forever for its threads, which do not survive a fork, so a child of
     a process that has used torch computes on one thread for as long as this lasts.
     """
-    if not _is_forked:
-        return nullcontext()
-    from threadpoolctl import threadpool_limits
+    return limit_threads(1) if _is_forked else nullcontext()
 
-    return threadpool_limits(1, user_api="openmp")
+
+def limit_threads(n_threads):
+    """Limit the threads that torch computes with in the calling thread alone.
+
+    Returns
+    -------
+    context manager
+        At its end the limit is lifted; not used as one, the limit stays.
+    """
+    import torch
+
+    torch.get_num_threads()  # it sets the number of a thread when first asked
+    return _openmp().limit(limits=n_threads)
+
+
+@cache
+def _openmp():
+    """Return a handle on OpenMP; finding the library takes some milliseconds."""
+    from threadpoolctl import ThreadpoolController
+
+    return ThreadpoolController().select(user_api="openmp")
+
+
+def is_tensor(array):
+    """Say whether `array` is a torch tensor; torch is not imported to find out."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(array, torch.Tensor)
 
 
 def resolve_device(device=None):
@@ -77,14 +102,17 @@ def resolve_device(device=None):
 
 
 def to_tensor(array, *, device, dtype=None):
-    """Copy `array` to a tensor on `device`.
+    """Copy `array`, which may be a tensor itself, to a tensor on `device`.
 
     The copy is deliberate: ``torch.from_numpy`` warns on read-only memory maps and
-    raises on negative strides, and a solver must never write into a caller's data.
+    raises on negative strides, and a solver must never write into a caller's data, nor
+    train on a tensor of the caller's inference mode.
     MPS has no float64, so float64 arrays become float32 there.
     """
     import torch
 
+    if is_tensor(array):
+        return array.detach().to(device=device, dtype=dtype, copy=True)
     if dtype is None:
         dtype = torch.from_numpy(np.empty(0, dtype=np.asarray(array).dtype)).dtype
     if torch.device(device).type == "mps" and dtype == torch.float64:

@@ -297,6 +297,9 @@ def _of_new_texts(start):
 
 def _stack(tensors):
     """Stack tensors of unequal length with zeros below."""
+    if len(tensors) == 1:
+        # The cosines of a large support to many classes are large: no copies of them.
+        return tensors[0][None]
     most = max(len(tensor) for tensor in tensors)
     return torch.stack(
         [

@@ -8,6 +8,7 @@ from warnings import warn
 import numpy as np
 from sklearn.utils import check_array
 
+from skfewshot._arrays import as_numpy, like, sum_rows, unit_rows
 from skfewshot.clip.embedding import encoder_of
 from skfewshot.clip.prompts import check_templates, fill_templates
 
@@ -187,7 +188,7 @@ def class_means(features, y, sample_weight, n_classes):
 
     Parameters
     ----------
-    features : ndarray of shape (n_samples, n_features)
+    features : ndarray or tensor of shape (n_samples, n_features)
     y : ndarray of shape (n_samples,)
         Class indices in ``[0, n_classes)``.
     sample_weight : ndarray of shape (n_samples,)
@@ -195,30 +196,10 @@ def class_means(features, y, sample_weight, n_classes):
 
     Returns
     -------
-    ndarray of shape (n_classes, n_features)
+    ndarray or tensor of shape (n_classes, n_features)
     """
-    sums = np.zeros((n_classes, features.shape[1]), dtype=features.dtype)
-    np.add.at(sums, y, features * sample_weight[:, None])
-    return unit_rows(sums)
-
-
-def unit_rows(rows):
-    """Scale each row to length one; a row of zeros stays zero."""
-    norms = np.linalg.norm(rows, axis=-1, keepdims=True)
-    limits = np.finfo(norms.dtype)
-    if (
-        norms.size
-        and limits.tiny**0.25 < norms.min()
-        and norms.max() < limits.max**0.25
-    ):
-        return rows / norms
-    # First by the largest entry, so that no square overflows or vanishes.
-    rows = _divide_rows(rows, np.abs(rows).max(axis=-1, keepdims=True))
-    return _divide_rows(rows, np.linalg.norm(rows, axis=-1, keepdims=True))
-
-
-def _divide_rows(rows, sizes):
-    return rows / np.where(sizes > 0, sizes, np.ones_like(sizes))
+    weighted = features * like(sample_weight, features)[:, None]
+    return unit_rows(sum_rows(weighted, y, n_classes))
 
 
 def _logit_scale(encoder):
@@ -246,7 +227,8 @@ def _encode(text_encoder, names, prompt_templates):
         encoded = text_encoder(names)
     elif callable(text_encoder):
         templates = check_templates(prompt_templates)
-        texts = np.asarray(text_encoder(fill_templates(templates, names)))
+        texts = text_encoder(fill_templates(templates, names))
+        texts = np.asarray(as_numpy(texts))
         encoded = unit_rows(texts).reshape(len(names), len(templates), -1).mean(axis=1)
     else:
         raise TypeError(
@@ -287,8 +269,8 @@ def _rows_of_classes(text_features, classes, wording):
                 f"{wording.features} must map each {wording.one} to a vector of one "
                 f"common length; got values of shapes {shapes}."
             )
-        return np.stack([np.asarray(vector) for vector in vectors])
-    array = np.asarray(text_features)
+        return np.stack([np.asarray(as_numpy(vector)) for vector in vectors])
+    array = np.asarray(as_numpy(text_features))
     if array.ndim != 2:
         raise ValueError(
             f"{wording.features} must be an array of shape (n_{wording.many}, "
@@ -334,7 +316,10 @@ def _from_mapping(mapping, classes, parameter, wording):
 def _checked(given, source, n_classes, n_features, dtype, wording):
     """Check shape and values and return unit rows of `dtype`."""
     features = check_array(
-        np.asarray(given), dtype=dtype, input_name=source, ensure_min_samples=0
+        np.asarray(as_numpy(given)),
+        dtype=dtype,
+        input_name=source,
+        ensure_min_samples=0,
     )
     if features.shape != (n_classes, n_features):
         raise ValueError(

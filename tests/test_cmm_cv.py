@@ -7,7 +7,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import sklearn
-import torch
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.base import clone
 from sklearn.callback import ScoringMonitor
@@ -318,17 +317,6 @@ def test_clone_pickle_pipeline_and_what_a_fitted_cmm_can():
     fitted.add_class(7, np.ones(24))
     assert_array_equal(fitted.classes_, [0, 1, 2, 3, 4, 5, 7])
     assert model.predict_proba(X).shape == (36, 7)
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_gpu_agrees_with_cpu():
-    X, y, text = make_task()
-    on_gpu, on_cpu = (
-        search(text, scoring="neg_log_loss", tol=1e-8, device=device).fit(X, y)
-        for device in ("cuda", "cpu")
-    )
-    for key in ("mean_test_score", "std_test_score"):
-        assert_allclose(on_gpu.cv_results_[key], on_cpu.cv_results_[key], atol=1e-3)
 
 
 def test_data_frames_and_callbacks():

@@ -6,6 +6,7 @@ from warnings import warn
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 
+from skfewshot._memory import in_chunks
 from skfewshot._torch import to_numpy
 from skfewshot.classifiers._rows import merge_near_copies
 from skfewshot.classifiers._training import TrainedClassifier
@@ -70,51 +71,70 @@ class CMMFit(TrainedClassifier):
         """Solve (support, map_penalty, text_penalty)s, each with (alpha, margin)s."""
         from skfewshot.cross_modal import Shot, solve_cross_modal
 
-        return solve_cross_modal(
-            [
-                Shot(**vars(support), map_penalty=float(m), text_penalty=float(t))
-                for support, m, t in shots
-            ],
-            alpha=[float("nan") if a == "auto" else float(a) for a, _ in scales],
-            margin=[float(margin) for _, margin in scales],
-            temperature=None if self.temperature == "auto" else float(self.temperature),
-            tol=self.tol,
-            # A search throws its models away, and no class can be added to them.
-            newcomers=len(shots) * len(scales) == 1 or self.extra_classes is not None,
-            callback=callback,
-            **self._settings(shots[0][0].text, len(shots) * len(scales)),
+        shots = [
+            Shot(**vars(support), map_penalty=float(m), text_penalty=float(t))
+            for support, m, t in shots
+        ]
+        n_problems = len(shots) * len(scales)
+        return in_chunks(
+            lambda chunk_size: solve_cross_modal(
+                shots,
+                alpha=[float("nan") if a == "auto" else float(a) for a, _ in scales],
+                margin=[float(margin) for _, margin in scales],
+                temperature=(
+                    None if self.temperature == "auto" else float(self.temperature)
+                ),
+                tol=self.tol,
+                # A search throws its models away, and no class can be added to them.
+                newcomers=n_problems == 1 or self.extra_classes is not None,
+                callback=callback,
+                chunk_size=chunk_size,
+                **self._settings(),
+            ),
+            max(self._chunk_size(shot, n_problems) for shot in shots),
         )
 
-    def _settings(self, text, n_problems=1):
+    def _settings(self):
         """Return by name what both solvers are to be told."""
-        # A block of logits of 4 MB stays in a processor's cache; a GPU wants more.
-        block = 2**26 if text.is_cuda else 2**20
-        rows = max(64, block // (n_problems * len(text)))
         return {
             "triplet_weight": float(self.triplet_weight),
             "logit_scale": self.logit_scale_,
             "learning_rate": float(self.learning_rate),
             "max_iter": self.max_iter,
-            "chunk_size": rows if self.chunk_size is None else self.chunk_size,
             "text_from_support": self.prototype_source_ == "image",
         }
+
+    def _chunk_size(self, support, n_problems=1):
+        """Return how many rows to handle at a time, unless memory runs out."""
+        size = self.chunk_size
+        if size is None:
+            # A block of logits of 4 MB stays in a processor's cache; a GPU wants more.
+            block = 2**26 if support.text.is_cuda else 2**20
+            size = max(64, block // (n_problems * len(support.text)))
+        return min(size, len(support.features))
 
     def _solve_by_gradient(self, support, on_iteration):
         from skfewshot.solvers import solve_cmm
 
-        return solve_cmm(
-            support.features,
-            support.y,
-            support.text,
-            support.weight,
-            alpha=1.0 if self.alpha == "auto" else float(self.alpha),
-            temperature=1.0 if self.temperature == "auto" else float(self.temperature),
-            margin=float(self.margin),
-            map_penalty=_GRADIENT_MAP_PENALTY * self.map_penalty,
-            text_penalty=_GRADIENT_TEXT_PENALTY * self.text_penalty,
-            tol=_GRADIENT_TOL * self.tol,
-            callback=on_iteration,
-            **self._settings(support.text),
+        return in_chunks(
+            lambda chunk_size: solve_cmm(
+                support.features,
+                support.y,
+                support.text,
+                support.weight,
+                alpha=1.0 if self.alpha == "auto" else float(self.alpha),
+                temperature=(
+                    1.0 if self.temperature == "auto" else float(self.temperature)
+                ),
+                margin=float(self.margin),
+                map_penalty=_GRADIENT_MAP_PENALTY * self.map_penalty,
+                text_penalty=_GRADIENT_TEXT_PENALTY * self.text_penalty,
+                tol=_GRADIENT_TOL * self.tol,
+                callback=on_iteration,
+                chunk_size=chunk_size,
+                **self._settings(),
+            ),
+            self._chunk_size(support),
         )
 
     def _fitted_arrays(self, solution, rank, dtype):

@@ -39,7 +39,8 @@ logit_scale : "auto" or float, default="auto"
 class_weight : dict, "balanced" or None, default=None
     Weights of the classes, multiplied with `sample_weight`.
 device : None, str or torch.device, default=None
-    Where to fit; None takes a GPU when there is one. Prediction runs in NumPy.
+    Where to fit. None is where `X` is, if array API dispatch has it a tensor, and
+    else a GPU when there is one. Predictions are computed where their `X` is.
 random_state : int, RandomState instance or None, default=None
     Seeds the order of the mini-batches; pass an int for the same result each time.
 classes_ : ndarray of shape (n_classes,)

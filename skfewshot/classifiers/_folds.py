@@ -3,6 +3,7 @@
 import numpy as np
 from sklearn.model_selection import StratifiedKFold
 
+from skfewshot._arrays import with_column
 from skfewshot.classifiers._rows import find_copies, find_near_copies
 
 
@@ -14,7 +15,7 @@ def stratified_folds(features, y, weight, *, n_folds, cosine):
 
     Parameters
     ----------
-    features : ndarray of shape (n, n_features)
+    features : ndarray or tensor of shape (n, n_features)
         Unit rows.
     y : ndarray of shape (n,)
         Class indices.
@@ -31,8 +32,7 @@ def stratified_folds(features, y, weight, *, n_folds, cosine):
         Indices of rows. Empty unless two classes have two photographs.
     """
     used = np.flatnonzero(weight > 0)
-    keyed = np.column_stack([features[used], y[used].astype(features.dtype)])
-    first, copy_of = find_copies(keyed)
+    first, copy_of = find_copies(with_column(features[used], y[used]))
     rows = used[first]
     likeness = find_near_copies(features[rows], y[rows], cosine=cosine)
     photographs, photograph_of = np.unique(likeness, return_inverse=True)

@@ -1,9 +1,14 @@
 """Orders of rows, and merged copies: what makes a fit independent of both."""
 
 import numpy as np
+from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from skfewshot.text import unit_rows
+from skfewshot._arrays import as_numpy, like, sum_rows, unit_rows, with_column
+from skfewshot._torch import is_tensor
+
+# Entries of one block of rows and cosines that are looked through on a device.
+_MOST_ON_DEVICE = 2**25
 
 
 def merge_rows(features, y, weight):
@@ -15,19 +20,17 @@ def merge_rows(features, y, weight):
 
     Parameters
     ----------
-    features : ndarray of shape (n, n_features)
+    features : ndarray or tensor of shape (n, n_features)
     y : ndarray of shape (n,)
         Class indices.
     weight : ndarray of shape (n,)
 
     Returns
     -------
-    features, y, weight : ndarrays of shapes (m, n_features), (m,) and (m,)
-        The m <= n different rows.
+    features, y, weight : arrays of shapes (m, n_features), (m,) and (m,)
+        The m <= n different rows, of the types given.
     """
-    first, total = distinct_rows(
-        np.column_stack([features, y.astype(features.dtype)]), weight
-    )
+    first, total = distinct_rows(with_column(features, y), weight)
     return features[first], y[first], total
 
 
@@ -36,7 +39,7 @@ def distinct_rows(rows, weight):
 
     Parameters
     ----------
-    rows : ndarray of shape (n, m)
+    rows : ndarray or tensor of shape (n, m)
     weight : ndarray of shape (n,)
 
     Returns
@@ -51,6 +54,13 @@ def distinct_rows(rows, weight):
 
 def find_copies(rows):
     """Return where each different row is first found, and which one each row is."""
+    if is_tensor(rows):
+        import torch
+
+        _, inverse = torch.unique(rows, dim=0, return_inverse=True)
+        inverse = as_numpy(inverse)
+        _, first = np.unique(inverse, return_index=True)
+        return first, inverse
     _, first, inverse = np.unique(_row_bytes(rows), True, True)
     return first, inverse
 
@@ -73,7 +83,7 @@ def merge_near_copies(features, y, weight, *, cosine, most=512):
 
     Parameters
     ----------
-    features : ndarray of shape (n, n_features)
+    features : ndarray or tensor of shape (n, n_features)
         Unit rows.
     y : ndarray of shape (n,)
         Class indices.
@@ -85,15 +95,14 @@ def merge_near_copies(features, y, weight, *, cosine, most=512):
 
     Returns
     -------
-    features, y, weight : ndarrays of shapes (m, n_features), (m,) and (m,)
+    features, y, weight : arrays of shapes (m, n_features), (m,) and (m,)
         Unit rows, in the order of the first row of each; weights add up.
     """
     group = find_near_copies(features, y, cosine=cosine, most=most)
     if (group == np.arange(len(y))).all():
         return features, y, weight
     kept, index = np.unique(group, return_inverse=True)
-    sums = np.zeros((len(kept), features.shape[1]), features.dtype)
-    np.add.at(sums, index, weight[:, None] * features)
+    sums = sum_rows(like(weight, features)[:, None] * features, index, len(kept))
     total = np.bincount(index, weights=weight).astype(weight.dtype)
     return unit_rows(sums), y[kept], total
 
@@ -103,6 +112,8 @@ def find_near_copies(features, y, *, cosine, most=512):
 
     The parameters are those of :func:`merge_near_copies`.
     """
+    if is_tensor(features):
+        return _near_copies_on_device(features, y, cosine, most)
     group = np.arange(len(y))
     order = np.argsort(y, kind="stable")
     ends = np.cumsum(np.bincount(y))
@@ -115,3 +126,32 @@ def find_near_copies(features, y, *, cosine, most=512):
             _, first = np.unique(label, return_index=True)
             group[rows] = rows[first[label]]
     return group
+
+
+def _near_copies_on_device(features, y, cosine, most):
+    """`find_near_copies` for a tensor: many classes at a time, and one look at each."""
+    import torch
+
+    order, counts = np.argsort(y, kind="stable"), np.bincount(y)
+    starts = np.cumsum(counts) - counts
+    classes = np.flatnonzero((counts > 1) & (counts <= most))
+    # Classes of like size beside each other, as the shorter ones are filled up.
+    classes = classes[np.argsort(counts[classes], kind="stable")]
+    width = counts[classes].max(initial=1)
+    size = max(1, _MOST_ON_DEVICE // (width * (features.shape[1] + width)))
+    pairs = [np.empty((0, 2), dtype=int)]
+    for batch in np.split(classes, range(size, len(classes), size)):
+        place = np.arange(counts[batch].max(initial=1))
+        filled = place < counts[batch][:, None]
+        rows = order[np.where(filled, starts[batch][:, None] + place, 0)]
+        block = features[torch.from_numpy(rows).to(features.device)]
+        alike = torch.triu(block @ block.mT > cosine, diagonal=1)
+        which, i, j = as_numpy(torch.nonzero(alike)).T
+        # Indices rise, so that a pair is of true rows if its second one is.
+        true = filled[which, j]
+        pairs.append(np.stack([rows[which, i], rows[which, j]], axis=1)[true])
+    i, j = np.concatenate(pairs).T
+    graph = coo_array((np.ones(len(i), dtype=bool), (i, j)), shape=(len(y), len(y)))
+    _, label = connected_components(graph, directed=False)
+    _, first = np.unique(label, return_index=True)
+    return first[label]

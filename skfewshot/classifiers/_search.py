@@ -30,8 +30,8 @@ class Fold:
     support : SupportTensors
     rank : ndarray of shape (n_classes,)
         Where each class of the model is in `support`.
-    X : ndarray of shape (n_test, n_features)
-    y : ndarray of shape (n_test,)
+    X : ndarray or tensor of shape (n_test, n_features)
+    y : ndarray or tensor of shape (n_test,)
     score_params : dict
         What the scorer gets beside the two.
     """
@@ -46,7 +46,7 @@ class Fold:
     def score(self, solution, parameters, scorer):
         """Return the score of a candidate."""
         model = copy(self.model).set_params(**parameters)
-        model._keep(solution, self.rank, self.X.dtype)
+        model._keep(solution, self.rank, model.zero_shot_features_.dtype)
         return float(scorer(model, self.X, self.y, **self.score_params))
 
 

@@ -7,7 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from skfewshot._torch import fork_safe_threads, resolve_device, to_numpy, to_tensor
+from skfewshot._arrays import like
+from skfewshot._torch import (
+    fork_safe_threads,
+    is_tensor,
+    resolve_device,
+    to_numpy,
+    to_tensor,
+)
 from skfewshot.classifiers._base import FewShotClassifier
 from skfewshot.text import unit_rows
 
@@ -86,10 +93,16 @@ class TrainedClassifier(FewShotClassifier):
 
     def _learn(self, support, on_iteration):
         """Run the solver, keep what predictions need, and return the solution."""
-        device = resolve_device(self.device)
-        dtype = support.features.dtype
+        device = self._device(support.features)
+        dtype, reported = support.text.dtype, 0
 
         def report(iteration, loss, state):
+            nonlocal reported
+            if iteration <= reported:
+                # A solver that ran out of memory does what it did again.
+                return False
+            reported = iteration
+
             def fitted():
                 copy = {"n_iter_": iteration, "loss_curve_": [loss]}
                 return copy | self._fitted_arrays(state(), rank, dtype)
@@ -101,6 +114,12 @@ class TrainedClassifier(FewShotClassifier):
             solution = self._solve(tensors, None if on_iteration is None else report)
         self._keep(solution, rank, dtype)
         return solution
+
+    def _device(self, rows):
+        """Return where to fit on some rows: where a tensor is, unless told."""
+        if self.device is None and is_tensor(rows):
+            return rows.device
+        return resolve_device(self.device)
 
     def _keep(self, solution, rank, dtype):
         """Set what predictions need, and how the training went."""
@@ -143,6 +162,5 @@ class TrainedPrototypes(TrainedClassifier):
         }
 
     def _logits(self, features):
-        dtype = features.dtype
-        shift = dtype.type(self.logit_scale_) * self.intercept_.astype(dtype)
+        shift = float(self.logit_scale_) * like(self.intercept_, features)
         return self._scaled_cosines(features, self.text_features_) + shift

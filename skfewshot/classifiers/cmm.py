@@ -5,6 +5,7 @@ from typing import ClassVar
 
 from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
 
+from skfewshot._arrays import like
 from skfewshot._sklearn import Interval, StrOptions
 from skfewshot.classifiers._base import SHARED_CONSTRAINTS
 from skfewshot.classifiers._cmm_fit import CMMFit, prototypes_of
@@ -90,9 +91,10 @@ class CMMClassifier(
         each, on average; ``solver="gradient"`` asks for a hundredth of that.
     {{class_weight}}
     chunk_size : int or None, default=None
-        Rows of the support handled at a time. The gradient is exact whatever the
+        Most rows of the support handled at a time. The gradient is exact whatever the
         chunks; smaller ones need less memory. None takes as many as have a million
-        logits, or 64 million on a GPU.
+        logits, or 64 million on a GPU. If a GPU runs out of memory, the fit starts
+        again with half as many, down to 64.
     {{device}}
     random_state : int, RandomState instance or None, default=None
         The solver is deterministic and draws nothing; the parameter is there so that
@@ -281,12 +283,12 @@ class CMMClassifier(
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features)
+        X : array-like or tensor of shape (n_samples, n_features)
             Image embeddings.
 
         Returns
         -------
-        ndarray of shape (n_samples, n_features)
+        ndarray or tensor of shape (n_samples, n_features)
             The mapped features :math:`v(f)`, unit norm.
 
         Raises
@@ -299,18 +301,15 @@ class CMMClassifier(
         return self._mapped(unit_rows(self._check_query(X)))
 
     def _mapped(self, features):
-        dtype = features.dtype
-        mapped = features @ self.map_.astype(dtype, copy=False)
-        mapped += self.map_intercept_.astype(dtype, copy=False)
+        mapped = features @ like(self.map_, features)
+        mapped += like(self.map_intercept_, features)
         return unit_rows(mapped)
 
     def _logits(self, features):
-        dtype = features.dtype
         scale = self.logit_scale_ / self.temperature_ / (1 + self.alpha_)
         mapped = self._mapped(features)
-        mapped *= dtype.type(scale * self.alpha_)
-        features = features * dtype.type(scale)
-        logits = features @ self.zero_shot_features_.T.astype(dtype, copy=False)
-        logits += mapped @ self.text_features_.T.astype(dtype, copy=False)
-        logits += self.intercept_.astype(dtype, copy=False)
+        mapped *= float(scale * self.alpha_)
+        logits = (features * float(scale)) @ like(self.zero_shot_features_, features).T
+        logits += mapped @ like(self.text_features_, features).T
+        logits += like(self.intercept_, features)
         return logits

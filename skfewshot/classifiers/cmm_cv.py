@@ -10,9 +10,9 @@ from sklearn.metrics import check_scoring, get_scorer_names
 from sklearn.model_selection import ParameterGrid, check_cv
 from sklearn.utils.validation import validate_data
 
-from skfewshot._sklearn import StrOptions, _check_sample_weight
-from skfewshot._torch import resolve_device
-from skfewshot.classifiers._base import float_types
+from skfewshot._arrays import as_numpy, labels_like, like, unit_rows
+from skfewshot._sklearn import StrOptions
+from skfewshot._torch import is_tensor
 from skfewshot.classifiers._cmm_fit import NEAR_COPY, SEARCHED
 from skfewshot.classifiers._docs import shared_docs
 from skfewshot.classifiers._folds import stratified_folds
@@ -22,9 +22,9 @@ from skfewshot.classifiers._search import (
     score_candidates,
     takes_weight,
 )
+from skfewshot.classifiers._support import check_rows, check_weight, row_types
 from skfewshot.classifiers._training import support_tensors, training
 from skfewshot.classifiers.cmm import CMMClassifier
-from skfewshot.text import unit_rows
 
 
 @shared_docs
@@ -73,7 +73,7 @@ class CMMClassifierCV(CMMClassifier):
     tol : float, default=1e-2
     {{class_weight}}
     chunk_size : int or None, default=None
-        Rows of a support handled at a time; None decides by the memory it takes.
+        Most rows of a support handled at a time; see :class:`CMMClassifier`.
     {{device}}
     random_state : int, RandomState instance or None, default=None
         Nothing is drawn; it does not change the result.
@@ -214,8 +214,9 @@ class CMMClassifierCV(CMMClassifier):
         """Read the support, and search with it while its rows are as they came."""
         grid = self._grid()
         support = super()._read_support(X, y, sample_weight)
-        X, y = validate_data(self, X, y, reset=False, dtype=float_types(X))
-        sample_weight = _check_sample_weight(sample_weight, X, dtype=X.dtype)
+        X, y = check_rows(X), as_numpy(y)
+        X, y = validate_data(self, X, y, reset=False, dtype=row_types(X))
+        sample_weight = check_weight(sample_weight, X)
         splits = self._splits(X, y, sample_weight)
         candidates = list(ParameterGrid(grid))
         scores = np.empty((len(candidates), 0))
@@ -288,7 +289,7 @@ class CMMClassifierCV(CMMClassifier):
         scorer = check_scoring(self, self.scoring)
         is_weighted = takes_weight(scorer)
         with training():
-            device = resolve_device(self.device)
+            device = self._device(X)
             folds = [
                 self._fold(X, y, sample_weight, *split, is_weighted, device)
                 for split in splits
@@ -325,8 +326,11 @@ class CMMClassifierCV(CMMClassifier):
         model = CMMClassifier(**shared | resolved)
         support = model._read_support(X[train], y[train], sample_weight[train])
         support, rank = support_tensors(model._ready(support), device)
-        weight = {"sample_weight": sample_weight[test]} if is_weighted else {}
-        return Fold(model, support, rank, X[test], y[test], weight)
+        labels, weight = labels_like(y[test], X), {}
+        if is_weighted:
+            follows = X if is_tensor(labels) else sample_weight
+            weight["sample_weight"] = like(sample_weight[test], follows)
+        return Fold(model, support, rank, X[test], labels, weight)
 
     def score(self, X, y, sample_weight=None):
         """Return the score by `scoring` on some rows.

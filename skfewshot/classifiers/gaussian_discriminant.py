@@ -5,6 +5,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from skfewshot._arrays import like
 from skfewshot._sklearn import Interval, StrOptions
 from skfewshot.classifiers._base import SHARED_CONSTRAINTS, FewShotClassifier
 from skfewshot.classifiers._blend import FACTORS, fit_blend, judging_rows
@@ -128,8 +129,8 @@ class GaussianDiscriminantClassifier(FewShotClassifier):
         self.class_weight = class_weight
 
     def _learn(self, support, on_iteration):
-        dtype = support.features.dtype
-        support, rank = support.in_own_order()
+        dtype = support.text.dtype
+        support, rank = support.in_numpy().in_own_order()
         F, weight = support.features.astype(np.float64), support.weight.astype(float)
         model = fit_discriminant(F, support.y, weight, len(rank))
         self.text_weight_ = 0.0 if self.prototype_source_ == "image" else 1.0
@@ -168,9 +169,8 @@ class GaussianDiscriminantClassifier(FewShotClassifier):
             self.text_weight_ *= weight
 
     def _logits(self, features):
-        dtype = features.dtype
-        images = features @ self.coef_.T.astype(dtype, copy=False)
-        images += self.intercept_.astype(dtype, copy=False)
+        images = features @ like(self.coef_, features).T
+        images += like(self.intercept_, features)
         if not self.text_weight_:
             return images
-        return dtype.type(self.text_weight_) * self._zero_shot_logits(features) + images
+        return float(self.text_weight_) * self._zero_shot_logits(features) + images

@@ -3,6 +3,7 @@
 from numbers import Integral
 from typing import ClassVar
 
+from skfewshot._arrays import like
 from skfewshot._sklearn import Interval
 from skfewshot.classifiers._base import SHARED_CONSTRAINTS
 from skfewshot.classifiers._docs import shared_docs
@@ -123,6 +124,5 @@ class LPPlusPlusClassifier(TrainedClassifier):
         }
 
     def _logits(self, features):
-        dtype = features.dtype
-        coef = self.coef_.astype(dtype, copy=False)
-        return features @ coef.T + self.intercept_.astype(dtype, copy=False)
+        scores = features @ like(self.coef_, features).T
+        return scores + like(self.intercept_, features)

@@ -6,6 +6,7 @@ from typing import ClassVar
 import numpy as np
 from scipy.special import softmax
 
+from skfewshot._arrays import like
 from skfewshot._sklearn import Interval, StrOptions
 from skfewshot.classifiers._base import SHARED_CONSTRAINTS, FewShotClassifier
 from skfewshot.classifiers._blend import FACTORS, fit_blend, judging_rows, some_classes
@@ -148,8 +149,8 @@ class ProKeRClassifier(FewShotClassifier):
         self.class_weight = class_weight
 
     def _learn(self, support, on_iteration):
-        dtype = support.features.dtype
-        support, rank = support.in_own_order()
+        dtype = support.text.dtype
+        support, rank = support.in_numpy().in_own_order()
         shares = np.bincount(support.y, support.weight, minlength=len(rank))
         shares = np.maximum(shares, shares[shares > 0].min()) / shares.sum()
         prior = np.log(shares) * (self._kind() == "image")
@@ -224,15 +225,13 @@ class ProKeRClassifier(FewShotClassifier):
         return (1.0 if self.amplitude != "auto" else a, *rest)
 
     def _logits(self, features):
-        dtype = features.dtype
-        keys = self.support_.astype(dtype, copy=False)
-        dual = self.dual_coef_.astype(dtype, copy=False)
+        keys, dual = like(self.support_, features), like(self.dual_coef_, features)
         correction = in_blocks(
             lambda block: exponential_kernel(block, keys, self.beta_) @ dual,
             features,
             len(keys),
         )
-        text_weight = dtype.type(self.text_weight_)
+        text_weight = float(self.text_weight_)
         if self.prototype_source_ == "image":
-            return text_weight * self.prior_.astype(dtype, copy=False) + correction
+            return text_weight * like(self.prior_, features) + correction
         return text_weight * self._zero_shot_logits(features) + correction

@@ -3,14 +3,16 @@
 from numbers import Integral, Real
 from typing import ClassVar
 
-import numpy as np
-from scipy.sparse import csr_array
-
+from skfewshot._arrays import as_numpy, like
 from skfewshot._sklearn import Interval
 from skfewshot._torch import to_numpy
 from skfewshot.classifiers._base import SHARED_CONSTRAINTS
 from skfewshot.classifiers._docs import shared_docs
-from skfewshot.classifiers._kernels import exponential_kernel, in_blocks
+from skfewshot.classifiers._kernels import (
+    exponential_kernel,
+    in_blocks,
+    label_product,
+)
 from skfewshot.classifiers._training import TrainedClassifier
 
 
@@ -133,7 +135,7 @@ class TipAdapterClassifier(TrainedClassifier):
         self.key_labels_, self.key_weights_ = support.y, support.weight
         if self.train_keys:
             return super()._learn(support, on_iteration)
-        self.keys_ = support.features
+        self.keys_ = as_numpy(support.features)
         self.loss_curve_, self.n_iter_ = [], 1
         return None
 
@@ -173,19 +175,12 @@ class TipAdapterClassifier(TrainedClassifier):
         return {"keys_": to_numpy(solution.parameters["keys"], dtype=dtype)}
 
     def _logits(self, features):
-        dtype = features.dtype
-        keys = self.keys_.astype(dtype, copy=False)
-        # One entry a row: a product with the dense labels would cost as much as all
-        # the rest where there are many classes.
-        n_keys = len(keys)
-        weighted = dtype.type(self.alpha) * self.key_weights_.astype(dtype, copy=False)
-        values = csr_array(
-            (weighted, self.key_labels_, np.arange(n_keys + 1)),
-            shape=(n_keys, len(self.classes_)),
-        )
-        cache = in_blocks(
-            lambda block: exponential_kernel(block, keys, self.beta) @ values,
-            features,
-            n_keys,
-        )
+        keys = like(self.keys_, features)
+        weights = float(self.alpha) * self.key_weights_
+
+        def cached(block):
+            kernel = exponential_kernel(block, keys, self.beta)
+            return label_product(kernel, self.key_labels_, weights, len(self.classes_))
+
+        cache = in_blocks(cached, features, len(keys))
         return self._zero_shot_logits(features) + cache

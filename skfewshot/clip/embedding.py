@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from skfewshot._torch import is_tensor
 from skfewshot.clip.array_functions import KEEPERS, WRITERS, forget, plain
 
 
@@ -335,7 +336,7 @@ def encoder_of(X):
     if isinstance(X, EmbeddingArray):
         return X.encoder
     # A tensor is marked by an attribute, which no tensor made from it inherits.
-    encoder = getattr(X, "encoder", None) if _is_tensor(X) else None
+    encoder = getattr(X, "encoder", None) if is_tensor(X) else None
     return encoder if isinstance(encoder, EncoderIdentity) else None
 
 
@@ -343,10 +344,6 @@ def mark_tensor(tensor, encoder):
     """Mark a tensor of embeddings with the encoder that made it, and return it."""
     tensor.encoder = encoder
     return tensor
-
-
-def _is_tensor(X):
-    return type(X).__module__.partition(".")[0] == "torch"
 
 
 def _rebuild(array, encoder):

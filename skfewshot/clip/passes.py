@@ -10,10 +10,11 @@ import warnings
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, nullcontext
-from functools import cache, partial
+from functools import partial
 
 import numpy as np
 
+from skfewshot._torch import limit_threads
 from skfewshot.clip.encoding import check_finite, encode_images
 from skfewshot.clip.images import no_images
 from skfewshot.clip.streaming import fill_batches, stream_batches
@@ -229,25 +230,9 @@ def _thread_pool(n_threads):
     return ThreadPoolExecutor(
         n_threads,
         thread_name_prefix="skfewshot-model",
-        initializer=_limit_threads,
-        initargs=(_openmp(), share),
+        initializer=limit_threads,
+        initargs=(share,),
     )
-
-
-@cache
-def _openmp():
-    """Return a handle on OpenMP; finding the library takes some milliseconds."""
-    from threadpoolctl import ThreadpoolController
-
-    return ThreadpoolController().select(user_api="openmp")
-
-
-def _limit_threads(openmp, n_threads):
-    """Limit torch's threads for computations of the calling thread alone."""
-    import torch
-
-    torch.get_num_threads()  # it sets the number of a thread when first asked
-    openmp.limit(limits=n_threads)
 
 
 def _same(value):

@@ -4,7 +4,7 @@ import numpy as np
 from sklearn.utils import check_array
 from sklearn.utils.validation import validate_data
 
-from skfewshot.classifiers._base import float_types
+from skfewshot.classifiers._support import float_types
 from skfewshot.text import Wording, resolve_prototypes
 
 #: What the multi-label estimators call their parameters.

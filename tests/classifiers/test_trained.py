@@ -215,15 +215,3 @@ def test_a_diverged_loss_is_named(task):
     X, y, text, _ = task
     with pytest.raises(ValueError, match="a parameter is too large"):
         TipAdapterClassifier(text, alpha=1e308, **TIP_F).fit(X, y)
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-@pytest.mark.parametrize("model", MODELS, ids=lambda m: type(m).__name__)
-def test_gpu_agrees_with_cpu(model, task):
-    X, y, text, queries = task
-    model = model.set_params(text_features=text)
-    on_gpu = clone(model).set_params(device="cuda").fit(X, y)
-    on_cpu = clone(model).set_params(device="cpu").fit(X, y)
-    assert_allclose(
-        on_gpu.predict_proba(queries), on_cpu.predict_proba(queries), atol=1e-4
-    )

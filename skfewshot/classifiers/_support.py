@@ -1,0 +1,245 @@
+"""Reading the support: its rows, weights and classes, checked, merged and in order."""
+
+import warnings
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from sklearn import get_config
+from sklearn.utils.class_weight import compute_class_weight
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import validate_data
+
+from skfewshot._arrays import as_numpy, unit_rows
+from skfewshot._sklearn import _check_sample_weight
+from skfewshot._torch import is_tensor
+from skfewshot.classifiers._open_classes import with_extra_classes
+from skfewshot.classifiers._rows import merge_rows, row_order
+from skfewshot.clip.embedding import encoder_of
+from skfewshot.text import class_means, resolve_prototypes
+
+
+@dataclass(frozen=True)
+class Support:
+    """The labelled rows that a method learns from, checked and ready for a solver.
+
+    Attributes
+    ----------
+    features : ndarray or tensor of shape (n_support, n_features)
+        Unit rows, in the dtype of X. A tensor stays where X is; all else is NumPy.
+    y : ndarray of shape (n_support,)
+        Class indices in ``[0, n_classes)``.
+    weight : ndarray of shape (n_support,)
+        Sample weight times class weight; all positive.
+    copy : ndarray of shape (n_support,)
+        The weight that one copy of a row has: that of its class.
+    text : ndarray of shape (n_classes, n_features)
+        Unit-norm starting prototypes.
+    seen : ndarray of int, shape (n_classes,)
+        Where the classes are in ``classes_``, which may have more than have rows.
+    """
+
+    features: Any
+    y: np.ndarray
+    weight: np.ndarray
+    copy: np.ndarray
+    text: np.ndarray
+    seen: np.ndarray | None = None
+
+    def in_numpy(self):
+        """Return the support with its features copied out of a tensor."""
+        return replace(self, features=as_numpy(self.features))
+
+    def in_own_order(self):
+        """Put the classes in an order that their names do not change, as rows have one.
+
+        Returns
+        -------
+        support : Support
+            With classes reordered.
+        rank : ndarray of shape (n_classes,)
+            Where each class went.
+        """
+        order = row_order(self.text)
+        rank = np.argsort(order)
+        return replace(self, y=rank[self.y], text=self.text[order]), rank
+
+
+def check_rows(X):
+    """Refuse rows that cannot be read, and say why; return them.
+
+    Tensors come back without a graph, as predictions have no gradients, and as arrays
+    unless array API dispatch is on.
+    """
+    dispatched, encoder = get_config()["array_api_dispatch"], encoder_of(X)
+    if is_tensor(X):
+        X = X.detach()
+        if not dispatched:
+            X = _array_of(X)
+    elif dispatched and hasattr(X, "__array_namespace__"):
+        if not isinstance(X, np.ndarray):
+            raise TypeError(
+                "With array API dispatch X may be a NumPy array or a torch tensor; got "
+                f"{type(X).__module__}.{type(X).__qualname__}."
+            )
+    if encoder is not None and X.ndim == 2:
+        _check_images(X)
+    return X
+
+
+def _array_of(tensor):
+    if tensor.device.type != "cpu":
+        raise TypeError(
+            f"X is a tensor on {tensor.device}. To compute there, set the environment "
+            "variable SCIPY_ARRAY_API=1 before SciPy is imported and call "
+            "sklearn.set_config(array_api_dispatch=True); or pass X.cpu()."
+        )
+    # NumPy has no bfloat16.
+    return (tensor.float() if _is_half(tensor) else tensor).numpy()
+
+
+def _check_images(X):
+    """Name the images that could not be read; scikit-learn would only find a NaN."""
+    unread = X.isnan() if is_tensor(X) else np.isnan(np.asarray(X))
+    unread = np.flatnonzero(as_numpy(unread.any(axis=1)))
+    if len(unread):
+        shown = f"{unread[:20].tolist()}{' ...' if len(unread) > 20 else ''}"
+        raise ValueError(
+            "Input X contains NaN: the featurizer could not read the images at the "
+            f"indexes {shown}. Leave their rows out: X[~np.isnan(X).any(axis=1)]."
+        )
+
+
+def float_types(X):
+    """Return the dtypes to compute in: half precision becomes single, not double."""
+    return np.float32 if _is_half(X) else [np.float64, np.float32]
+
+
+def row_types(rows):
+    """Return the same for what `check_rows` returned, which may be a tensor."""
+    if not is_tensor(rows):
+        return float_types(rows)
+    import torch
+
+    is_single = _is_half(rows) or rows.device.type == "mps"
+    return torch.float32 if is_single else [torch.float64, torch.float32]
+
+
+def _is_half(X):
+    # Also torch's, the names of which are torch.float16 and torch.bfloat16.
+    return str(getattr(X, "dtype", None)).endswith("float16")
+
+
+def check_weight(sample_weight, X, **checks):
+    """Return the weights of the rows as a NumPy array, in the precision of `X`."""
+    if is_tensor(X):
+        X = np.empty((len(X), 0), dtype=str(X.dtype).removeprefix("torch."))
+    return _check_sample_weight(as_numpy(sample_weight), X, dtype=X.dtype, **checks)
+
+
+def check_encoder(X, fitted):
+    """Refuse embeddings of another encoder than the `fitted` one, if both are known."""
+    encoder = encoder_of(X)
+    if encoder is not None and fitted is not None and encoder != fitted:
+        raise ValueError(
+            f"X comes from the encoder {encoder}, but this classifier was fitted on "
+            f"features of {fitted}; embed the images with the model that embedded the "
+            "support."
+        )
+
+
+class SupportReader:
+    """Reads the support of a classifier with the parameters that all of them have."""
+
+    def _read_support(self, X, y, sample_weight):
+        """Check the support, find its prototypes and set what `fit` learns of them.
+
+        Returns
+        -------
+        Support
+        """
+        encoder = encoder_of(X)
+        X, y = check_rows(X), as_numpy(y)
+        if self._expects_texts(X, encoder):
+            warnings.warn(
+                "X is a data frame made by a CLIPFeaturizer, which does not know its "
+                "encoder. The class means of the support stand in for the text "
+                "prototypes; pass text_encoder, or leave set_output alone.",
+                UserWarning,
+                stacklevel=4,
+            )
+        X, y = validate_data(self, X, y, dtype=row_types(X))
+        with warnings.catch_warnings():
+            # Half as many classes as rows is no hint of regression: it is one shot.
+            warnings.filterwarnings("ignore", "The number of unique classes")
+            check_classification_targets(y)
+        sample_weight = check_weight(sample_weight, X, ensure_non_negative=True)
+        kept = sample_weight > 0
+        self.classes_, index = np.unique(y[kept], return_inverse=True)
+        n_classes = len(self.classes_)
+        self.classes_, seen = with_extra_classes(
+            self.classes_, getattr(self, "extra_classes", None)
+        )
+        if n_classes < 2:
+            raise ValueError(
+                f"{type(self).__name__} needs at least 2 classes in y with positive "
+                f"sample weight; got 1 class: {self.classes_[seen].tolist()}."
+            )
+        prototypes = resolve_prototypes(
+            self.text_features,
+            classes=self.classes_,
+            encoder=encoder,
+            text_encoder=self.text_encoder,
+            class_names=self.class_names,
+            prompt_templates=self.prompt_templates,
+            n_features=X.shape[1],
+            dtype=sample_weight.dtype,
+        )
+        self.prototype_source_ = prototypes.source
+        self.encoder_ = prototypes.encoder
+        self.logit_scale_ = (
+            prototypes.logit_scale
+            if self.logit_scale == "auto"
+            else float(self.logit_scale)
+        )
+        features, index, weight = merge_rows(
+            unit_rows(X[kept]), index, sample_weight[kept]
+        )
+        text = prototypes.features
+        if text is None and n_classes < len(self.classes_):
+            raise ValueError(
+                "extra_classes need texts, and there are none; pass text_features or "
+                "text_encoder."
+            )
+        if text is None:
+            text = as_numpy(class_means(features, index, weight, n_classes))
+        self.zero_shot_features_ = text
+        copy = self._class_weights(self.classes_[seen], index, weight)[index]
+        weight = weight * copy
+        used = weight > 0
+        if not used.any():
+            raise ValueError("class_weight gives every row of the support weight 0.")
+        return Support(
+            features[used], index[used], weight[used], copy[used], text[seen], seen
+        )
+
+    def _expects_texts(self, X, encoder):
+        """Say whether a data frame hides that X comes from a featurizer."""
+        names = getattr(X, "columns", ())
+        is_embedding = len(names) > 0 and str(names[0]).startswith("clipfeaturizer")
+        is_auto = isinstance(self.text_features, str) and self.text_encoder is None
+        return is_embedding and is_auto and encoder is None
+
+    def _class_weights(self, classes, index, sample_weight):
+        """Return the weight of each class that has rows."""
+        weights = compute_class_weight(
+            self.class_weight,
+            classes=classes,
+            y=classes[index],
+            sample_weight=sample_weight,
+        ).astype(sample_weight.dtype)
+        if (weights < 0).any():
+            raise ValueError(
+                f"class_weight must not be negative; got {self.class_weight!r}."
+            )
+        return weights
