@@ -7,7 +7,11 @@ from skfewshot._torch import is_tensor, to_numpy, to_tensor
 
 def as_numpy(array):
     """Return a tensor as a NumPy array, and anything else as it is."""
-    return to_numpy(array) if is_tensor(array) else array
+    if not is_tensor(array):
+        return array
+    # NumPy has no bfloat16.
+    is_brain_float = str(array.dtype) == "torch.bfloat16"
+    return to_numpy(array.float() if is_brain_float else array)
 
 
 def like(array, rows):

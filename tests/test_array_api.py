@@ -3,6 +3,7 @@
 import pickle
 
 import numpy as np
+import pandas as pd
 import pytest
 import sklearn
 import torch
@@ -152,6 +153,21 @@ def test_labels_follow_scikit_learn(dispatch, model):
 
 
 @each_model
+def test_accuracy_takes_labels_of_any_kind(dispatch, model):
+    X, y, text = make_task()
+    rows, weight = torch.from_numpy(X), np.arange(len(y)) / 7
+    model = clone(model).set_params(text_features=text).fit(X, y)
+    right = model.predict(rows).numpy() == y
+    for labels in (y, torch.from_numpy(y), y.tolist(), pd.Series(y)):
+        assert model.score(rows, labels) == pytest.approx(right.mean())
+        for weights in (weight, torch.from_numpy(weight), weight.tolist()):
+            found = model.score(rows, labels, sample_weight=weights)
+            assert found == pytest.approx(np.average(right, weights=weight))
+    names = pd.Series([f"c{i}" for i in y])
+    assert cross_val_score(model, rows, names, cv=2, error_score="raise").min() > 0.3
+
+
+@each_model
 def test_fitted_state_is_numpy(dispatch, model):
     X, y, text = make_task()
     model = clone(model).set_params(text_features=text).fit(torch.from_numpy(X), y)
@@ -209,6 +225,18 @@ def test_half_precision_becomes_single(dispatch, dtype):
     assert_allclose(
         model.predict_proba(rows), model.predict_proba(rows.to(wide)), atol=1e-6
     )
+
+
+def test_what_goes_with_the_rows_may_be_in_half_precision(dispatch):
+    X, y, text = make_task()
+    rows, brief = torch.from_numpy(X), torch.from_numpy(text).to(torch.bfloat16)
+    weight = torch.linspace(0.5, 2, len(y)).to(torch.bfloat16)
+    expected = CMMClassifier(brief.float()).fit(rows, y, weight.float())
+    by_class = {label: brief[label] for label in range(N_CLASSES)}
+    for texts in (brief, by_class):
+        found = CMMClassifier(texts).fit(rows, y, weight)
+        assert_array_equal(found.map_, expected.map_)
+    assert found.add_class(9, brief[0] + brief[1]).predict(rows).dtype == torch.int64
 
 
 def test_rows_weights_and_copies_count_as_in_arrays(dispatch):
@@ -295,7 +323,13 @@ def test_own_folds_do_not_depend_on_the_order_of_the_rows():
         assert tests[0] == tests[1] and len(tests[0]) == 3
 
 
-@pytest.mark.parametrize("scoring", [None, "neg_log_loss", "balanced_accuracy"])
+@pytest.mark.parametrize(
+    "scoring",
+    [
+        *(None, "neg_log_loss", "balanced_accuracy"),
+        *("roc_auc_ovr", "top_k_accuracy", "matthews_corrcoef"),
+    ],
+)
 @pytest.mark.parametrize("named", [False, True])
 def test_a_search_scores_tensors(dispatch, scoring, named):
     X, y, text = make_task()
@@ -309,8 +343,9 @@ def test_a_search_scores_tensors(dispatch, scoring, named):
         )
     own = CMMClassifierCV(text, map_penalties=(1.0,), cv=3, scoring=scoring)
     assert own.fit(torch.from_numpy(X), y).n_splits_ == 3
-    labels = y if named else torch.from_numpy(y)
-    assert np.isfinite(own.score(torch.from_numpy(X), labels))
+    if scoring in (None, "neg_log_loss", "balanced_accuracy"):  # take tensors
+        labels = y if named else torch.from_numpy(y)
+        assert np.isfinite(own.score(torch.from_numpy(X), labels))
 
 
 def test_meta_estimators(dispatch):

@@ -194,3 +194,22 @@ def test_everything_is_computed_where_the_rows_are(elsewhere, model, by_cpu, wit
     assert isinstance(predicted, FarTensor)
     assert elsewhere.to_cpu == [(N_ROWS,)]
     assert predicted.tolist() == here.predict(queries).tolist()
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        TaskResClassifier(max_iter=3, batch_size=64, random_state=0),
+        TipAdapterClassifier(
+            train_keys=True, max_iter=3, batch_size=64, random_state=0
+        ),
+    ],
+    ids=lambda model: type(model).__name__,
+)
+def test_batches_do_not_follow_the_default_device(model):
+    X, y, text = make_task()
+    model = clone(model).set_params(text_features=text, device="cpu")
+    expected = clone(model).fit(X, y).predict_proba(X)
+    with torch.device(ELSEWHERE):
+        found = clone(model).fit(X, y).predict_proba(X)
+    np.testing.assert_array_equal(found, expected)

@@ -5,6 +5,7 @@ from numbers import Real
 
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.callback import CallbackSupportMixin
+from sklearn.metrics import accuracy_score
 from sklearn.utils import gen_batches
 from sklearn.utils.validation import check_is_fitted, validate_data
 
@@ -248,3 +249,23 @@ class FewShotClassifier(
             If X has another width, is not finite, or comes from another encoder.
         """
         return self._query_logits(X, log_softmax)
+
+    def score(self, X, y, sample_weight=None):
+        """Return the accuracy on some rows.
+
+        Parameters
+        ----------
+        X : array-like or tensor of shape (n_samples, n_features)
+            Image embeddings.
+        y : array-like or tensor of shape (n_samples,)
+            True labels.
+        sample_weight : array-like or tensor of shape (n_samples,), default=None
+
+        Returns
+        -------
+        float
+        """
+        # In NumPy, as scikit-learn does not compare tensors with lists or columns of a
+        # data frame.
+        predicted, weight = as_numpy(self.predict(X)), as_numpy(sample_weight)
+        return accuracy_score(as_numpy(y), predicted, sample_weight=weight)

@@ -76,7 +76,9 @@ def train_epochs(
     curve = []
     for epoch in range(1, max_iter + 1):
         if generator is not None:
-            order = torch.randperm(n_rows, generator=generator).to(device)
+            # On the CPU also where torch.set_default_device has another one.
+            order = torch.randperm(n_rows, generator=generator, device="cpu")
+            order = order.to(device)
         total = torch.zeros((), dtype=tensors[0].dtype, device=device)
         for start in range(0, n_rows, size):
             rows = slice(None) if generator is None else order[start : start + size]
@@ -107,4 +109,4 @@ def _generator(random_state):
         seed = random_state.randint(2**31)
     else:
         seed = random_state
-    return torch.Generator().manual_seed(int(seed))
+    return torch.Generator(device="cpu").manual_seed(int(seed))

@@ -31,7 +31,7 @@ class Fold:
     rank : ndarray of shape (n_classes,)
         Where each class of the model is in `support`.
     X : ndarray or tensor of shape (n_test, n_features)
-    y : ndarray or tensor of shape (n_test,)
+    y : ndarray of shape (n_test,)
     score_params : dict
         What the scorer gets beside the two.
     """

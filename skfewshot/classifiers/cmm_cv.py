@@ -10,9 +10,8 @@ from sklearn.metrics import check_scoring, get_scorer_names
 from sklearn.model_selection import ParameterGrid, check_cv
 from sklearn.utils.validation import validate_data
 
-from skfewshot._arrays import as_numpy, labels_like, like, unit_rows
+from skfewshot._arrays import as_numpy, unit_rows
 from skfewshot._sklearn import StrOptions
-from skfewshot._torch import is_tensor
 from skfewshot.classifiers._cmm_fit import NEAR_COPY, SEARCHED
 from skfewshot.classifiers._docs import shared_docs
 from skfewshot.classifiers._folds import stratified_folds
@@ -25,6 +24,13 @@ from skfewshot.classifiers._search import (
 from skfewshot.classifiers._support import check_rows, check_weight, row_types
 from skfewshot.classifiers._training import support_tensors, training
 from skfewshot.classifiers.cmm import CMMClassifier
+
+
+class _FoldModel(CMMClassifier):
+    """CMM that predicts arrays, of tensors too: not all metrics take tensors."""
+
+    def _query_logits(self, X, finish=None):
+        return as_numpy(super()._query_logits(X, finish))
 
 
 @shared_docs
@@ -323,14 +329,11 @@ class CMMClassifierCV(CMMClassifier):
             for name, value in self.get_params(deep=False).items()
             if name in CMMClassifier._parameter_constraints
         }
-        model = CMMClassifier(**shared | resolved)
+        model = _FoldModel(**shared | resolved)
         support = model._read_support(X[train], y[train], sample_weight[train])
         support, rank = support_tensors(model._ready(support), device)
-        labels, weight = labels_like(y[test], X), {}
-        if is_weighted:
-            follows = X if is_tensor(labels) else sample_weight
-            weight["sample_weight"] = like(sample_weight[test], follows)
-        return Fold(model, support, rank, X[test], labels, weight)
+        weight = {"sample_weight": sample_weight[test]} if is_weighted else {}
+        return Fold(model, support, rank, X[test], y[test], weight)
 
     def score(self, X, y, sample_weight=None):
         """Return the score by `scoring` on some rows.

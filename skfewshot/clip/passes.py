@@ -122,6 +122,8 @@ def embed_images(
     if not rows.n_seen:  # not one image to take the shape of a row from
         blank = np.zeros((1, *reader.size, 3), dtype=np.uint8)
         rows.put([0], encode_images(clip, reader.preprocessor, blank, dense_mode))
+    if rows.on_device:  # to look at each pass would be to wait for it
+        check_finite(rows.seen(), clip.dtype)
     embeddings = rows.finish([error.index for error in unread])
     _warn_of(unread)
     return embeddings
@@ -155,10 +157,10 @@ class Passes:
         self._encode = partial(
             encode_images, clip, reader.preprocessor, dense_mode=dense_mode
         )
+        # A cache needs the rows on the host.
+        self._stay_on_device = rows.on_device and reader.cache is None
         self._pool = _thread_pool(n_threads) if n_threads else None
-        # One more than threads, so that none waits for the caller.
-        on_gpu = clip.device.type != "cpu"
-        self._most_running = n_threads + 1 if n_threads else int(on_gpu)
+        self._most_running = _most_running(clip.device, n_threads)
         self._running = deque()
         self._rows_of_key = {}
 
@@ -185,12 +187,19 @@ class Passes:
         if not len(pixels):
             return
         if self._pool is None:
-            started = partial(_same, self._encode(pixels))
+            wait = self._start(pixels)
         else:
-            started = self._pool.submit(self._encode, pixels).result
-        self._running.append((indexes, keys, started))
+            wait = self._pool.submit(self._encode, pixels).result
+        self._running.append((indexes, keys, wait))
         while len(self._running) > self._most_running:
             self._finish_oldest()
+
+    def _start(self, pixels):
+        """Run the model in this thread; return a function that waits for its rows."""
+        encoded = self._encode(pixels)
+        if encoded.is_cuda and not self._stay_on_device:
+            return _start_copy(encoded)
+        return partial(_same, encoded)
 
     def _without_known(self, batch):
         """Leave out what came into the cache since it was asked, or is on its way."""
@@ -212,14 +221,21 @@ class Passes:
     def _finish_oldest(self):
         indexes, keys, wait = self._running.popleft()
         with self._task():
-            encoded = wait()
-            rows = encoded.cpu().numpy() if keys else self._rows.own(encoded)
-            check_finite(rows, self._clip.dtype)
+            rows = wait()
+            if not self._stay_on_device:
+                rows = check_finite(rows.cpu().numpy(), self._clip.dtype)
         self._rows.put(indexes, rows)
         for row, key in zip(rows, keys, strict=False):  # no keys without a cache
             self._cache.put(key, row)
             for copy in self._rows_of_key.pop(key)[1:]:
                 self._rows.put([copy], row[None])
+
+
+def _most_running(device, n_threads):
+    """Return how many passes may run while the caller makes the next batch."""
+    if n_threads:  # one more, so that no thread waits for the caller
+        return n_threads + 1
+    return 0 if device.type == "cpu" else 1
 
 
 def _thread_pool(n_threads):
@@ -233,6 +249,26 @@ def _thread_pool(n_threads):
         initializer=limit_threads,
         initargs=(share,),
     )
+
+
+def _start_copy(encoded):
+    """Start copying a tensor from a GPU; return a function that waits for the copy.
+
+    It stands in the GPU's queue before the next pass, and so does not wait for that.
+    """
+    import torch
+
+    with torch.cuda.device(encoded.device):
+        copy = torch.empty(encoded.shape, dtype=encoded.dtype, pin_memory=True)
+        copy.copy_(encoded, non_blocking=True)
+        arrived = torch.cuda.Event()
+        arrived.record()
+
+    def wait():
+        arrived.synchronize()
+        return copy
+
+    return wait
 
 
 def _same(value):

@@ -200,8 +200,9 @@ class _Trainer:
 
 def _seeded_network(options, generator, device):
     """Make the network, its random weights drawn apart from torch's generators."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(int(generator.integers(2**31)))
+    # The CPU's alone: torch.manual_seed would seed the generators of GPUs too.
+    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
+        torch.default_generator.manual_seed(int(generator.integers(2**31)))
         return PriorNetwork(**options).to(device)
 
 

@@ -1,6 +1,8 @@
 """Passes of the model: how many at a time, on how many images, in which threads."""
 
 import threading
+from contextlib import nullcontext
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -107,3 +109,61 @@ def test_few_passes_at_a_time(small, four_threads, monkeypatch):
     assert featurizer.transform(generate()).shape == (300, 24)
     # Five passes of three images, and what is decoded ahead.
     assert max(ahead) <= 5 * 3 + (2 * 12 // 3 + 2) * 3
+
+
+class FakeEvent:
+    """Stands for a mark in the queue of a GPU; notes when it is waited for."""
+
+    log: ClassVar[list] = []
+
+    def record(self):
+        self.log.append("copy")
+
+    def synchronize(self):
+        self.log.append("wait")
+
+
+def test_a_gpu_copies_before_the_next_pass_and_is_waited_for_after(
+    small, images, monkeypatch
+):
+    """What a GPU is told, on the CPU: the calls are real but for the queue's marks."""
+    real, empty = passes.encode_images, torch.empty
+
+    def encode(*args, **kwargs):
+        FakeEvent.log.append("pass")
+        return real(*args, **kwargs)
+
+    def start(self, pixels):
+        return passes._start_copy(self._encode(pixels))
+
+    def pageable(*args, pin_memory, **kwargs):
+        assert pin_memory
+        return empty(*args, **kwargs)
+
+    monkeypatch.setattr(passes, "encode_images", encode)
+    featurizer = CLIPFeaturizer(small, device="cpu", num_workers=0, batch_size=3)
+    expected = featurizer.transform(images)
+    monkeypatch.setattr(passes.Passes, "_start", start)
+    monkeypatch.setattr(passes, "_most_running", lambda *_: 1)
+    monkeypatch.setattr(torch, "empty", pageable)
+    monkeypatch.setattr(torch.cuda, "Event", FakeEvent)
+    monkeypatch.setattr(torch.cuda, "device", lambda device: nullcontext())
+    FakeEvent.log.clear()
+    np.testing.assert_array_equal(featurizer.transform(images), expected)
+    assert FakeEvent.log == [
+        *("pass", "copy"),
+        *("pass", "copy", "wait"),
+        *("pass", "copy", "wait"),
+        "wait",
+    ]
+
+
+@pytest.mark.parametrize("value", [np.inf, np.nan])
+def test_tensors_that_are_not_finite(make_model, images, value):
+    featurizer = CLIPFeaturizer(make_model("odd"), output_type="torch", device="cpu")
+    model = featurizer.load().model
+    saved = model.visual.proj.detach().clone()
+    model.visual.proj.fill_(value)
+    with pytest.raises(FloatingPointError, match="not finite"):
+        featurizer.transform(images)
+    model.visual.proj.copy_(saved)
