@@ -13,7 +13,8 @@ import struct
 import threading
 import time
 import warnings
-from contextlib import contextmanager
+import weakref
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -29,30 +30,51 @@ SMALLEST_SIZE = 2**20
 _APPLICATION_ID = 0x434C4950
 # To be raised when images are read or embeddings are stored in another way.
 _FORMAT = 1
+_TABLE = (
+    "embeddings (id INTEGER PRIMARY KEY, key BLOB NOT NULL UNIQUE, value BLOB NOT NULL)"
+)
 _PAGE = 16384
-_TIMEOUT_S = 120
+# Waits for another process end here, and embedding goes on without the cache.
+_TIMEOUT_S = 20
+# Python looks for Ctrl-C between waits for the writers' lock.
+_TRY_S = 0.1
 # Rows wait in memory for one transaction, no longer and no larger than this.
 _WAIT_S, _WAIT_BYTES = 1.0, 8 * 2**20
+# The write-ahead log is cut short from here on.
+_MOST_LOG_BYTES = 64 * 2**20
 # A full cache loses its oldest embeddings until this share of the bound is in use.
 _KEPT = 0.9
 _CHECK_BYTES = 8
 
 _open = {}
-_inherited = []
-_lock = threading.Lock()
+_all = weakref.WeakSet()
+_lock = threading.RLock()
+
+
+def _before_fork():
+    """Close the files: the locks of a connection must not cross a fork.
+
+    SQLite would have the child believe that it holds those of its parent, also in
+    connections of its own; other processes would then write to the file beside it.
+    """
+    _lock.acquire()
+    for cache in _all:
+        cache._lock.acquire()
+        cache.close()
 
 
 def _after_fork():
-    """Leave the parent's connections alone: SQLite's must not cross a fork."""
-    global _lock
-    _lock = threading.Lock()
-    # Even closing one would let go of the parent's locks on the file.
-    _inherited.extend(_open.values())
-    _open.clear()
+    for cache in _all:
+        cache._lock.release()
+    _lock.release()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+    os.register_at_fork(
+        before=_before_fork,
+        after_in_parent=_after_fork,
+        after_in_child=_after_fork,
+    )
 
 
 def open_cache(folder, size=DEFAULT_SIZE):
@@ -78,6 +100,10 @@ def open_cache(folder, size=DEFAULT_SIZE):
     OSError
         If the folder or the file cannot be made, read or written.
     """
+    if not os.fspath(folder):
+        raise ValueError(
+            "cache is an empty string; wanted is a folder, or None for no cache."
+        )
     folder = Path(folder).expanduser().absolute()
     if folder.exists() and not folder.is_dir():
         raise ValueError(
@@ -90,6 +116,8 @@ def open_cache(folder, size=DEFAULT_SIZE):
         cache = _open.get(path)
         # A user may have deleted the folder while it was open.
         if cache is None or not cache.is_on_disk():
+            if cache is not None:
+                cache.close()
             cache = _open[path] = EmbeddingCache(path)
         cache.size = size
         return cache
@@ -116,8 +144,10 @@ class EmbeddingCache:
         self._waiting = {}
         self._waiting_bytes = 0
         self._flushed = time.monotonic()
+        self._patience_s = _TIMEOUT_S
+        self._opened = None
         try:
-            self._connection = _connect(path)
+            self._connection  # noqa: B018
         except sqlite3.OperationalError as error:
             raise OSError(
                 f"The cache {str(path)!r} could not be opened: {error}."
@@ -127,7 +157,23 @@ class EmbeddingCache:
                 f"{str(path)!r} is not a cache of skfewshot, or is damaged: {error}. "
                 "Delete it, or pass another folder as cache."
             ) from error
-        self._inode = os.stat(path).st_ino
+        _all.add(self)
+
+    @property
+    def _connection(self):
+        """The connection, opened anew if it was closed."""
+        if self._opened is None:
+            self._opened = _connect(self._path)
+            self._inode = os.stat(self._path).st_ino
+        return self._opened
+
+    def close(self):
+        """Close the file until it is asked for again."""
+        with self._lock:
+            if self._opened is not None:
+                with suppress(sqlite3.Error):
+                    self._opened.close()
+            self._opened = None
 
     def is_on_disk(self):
         """Say whether the file that is open is still the one at its path."""
@@ -187,17 +233,42 @@ class EmbeddingCache:
         if _pragma(connection, "page_count") * _PAGE > self.size:  # a new, lower bound
             # A script, because this gives back one page at each step.
             connection.executescript("PRAGMA incremental_vacuum")
+        if self._log_bytes() > _MOST_LOG_BYTES:
+            # Readers that take turns keep it from being folded in by the way.
+            connection.execute(f"PRAGMA busy_timeout = {int(1000 * _TRY_S)}")
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            connection.execute(f"PRAGMA busy_timeout = {1000 * _TIMEOUT_S}")
+
+    def _log_bytes(self):
+        try:
+            return os.stat(f"{self._path}-wal").st_size
+        except OSError:
+            return 0
 
     @contextmanager
     def _transaction(self):
         """Hold the one lock that there is for writers, across processes."""
-        self._connection.execute("BEGIN IMMEDIATE")
-        try:
-            yield self._connection
-            self._connection.execute("COMMIT")
+        connection = self._connection
+        try:  # Ctrl-C may come as soon as the lock is there
+            self._wait_to_write(connection)
+            yield connection
+            connection.execute("COMMIT")
         finally:
-            if self._connection.in_transaction:
-                self._connection.execute("ROLLBACK")
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+
+    def _wait_to_write(self, connection):
+        """Begin a transaction; wait but once for a process that keeps the lock."""
+        deadline = time.monotonic() + self._patience_s
+        connection.execute(f"PRAGMA busy_timeout = {int(1000 * _TRY_S)}")
+        try:
+            _retry(connection, "BEGIN IMMEDIATE", deadline)
+            self._patience_s = _TIMEOUT_S
+        except sqlite3.OperationalError:
+            self._patience_s = 0
+            raise
+        finally:
+            connection.execute(f"PRAGMA busy_timeout = {1000 * _TIMEOUT_S}")
 
     @contextmanager
     def _excused(self, doing):
@@ -282,38 +353,43 @@ def _connect(path):
         path, timeout=_TIMEOUT_S, isolation_level=None, check_same_thread=False
     )
     try:
-        # A file from elsewhere may hold triggers and views: they must not run code.
         connection.execute("PRAGMA trusted_schema = OFF")
+        connection.execute("BEGIN")  # another process may be about to make the table
         mark = _pragma(connection, "application_id")
-        tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
-        if mark != _APPLICATION_ID and (mark or tables):
+        schema = connection.execute(
+            "SELECT sql FROM sqlite_master WHERE sql IS NOT NULL"
+        ).fetchall()
+        connection.execute("COMMIT")
+        # A file from elsewhere may hold triggers and views, which would be run.
+        ours = (_APPLICATION_ID, [(f"CREATE TABLE {_TABLE}",)])
+        if (mark, schema) not in ((0, []), ours):
             raise sqlite3.DatabaseError("it holds other data")
-        connection.execute(f"PRAGMA page_size = {_PAGE}")
-        connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
-        _use_write_ahead_log(connection)
+        if not mark:  # what follows needs the writers' lock
+            connection.execute(f"PRAGMA page_size = {_PAGE}")
+            connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
+        # That alone does not wait for another process by itself.
+        deadline = time.monotonic() + _TIMEOUT_S
+        _retry(connection, "PRAGMA journal_mode = WAL", deadline)
         # The log is synced before it is folded in: sound, and fast.
         connection.execute("PRAGMA synchronous = NORMAL")
         connection.execute(f"PRAGMA wal_autocheckpoint = {_WAIT_BYTES // _PAGE}")
         connection.execute(f"PRAGMA journal_size_limit = {_WAIT_BYTES}")
-        connection.execute("BEGIN IMMEDIATE")
-        connection.execute(
-            "CREATE TABLE IF NOT EXISTS embeddings "
-            "(id INTEGER PRIMARY KEY, key BLOB NOT NULL UNIQUE, value BLOB NOT NULL)"
-        )
-        connection.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
-        connection.execute("COMMIT")
+        if not mark:
+            connection.execute("BEGIN IMMEDIATE")
+            connection.execute(f"CREATE TABLE IF NOT EXISTS {_TABLE}")
+            connection.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
+            connection.execute("COMMIT")
     except BaseException:
         connection.close()
         raise
     return connection
 
 
-def _use_write_ahead_log(connection):
-    """Turn the log on; that alone does not wait for another process by itself."""
-    deadline = time.monotonic() + _TIMEOUT_S
+def _retry(connection, command, deadline):
+    """Run a command again for as long as another process has the file locked."""
     while True:
         try:
-            connection.execute("PRAGMA journal_mode = WAL").fetchone()
+            connection.execute(command).fetchone()
             return
         except sqlite3.OperationalError as error:
             if "locked" not in str(error) or time.monotonic() > deadline:

@@ -99,7 +99,8 @@ class CLIPFeaturizer(
         may share it at the same time, and may be killed at any time. On a disk of this
         machine, not on a network file system.
     cache_size : int, default=10 * 2**30
-        The bound on the cache in bytes, at least ``2**20``. A full cache loses what was
+        The bound on the cache in bytes, at least ``2**20``, without the log of what was
+        written last (8 MiB, more while others read). A full cache loses what was
         embedded longest ago.
     output_type : {"numpy", "torch"}, default="numpy"
         Arrays, or tensors of torch that stay on the device of the model: under

@@ -160,7 +160,7 @@ def read_content(item, index):
     try:
         with open(item, "rb") as file:
             content = file.read()
-    except OSError as error:
+    except (OSError, ValueError) as error:  # the latter for a NUL in a path
         raise _unreadable(item, index, error) from error
     return content, lambda: _from_path(item, index, BytesIO(content))
 

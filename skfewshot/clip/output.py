@@ -16,6 +16,8 @@ class ArrayRows:
         Where to write them.
     """
 
+    on_device = False
+
     def __init__(self, n_rows, out=None):
         self.n_rows = n_rows
         self.n_seen = 0
@@ -41,13 +43,16 @@ class ArrayRows:
             )
         if self.n_seen > len(self._array):
             self._grow()
-        where = indexes
-        if isinstance(indexes, range):
-            where = slice(indexes.start, indexes.stop)
-        self._array[where] = self.own(rows)
+        first, end = indexes[0], indexes[-1] + 1
+        # A GPU would have to be waited for to take a list.
+        is_slice = list(indexes) == list(range(first, end))
+        self._array[slice(first, end) if is_slice else indexes] = self._own(rows)
 
-    def own(self, rows):
-        """Return rows where they are going to be: in the memory of the host."""
+    def seen(self):
+        """Return the rows put so far, and zeros between them."""
+        return self._array[: self.n_seen]
+
+    def _own(self, rows):
         return rows if isinstance(rows, np.ndarray) else rows.cpu().numpy()
 
     def finish(self, missing=()):
@@ -62,8 +67,7 @@ class ArrayRows:
     def _grow(self):
         if self._is_given:
             raise ValueError(
-                f"out has {len(self._array)} rows, but X has more images than that; "
-                "those rows are written."
+                f"out has {len(self._array)} rows, but X has more images than that."
             )
         # In place, where the system can: the old memory and the new are one.
         shape = (max(self.n_seen, 2 * len(self._array)), *self._array.shape[1:])
@@ -85,12 +89,13 @@ class TensorRows(ArrayRows):
     device : torch.device
     """
 
+    on_device = True
+
     def __init__(self, n_rows, device):
         super().__init__(n_rows)
         self._device = device
 
-    def own(self, rows):
-        """Return rows as a tensor on the device."""
+    def _own(self, rows):
         import torch
 
         if isinstance(rows, np.ndarray):
@@ -101,7 +106,7 @@ class TensorRows(ArrayRows):
         import torch
 
         with torch.inference_mode(False):  # or it could not be trained on
-            return torch.empty(shape, dtype=torch.float32, device=self._device)
+            return torch.zeros(shape, dtype=torch.float32, device=self._device)
 
     def _grow(self):
         more = self._new(
@@ -111,7 +116,8 @@ class TensorRows(ArrayRows):
         self._array = more
 
     def _cut(self):
-        return self._array[: self.n_seen].clone()
+        kept = self._new((self.n_seen, *self._array.shape[1:]))
+        return kept.copy_(self._array[: self.n_seen])
 
 
 def check_out(out, n_rows, row_shape):

@@ -44,9 +44,9 @@ class Preprocessor:
         import torch
 
         images = torch.from_numpy(pixels)
-        if device.type == "cuda":  # so that the copy need not wait for the last batch
-            images = images.pin_memory()
-        images = images.to(device, non_blocking=True).permute(0, 3, 1, 2)
+        if device.type == "cuda":  # pinned, the copy need not wait for the last batch
+            images = images.pin_memory().to(device, non_blocking=True)
+        images = images.to(device).permute(0, 3, 1, 2)
         images = images.to(torch.float32).div_(255).contiguous()
         shape = (1, 3, 1, 1)
         mean = torch.tensor(self._mean, device=device, dtype=torch.float32)

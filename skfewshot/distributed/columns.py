@@ -20,7 +20,8 @@ class EncodedImages(Sequence):
 
     Parameters
     ----------
-    encoded : list of bytes or None
+    encoded : list of bytes, str or None
+        Paths stand for themselves.
     """
 
     def __init__(self, encoded):
@@ -35,8 +36,8 @@ class EncodedImages(Sequence):
         if isinstance(index, slice):
             return type(self)(self._encoded[index])
         encoded = self._encoded[index]
-        if encoded is None:
-            return None  # missing, as the featurizer knows it
+        if encoded is None or isinstance(encoded, str):
+            return encoded  # missing, or a path, as the featurizer knows them
         try:
             return Image.open(io.BytesIO(encoded))
         except Exception as error:  # decoders raise nearly anything on broken files
@@ -69,9 +70,12 @@ def to_images(column):
         return EncodedImages(column.to_pylist())
     if types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
         items = [item or {} for item in column.to_pylist()]
-        if all(item.get("bytes") is None for item in items):
-            return [item.get("path") for item in items]
-        return EncodedImages([item.get("bytes") for item in items])
+        return EncodedImages(
+            [
+                item.get("path") if item.get("bytes") is None else item["bytes"]
+                for item in items
+            ]
+        )
     images = _to_numpy(column)
     is_ragged = images.dtype == object
     return list(images) if is_ragged else images
@@ -112,6 +116,8 @@ def to_array(column, name):
     ValueError
         If a row is null, or the rows differ in length.
     """
+    from pyarrow import compute
+
     if column.null_count:
         raise ValueError(
             f"The column {name!r} has null in {column.null_count} of {len(column)} "
@@ -121,14 +127,14 @@ def to_array(column, name):
     if not hasattr(values, "flatten"):
         return _to_numpy(column)
     while hasattr(values.type, "value_type"):
-        outer, values = len(values), values.flatten()
-        width, rest = divmod(len(values), max(outer, 1))
-        if rest:
+        widths = compute.unique(compute.list_value_length(values)).to_pylist()
+        if len(widths) > 1:
             raise ValueError(
                 f"The rows of the column {name!r} differ in length; wanted are "
                 "embeddings of one encoder."
             )
-        shape.append(width)
+        shape.extend(widths or [0])
+        values = values.flatten()
     return values.to_numpy(zero_copy_only=False).reshape(shape)
 
 

@@ -156,6 +156,11 @@ class ParquetFolder:
             )
             self._delete(path)
             return path, None
+        except OSError as error:  # of the network, maybe: nothing is removed
+            raise OSError(
+                f"The file {path!r} could not be read: {error} If it is damaged, "
+                "delete it, and its rows are made again."
+            ) from error
         return path, digest_ids(table[id_column], id_column)
 
     def _keep(self, path, kept):

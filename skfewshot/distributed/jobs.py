@@ -56,6 +56,9 @@ class EmbedJob:
         """Return what decides the numbers, as plain data, next to the encoder."""
         params = self.featurizer.get_params()
         names = ["output", "precision"]
+        if params["precision"] == "auto":  # two runs may find different devices
+            on_gpu = self.has_gpu or str(params["device"]).startswith("cuda")
+            params["precision"] = "fp16" if on_gpu else "fp32"
         if params["output"] == "tokens":
             names.append("dense_mode")
         return {"task": "embed", **{name: params[name] for name in names}}

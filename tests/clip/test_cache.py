@@ -6,6 +6,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 import warnings
 from pathlib import Path
@@ -69,6 +70,14 @@ def fresh(featurizer, X):
     return clone(featurizer).set_params(cache=None).transform(X)
 
 
+def write_rows(cache, n):
+    """Put rows under new keys, in a transaction; return how many."""
+    for _ in range(n):
+        cache.put(os.urandom(32), np.ones(512, np.float32))
+    cache.flush()
+    return n
+
+
 def used_bytes(folder):
     return sum(file.stat().st_size for file in Path(folder).iterdir())
 
@@ -119,6 +128,21 @@ def test_copies_in_one_call_are_embedded_once(featurizer, paths, embedded, num_w
     assert sum(embedded) == 3
     expected = fresh(featurizer, paths[:3])
     np.testing.assert_allclose(found, expected[[0, 0, 1, 2, 0] * 5], **CLOSE)
+
+
+def test_what_comes_into_the_cache_meanwhile_is_not_embedded(
+    featurizer, paths, embedded
+):
+    featurizer.set_params(num_workers=0).transform(paths[1:4])
+
+    def generate():
+        yield from paths[:4]  # the first one waits for a batch to be full
+        featurizer.transform(paths[:1])
+        yield from paths[4:8]
+
+    found = featurizer.transform(generate())
+    assert sum(embedded) == 8
+    np.testing.assert_allclose(found, fresh(featurizer, paths[:8]), **CLOSE)
 
 
 def test_arrays_and_pil_images(featurizer, images, embedded):
@@ -282,14 +306,15 @@ def run(code, **kwargs):
     return subprocess.Popen([sys.executable, "-c", code], **kwargs)
 
 
-def write_forever(featurizer, paths, seed):
+def write_forever(featurizer, paths, seed, begun):
     """Embed, store and delete in a process of its own, until it is killed."""
     rng = np.random.default_rng(seed)
     try:
         while True:
             featurizer.transform(list(rng.permutation(paths)))
             with open_cache(featurizer.cache)._transaction() as connection:
-                connection.execute("DELETE FROM embeddings WHERE id % 2")
+                connection.execute("DELETE FROM embeddings WHERE random() % 2")
+            os.write(begun, b".")
     finally:
         os._exit(1)
 
@@ -305,15 +330,20 @@ def test_killed_writers_leave_a_sound_cache(small, folder, tmp_path, monkeypatch
     n_left = []
     for kill in range(20):
         writers = []
+        read, begun = os.pipe()
         for seed in (kill, 100 + kill):
             writers.append(os.fork())
             if not writers[-1]:
-                write_forever(featurizer, paths, seed)
+                write_forever(featurizer, paths, seed, begun)
+        if kill % 2:  # the others may be killed before they have begun
+            os.read(read, 1)
         time.sleep(rng.uniform(0.02, 0.3))
         for writer in writers:
             os.kill(writer, signal.SIGKILL)
         for writer in writers:
             assert os.waitpid(writer, 0)[1] == signal.SIGKILL
+        os.close(read)
+        os.close(begun)
         check = sqlite3.connect(folder / FILE_NAME)
         assert check.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
         n_left += check.execute("SELECT count(*) FROM embeddings").fetchone()
@@ -354,6 +384,103 @@ def test_forked_child(featurizer, paths, embedded):
     del embedded[:]
     featurizer.transform(paths)
     assert sum(embedded) == 0
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_forked_child_may_outlive_its_parent(folder):
+    """It has locks of its own: others do not take the log for a dead one's."""
+    stop = folder.with_name("stop")
+    read, write = os.pipe()
+    parent = os.fork()
+    if parent == 0:
+        write_rows(open_cache(folder), 10)
+        if os.fork() == 0:
+            n = 0
+            while not stop.exists():
+                n += write_rows(open_cache(folder), 10)
+                os.write(write, b".")
+            os._exit(0)
+        time.sleep(0.3)
+        open_cache(folder)._connection.close()  # as at the end of a process
+        os._exit(0)
+    os.close(write)
+    os.waitpid(parent, 0)
+    n = sum(write_rows(open_cache(folder), 10) for _ in range(50))
+    stop.touch()
+    while dots := os.read(read, 1000):  # to its end
+        n += 10 * len(dots)
+    os.close(read)
+    connection = sqlite3.connect(folder / FILE_NAME)
+    assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+    connection.close()
+    assert len(open_cache(folder)) == n + 10
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_fork_waits_for_a_transaction(folder):
+    cache = open_cache(folder)
+    write_rows(cache, 1)
+    begun, forked = threading.Event(), threading.Event()
+
+    def write_slowly():
+        with cache._lock, cache._transaction() as connection:
+            begun.set()
+            forked.wait(0.3)
+            connection.execute("DELETE FROM embeddings")
+
+    thread = threading.Thread(target=write_slowly)
+    thread.start()
+    begun.wait()
+    child = os.fork()
+    if child == 0:
+        try:
+            write_rows(cache, 2)
+            os._exit(len(cache))
+        finally:
+            os._exit(99)
+    forked.set()
+    thread.join()
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 2
+    assert len(cache) == 2
+
+
+def test_a_process_that_keeps_the_lock_is_waited_for_once(folder, monkeypatch):
+    monkeypatch.setattr(cache_module, "_TIMEOUT_S", 1)
+    cache = open_cache(folder)
+    write_rows(cache, 1)
+    other = sqlite3.connect(folder / FILE_NAME, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    start = time.monotonic()
+    with pytest.warns(UserWarning, match="could not be written: database is locked"):
+        for _ in range(5):
+            write_rows(cache, 1)
+    reopen(folder)
+    assert open_cache(folder).get(b"0" * 32) is None  # nor is it to open the file
+    assert 0.9 < time.monotonic() - start < 3
+    other.execute("ROLLBACK")
+    other.close()
+    assert write_rows(open_cache(folder), 1) == 1
+    assert len(open_cache(folder)) == 2
+
+
+def test_ctrl_c_lets_go_of_the_lock(folder, monkeypatch):
+    cache = open_cache(folder)
+    real = cache_module._retry
+
+    def interrupted(connection, command, deadline):
+        real(connection, command, deadline)
+        if command == "BEGIN IMMEDIATE":
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(cache_module, "_retry", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            write_rows(cache, 1)
+    other = sqlite3.connect(folder / FILE_NAME, isolation_level=None, timeout=0)
+    other.execute("BEGIN IMMEDIATE")
+    other.close()
+    write_rows(cache, 1)
+    assert len(cache) == 1
 
 
 def test_pickle_and_clone(featurizer, paths, folder, embedded):
@@ -445,6 +572,24 @@ def test_flipped_bits_are_noticed(featurizer, paths, folder, embedded):
     connection.commit()
     connection.close()
     np.testing.assert_allclose(featurizer.transform(paths), expected, **CLOSE)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"\x01\x01\0\0\0" + np.float32(np.nan).tobytes(),
+        b"\x01\x02\0\0\0" + np.float32(1).tobytes(),
+        b"\x09\x02\0\0\0",
+        b"\x01\x01\0\0\0abc",
+    ],
+    ids=["not a number", "another shape", "no shape", "half a number"],
+)
+def test_made_up_rows_are_none(folder, body):
+    cache, key = open_cache(folder), b"k" * 32
+    write_rows(cache, 1)
+    value = cache_module._check(key, body) + body
+    cache._connection.execute("UPDATE embeddings SET key = ?, value = ?", (key, value))
+    assert cache.get(key) is None
 
 
 def test_rows_under_the_wrong_key_are_noticed(featurizer, paths, folder):
@@ -547,12 +692,62 @@ def test_nothing_is_unpickled(featurizer, paths, folder, tmp_path):
 
     connection = sqlite3.connect(reopen(folder))
     connection.execute("UPDATE embeddings SET value = ?", (pickle.dumps(Evil()),))
-    connection.execute(
-        "CREATE TRIGGER evil AFTER INSERT ON embeddings BEGIN "
-        "UPDATE embeddings SET value = x'00'; END"
-    )
     connection.commit()
     connection.close()
     for _ in range(2):
         np.testing.assert_allclose(featurizer.transform(paths), expected, **CLOSE)
     assert not marker.exists()
+
+
+@pytest.mark.parametrize(
+    "statements",
+    [
+        "CREATE TRIGGER evil AFTER INSERT ON embeddings BEGIN "
+        "UPDATE embeddings SET value = x'00'; END",
+        "DROP TABLE embeddings; CREATE VIEW embeddings AS WITH RECURSIVE "
+        "evil(key, value, id) AS (SELECT x'00', x'00', 1 UNION ALL "
+        "SELECT key, value, id + 1 FROM evil) SELECT * FROM evil",
+    ],
+    ids=["trigger", "endless view"],
+)
+def test_code_in_the_file_is_refused(folder, statements):
+    write_rows(open_cache(folder), 1)
+    connection = sqlite3.connect(reopen(folder))
+    connection.executescript(statements)
+    connection.close()
+    with pytest.raises(ValueError, match="it holds other data"):
+        open_cache(folder)
+
+
+def test_the_log_is_cut_short(folder, monkeypatch):
+    """Once a reader is gone that kept it from being folded in."""
+    monkeypatch.setattr(cache_module, "_MOST_LOG_BYTES", 2**20)
+    cache = open_cache(folder)
+    rows = np.random.default_rng(0).standard_normal((3000, 256)).astype(np.float32)
+    log = folder / f"{FILE_NAME}-wal"
+    cache.put(bytes(32), rows[0])
+    cache.flush()
+    reader = sqlite3.connect(folder / FILE_NAME)
+    reader.execute("BEGIN")
+    reader.execute("SELECT count(*) FROM embeddings").fetchone()
+    for number, row in enumerate(rows):
+        cache.put(number.to_bytes(32, "big"), row)
+    cache.flush()
+    assert log.stat().st_size > 2**20
+    reader.close()
+    cache.put(b"x" * 32, rows[0])
+    cache.flush()
+    assert log.stat().st_size < 2**20
+    assert len(cache) == 3001
+
+
+def test_no_folder_named(featurizer, paths):
+    with pytest.raises(ValueError, match="cache is an empty string"):
+        featurizer.set_params(cache="").transform(paths)
+
+
+def test_paths_that_no_file_can_have(featurizer, paths):
+    featurizer.set_params(on_error="nan")
+    with pytest.warns(UserWarning, match="1 of the images"):
+        found = featurizer.transform([paths[0], "a\0b"])
+    assert np.isnan(found).any(axis=1).tolist() == [False, True]

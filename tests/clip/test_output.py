@@ -74,6 +74,15 @@ def test_an_error_of_the_generator_comes_through(featurizer, images):
     assert threading.active_count() == before
 
 
+def test_an_image_error_ends_the_threads(featurizer, images):
+    before = threading.active_count()
+    X = [None, *images, *images, *images]
+    with pytest.raises(ImageReadError) as caught:
+        featurizer.set_params(num_workers=2).transform(X)
+    assert threading.active_count() == before  # also while the error is looked at
+    assert caught.value.index == 0
+
+
 def test_broken_images_of_a_generator(featurizer, images):
     X = [*images, None, images[0], None]
     with pytest.raises(ImageReadError, match="index 7"):
@@ -177,7 +186,7 @@ def read_only(shape):
         (np.zeros((8, 24), np.float32), ValueError, r"\(8, 24\); wanted is \(7, 24\)"),
         (np.zeros((7, 25), np.float32), ValueError, r"wanted is \(7, 24\)"),
         (np.zeros(7, np.float32), ValueError, r"\(7,\); wanted is \(7, 24\)"),
-        (read_only((7, 24)), ValueError, "read-only"),
+        (read_only((7, 24)), ValueError, "out is read-only; open"),
     ],
 )
 def test_bad_out(featurizer, images, out, error, message):
@@ -219,11 +228,11 @@ def test_tensor(featurizer, images, output):
     np.testing.assert_allclose(found.cpu(), expected, **CLOSE)
 
 
-def test_tensor_can_be_trained_on(featurizer, images):
+@pytest.mark.parametrize("container", [list, iter])
+def test_tensor_can_be_trained_on(featurizer, images, container):
     featurizer.set_params(output_type="torch")
     with torch.inference_mode():
-        featurizer.transform(images)
-    X = featurizer.transform(images)
+        X = featurizer.transform(container(images))
     weights = torch.ones(24, requires_grad=True, device=X.device)
     (X @ weights).sum().backward()
     assert weights.grad is not None

@@ -79,6 +79,16 @@ def test_bytes_that_are_no_image_follow_on_error(files):
     assert np.isnan(X).any(axis=1).tolist() == [False, True, True]
 
 
+def test_structs_may_hold_bytes_in_one_row_and_a_path_in_another(files):
+    items = [
+        {"bytes": as_bytes(files[0]), "path": "0.png"},
+        {"bytes": None, "path": files[1]},
+    ]
+    featurizer = CLIPFeaturizer("tiny")
+    found = featurizer.transform(to_images(pa.chunked_array([items])))
+    np.testing.assert_allclose(found, featurizer.transform(files[:2]), **CLOSE)
+
+
 @pytest.mark.parametrize("shape", [(3,), (3, 4), (3, 2, 4)])
 def test_arrays_go_to_columns_and_back(shape):
     array = np.arange(np.prod(shape), dtype=np.float32).reshape(shape)
@@ -93,9 +103,9 @@ def test_arrays_go_to_columns_and_back(shape):
 
 
 def test_columns_that_are_no_embeddings_are_refused():
-    ragged = pa.chunked_array([[[1.0, 2.0], [3.0]]])
-    with pytest.raises(ValueError, match="'x' differ in length"):
-        to_array(ragged, "x")
+    for rows in ([[1.0, 2.0], [3.0]], [[1.0], [2.0, 3.0, 4.0]]):
+        with pytest.raises(ValueError, match="'x' differ in length"):
+            to_array(pa.chunked_array([rows]), "x")
     with pytest.raises(ValueError, match="'x' has null in 1 of 2"):
         to_array(pa.chunked_array([[[1.0], None]]), "x")
 

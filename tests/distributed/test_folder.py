@@ -104,6 +104,18 @@ def test_what_a_kill_left_is_cleared_away(tmp_path):
     ]
 
 
+def test_a_damaged_file_is_named(tmp_path):
+    folder = open_folder(tmp_path, None, "output")
+    path = tmp_path / "part-a.parquet"
+    parquet.write_table(pa.table({"id": ["a", "b"]}), path)
+    content = bytearray(path.read_bytes())
+    content[4:40] = b"\xff" * 36  # the header of a page
+    path.write_bytes(content)
+    with pytest.raises(OSError, match="part-a.parquet' could not be read"):
+        folder.recover("id")
+    assert path.exists()
+
+
 def test_a_write_that_fails_leaves_no_file(tmp_path, monkeypatch):
     folder = open_folder(tmp_path, None, "output")
     table = pa.table({"id": ["a"]})
