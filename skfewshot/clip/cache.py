@@ -5,11 +5,9 @@ at any point (its write-ahead log), lets several processes read and write, and r
 damaged file in place of crashing on it. Nothing in the file is ever run or unpickled.
 """
 
-import hashlib
 import math
 import os
 import sqlite3
-import struct
 import threading
 import time
 import warnings
@@ -17,7 +15,7 @@ import weakref
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-import numpy as np
+from skfewshot.clip.cache_rows import pack_row, unpack_row
 
 #: Name of the file in the folder of a cache.
 FILE_NAME = "embeddings.sqlite"
@@ -28,8 +26,6 @@ SMALLEST_SIZE = 2**20
 
 # "CLIP" in ASCII: a file that has another mark is not ours, and is left alone.
 _APPLICATION_ID = 0x434C4950
-# To be raised when images are read or embeddings are stored in another way.
-_FORMAT = 1
 _TABLE = (
     "embeddings (id INTEGER PRIMARY KEY, key BLOB NOT NULL UNIQUE, value BLOB NOT NULL)"
 )
@@ -44,7 +40,6 @@ _WAIT_S, _WAIT_BYTES = 1.0, 8 * 2**20
 _MOST_LOG_BYTES = 64 * 2**20
 # A full cache loses its oldest embeddings until this share of the bound is in use.
 _KEPT = 0.9
-_CHECK_BYTES = 8
 
 _open = {}
 _all = weakref.WeakSet()
@@ -187,17 +182,17 @@ class EmbeddingCache:
         with self._lock, self._excused("read"):
             waiting = self._waiting.get(key)
             if waiting is not None:
-                return _unpack(key, waiting)
+                return unpack_row(key, waiting)
             found = self._connection.execute(
                 "SELECT value FROM embeddings WHERE key = ?", (key,)
             ).fetchone()
-            return None if found is None else _unpack(key, found[0])
+            return None if found is None else unpack_row(key, found[0])
         return None
 
     def put(self, key, row):
         """Store a row, soon: see :meth:`flush`."""
         with self._lock:
-            value = _pack(key, row)
+            value = pack_row(key, row)
             if len(value) > self.size // 8:
                 return
             self._waiting[key] = value
@@ -304,49 +299,6 @@ class EmbeddingCache:
             used = _used_bytes(connection)
 
 
-def content_key(space, content):
-    """Return the key of an image.
-
-    Parameters
-    ----------
-    space : bytes
-        From :func:`space_key`.
-    content : bytes-like or PIL.Image.Image
-        The bytes of a file, or an RGB image.
-
-    Returns
-    -------
-    bytes
-    """
-    digest = hashlib.sha256(space)
-    if hasattr(content, "tobytes") and hasattr(content, "size"):
-        # A file can hold any bytes, so the two kinds of content are told apart.
-        digest.update(f"pixels {content.size}".encode())
-        content = content.tobytes()
-    else:
-        digest.update(b"file")
-    digest.update(content)
-    return digest.digest()
-
-
-def space_key(clip, dense_mode):
-    """Return what besides an image decides its embedding, hashed.
-
-    Parameters
-    ----------
-    clip : CLIPModel
-        The fingerprint of its identity covers weights and preprocessing.
-    dense_mode : str or None
-        How patch tokens are made, or None for global embeddings alone.
-
-    Returns
-    -------
-    bytes
-    """
-    parts = (_FORMAT, clip.identity.fingerprint, str(clip.dtype), dense_mode)
-    return hashlib.sha256(repr(parts).encode()).digest()
-
-
 def _connect(path):
     """Open the file, and make the table if it is new."""
     connection = sqlite3.connect(
@@ -404,29 +356,3 @@ def _pragma(connection, name):
 def _used_bytes(connection):
     pages = _pragma(connection, "page_count") - _pragma(connection, "freelist_count")
     return pages * _PAGE
-
-
-def _pack(key, row):
-    """Return a row as bytes: a check sum, the shape, the numbers."""
-    row = np.ascontiguousarray(row, dtype="<f4")
-    body = struct.pack(f"<B{row.ndim}I", row.ndim, *row.shape) + row.tobytes()
-    return _check(key, body) + body
-
-
-def _unpack(key, value):
-    """Return the row, or None if these are not the bytes that were stored for it."""
-    if not isinstance(value, bytes) or len(value) <= _CHECK_BYTES:
-        return None
-    body = value[_CHECK_BYTES:]
-    if _check(key, body) != value[:_CHECK_BYTES]:
-        return None
-    try:
-        shape = struct.unpack_from(f"<{body[0]}I", body, 1)
-        row = np.frombuffer(body, dtype="<f4", offset=1 + 4 * body[0])
-        return row.reshape(shape) if np.isfinite(row).all() else None
-    except (struct.error, ValueError):  # made up, with a check sum that fits
-        return None
-
-
-def _check(key, body):
-    return hashlib.blake2b(body, key=key[:64], digest_size=_CHECK_BYTES).digest()

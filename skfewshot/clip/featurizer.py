@@ -17,7 +17,8 @@ from skfewshot._sklearn import (
     _get_output_config,
     has_callbacks,
 )
-from skfewshot.clip.cache import DEFAULT_SIZE, SMALLEST_SIZE, open_cache, space_key
+from skfewshot.clip.cache import DEFAULT_SIZE, SMALLEST_SIZE, open_cache
+from skfewshot.clip.cache_rows import space_key
 from skfewshot.clip.dense import DENSE_MODES
 from skfewshot.clip.embedding import EmbeddingArray, mark_tensor
 from skfewshot.clip.encoder import CLIPEncoder

@@ -10,7 +10,7 @@ from itertools import islice
 
 import numpy as np
 
-from skfewshot.clip.cache import content_key
+from skfewshot.clip.cache_rows import content_key
 from skfewshot.clip.images import ImageReadError, read_content, read_image
 
 

@@ -19,7 +19,7 @@ from sklearn.model_selection import GridSearchCV, StratifiedKFold
 from sklearn.pipeline import Pipeline
 
 from skfewshot import CLIPFeaturizer, CMMClassifier
-from skfewshot.clip import ImageReadError, passes
+from skfewshot.clip import ImageReadError, cache_rows, passes
 from skfewshot.clip import cache as cache_module
 from skfewshot.clip.cache import FILE_NAME, SMALLEST_SIZE, open_cache
 
@@ -587,7 +587,7 @@ def test_flipped_bits_are_noticed(featurizer, paths, folder, embedded):
 def test_made_up_rows_are_none(folder, body):
     cache, key = open_cache(folder), b"k" * 32
     write_rows(cache, 1)
-    value = cache_module._check(key, body) + body
+    value = cache_rows._check(key, body) + body
     cache._connection.execute("UPDATE embeddings SET key = ?, value = ?", (key, value))
     assert cache.get(key) is None
 
