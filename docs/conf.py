@@ -14,4 +14,6 @@ extensions = [
 ]
 autosummary_generate = True
 numpydoc_show_class_members = False
+# Links to headings, as GitHub makes them.
+myst_heading_anchors = 3
 exclude_patterns = ["_build"]
