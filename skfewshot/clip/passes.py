@@ -286,5 +286,5 @@ def _warn_of(unread):
         f"{len(indexes)} of the images could not be read and are NaN, at the indexes "
         f"{indexes[:_INDEXES_SHOWN]}{more} of X. The first: {unread[0]}",
         UserWarning,
-        stacklevel=5,
+        stacklevel=6,
     )
