@@ -1,6 +1,7 @@
 """Tensors in, tensors out: array API dispatch, and no way round by host memory."""
 
 import pickle
+import warnings
 
 import numpy as np
 import pandas as pd
@@ -475,3 +476,18 @@ def test_a_marked_tensor_knows_its_encoder(dispatch):
     other.encoder = EncoderIdentity("tiny", None, "beef", WIDTH, 50.0)
     with pytest.raises(ValueError, match="comes from the encoder"):
         model.predict(other)
+
+
+def test_a_part_of_a_featurizers_tensor_is_warned_of(dispatch):
+    """It has lost its encoder, and with it the texts."""
+    X, y, _ = make_task()
+    names = np.array([f"c{i}" for i in y])
+    rows = torch.from_numpy(X)
+    for labels in (names, names.tolist()):
+        with pytest.warns(UserWarning, match="y holds names, but X is a tensor"):
+            CMMClassifier().fit(rows, labels)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        CMMClassifier(None).fit(rows, names)
+        CMMClassifier().fit(rows, y)
+        CMMClassifier().fit(X, names)

@@ -160,11 +160,11 @@ class SupportReader:
         """
         encoder = encoder_of(X)
         X, y = check_rows(X), as_numpy(y)
-        if self._expects_texts(X, encoder):
+        reason = self._why_no_encoder(X, y) if encoder is None else None
+        if reason is not None:
             warnings.warn(
-                "X is a data frame made by a CLIPFeaturizer, which does not know its "
-                "encoder. The class means of the support stand in for the text "
-                "prototypes; pass text_encoder, or leave set_output alone.",
+                f"{reason}. The class means of the support stand in for the text "
+                "prototypes; pass text_encoder.",
                 UserWarning,
                 stacklevel=4,
             )
@@ -223,12 +223,22 @@ class SupportReader:
             features[used], index[used], weight[used], copy[used], text[seen], seen
         )
 
-    def _expects_texts(self, X, encoder):
-        """Say whether a data frame hides that X comes from a featurizer."""
+    def _why_no_encoder(self, X, y):
+        """Say why X may not know its encoder though it comes from a featurizer."""
+        if not isinstance(self.text_features, str) or self.text_encoder is not None:
+            return None
         names = getattr(X, "columns", ())
-        is_embedding = len(names) > 0 and str(names[0]).startswith("clipfeaturizer")
-        is_auto = isinstance(self.text_features, str) and self.text_encoder is None
-        return is_embedding and is_auto and encoder is None
+        if len(names) > 0 and str(names[0]).startswith("clipfeaturizer"):
+            return (
+                "X is a data frame made by a CLIPFeaturizer, which does not know its "
+                "encoder; leave set_output alone to keep it"
+            )
+        if is_tensor(X) and isinstance(next(iter(np.ravel(y)), None), str):
+            return (
+                "y holds names, but X is a tensor without an encoder: one straight "
+                "from a CLIPFeaturizer has it, a part or a copy of that has not"
+            )
+        return None
 
     def _class_weights(self, classes, index, sample_weight):
         """Return the weight of each class that has rows."""
