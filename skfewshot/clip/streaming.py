@@ -72,8 +72,8 @@ class Reader:
         Returns
         -------
         tuple
-            Index, key and either pixels, an embedding (the rows of which have no
-            uint8), or an ImageReadError.
+            Index, key (None without a cache) and either pixels, of uint8, or the
+            embedding that the cache has, of float32, or an ImageReadError.
         """
         try:
             if self.cache is None:
