@@ -75,7 +75,12 @@ def check_rows(X):
     if is_tensor(X):
         X = X.detach()
         if not dispatched:
-            X = _array_of(X)
+            X = array_of(
+                X,
+                "To compute there, set the environment variable SCIPY_ARRAY_API=1 "
+                "before SciPy is imported and call "
+                "sklearn.set_config(array_api_dispatch=True); or pass X.cpu().",
+            )
     elif dispatched and hasattr(X, "__array_namespace__"):
         if not isinstance(X, np.ndarray):
             raise TypeError(
@@ -87,13 +92,10 @@ def check_rows(X):
     return X
 
 
-def _array_of(tensor):
+def array_of(tensor, advice):
+    """Return a tensor on the CPU as an array; refuse another one, with advice."""
     if tensor.device.type != "cpu":
-        raise TypeError(
-            f"X is a tensor on {tensor.device}. To compute there, set the environment "
-            "variable SCIPY_ARRAY_API=1 before SciPy is imported and call "
-            "sklearn.set_config(array_api_dispatch=True); or pass X.cpu()."
-        )
+        raise TypeError(f"X is a tensor on {tensor.device}. {advice}")
     # NumPy has no bfloat16.
     return (tensor.float() if _is_half(tensor) else tensor).numpy()
 

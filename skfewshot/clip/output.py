@@ -42,15 +42,11 @@ class ArrayRows:
                 f"shape {tuple(rows.shape[1:])}."
             )
         if self.n_seen > len(self._array):
-            self._grow()
+            self._array = self._resized(max(self.n_seen, 2 * len(self._array)))
         first, end = indexes[0], indexes[-1] + 1
         # A GPU would have to be waited for to take a list.
         is_slice = list(indexes) == list(range(first, end))
         self._array[slice(first, end) if is_slice else indexes] = self._own(rows)
-
-    def seen(self):
-        """Return the rows put so far, and zeros between them."""
-        return self._array[: self.n_seen]
 
     def _own(self, rows):
         return rows if isinstance(rows, np.ndarray) else rows.cpu().numpy()
@@ -59,25 +55,24 @@ class ArrayRows:
         """Return the rows, NaN at the indexes that are missing."""
         for index in missing:
             self.put([index], np.full((1, *self._array.shape[1:]), np.nan, np.float32))
-        return self._cut() if self.n_seen < len(self._array) else self._array
+        if self.n_seen < len(self._array):
+            self._array = self._resized(self.n_seen)
+        return self._array
 
     def _new(self, shape):
         return np.empty(shape, dtype=np.float32)
 
-    def _grow(self):
-        if self._is_given:
+    def _resized(self, n_rows):
+        """Return the rows in memory for so many."""
+        if not self._is_given:
+            # In place, where the system can: the old memory and the new are one.
+            self._array.resize((n_rows, *self._array.shape[1:]), refcheck=False)
+            return self._array
+        if n_rows > len(self._array):
             raise ValueError(
                 f"out has {len(self._array)} rows, but X has more images than that."
             )
-        # In place, where the system can: the old memory and the new are one.
-        shape = (max(self.n_seen, 2 * len(self._array)), *self._array.shape[1:])
-        self._array.resize(shape, refcheck=False)
-
-    def _cut(self):
-        if self._is_given:
-            return self._array[: self.n_seen]
-        self._array.resize((self.n_seen, *self._array.shape[1:]), refcheck=False)
-        return self._array
+        return self._array[:n_rows]
 
 
 class TensorRows(ArrayRows):
@@ -95,6 +90,10 @@ class TensorRows(ArrayRows):
         super().__init__(n_rows)
         self._device = device
 
+    def seen(self):
+        """Return the rows put so far, and zeros between them."""
+        return self._array[: self.n_seen]
+
     def _own(self, rows):
         import torch
 
@@ -108,16 +107,11 @@ class TensorRows(ArrayRows):
         with torch.inference_mode(False):  # or it could not be trained on
             return torch.zeros(shape, dtype=torch.float32, device=self._device)
 
-    def _grow(self):
-        more = self._new(
-            (max(self.n_seen, 2 * len(self._array)), *self._array.shape[1:])
-        )
-        more[: len(self._array)] = self._array
-        self._array = more
-
-    def _cut(self):
-        kept = self._new((self.n_seen, *self._array.shape[1:]))
-        return kept.copy_(self._array[: self.n_seen])
+    def _resized(self, n_rows):
+        resized = self._new((n_rows, *self._array.shape[1:]))
+        n_kept = min(n_rows, len(self._array))
+        resized[:n_kept] = self._array[:n_kept]
+        return resized
 
 
 def check_out(out, n_rows, row_shape):

@@ -77,18 +77,16 @@ class Reader:
         """
         try:
             if self.cache is None:
-                return index, None, self._pixels(read_image(get(), index))
+                image = read_image(get(), index)
+                return index, None, self.preprocessor.to_pixels(image)
             content, decode = read_content(get(), index)
             key = content_key(self.space, content)
             row = self.cache.get(key)
             if row is None:
-                row = self._pixels(decode())
+                row = self.preprocessor.to_pixels(decode())
             return index, key, row
         except ImageReadError as error:
             return index, None, error
-
-    def _pixels(self, image):
-        return self.preprocessor.to_pixels(image)
 
 
 def default_num_workers():

@@ -4,9 +4,8 @@ import numpy as np
 from sklearn.utils import check_array
 from sklearn.utils.validation import validate_data
 
-from skfewshot._arrays import as_numpy
 from skfewshot._torch import is_tensor
-from skfewshot.classifiers._support import float_types
+from skfewshot.classifiers._support import array_of, float_types
 from skfewshot.text import Wording, resolve_prototypes
 
 #: What the multi-label estimators call their parameters.
@@ -35,7 +34,9 @@ class TokenInputMixin:
             Whether to set, or to compare with, what `fit` learned of the shape.
         """
         if is_tensor(X):
-            X = _array_of(X)
+            X = array_of(
+                X.detach(), "The multi-label estimators take arrays: pass X.cpu()."
+            )
         n_dims = X.ndim if hasattr(X, "ndim") else np.asarray(X).ndim
         if n_dims > 3:
             raise ValueError(
@@ -96,15 +97,6 @@ class TokenInputMixin:
                 "divide; wanted n_tokens times the width of a token."
             )
         return array.reshape(len(array), n_tokens, -1)
-
-
-def _array_of(tensor):
-    if tensor.device.type != "cpu":
-        raise TypeError(
-            f"X is a tensor on {tensor.device}; the multi-label estimators take "
-            "arrays, so pass X.cpu()."
-        )
-    return as_numpy(tensor)
 
 
 def resolve_label_features(label_features, **options):

@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from scipy.sparse import csr_array
 from sklearn.exceptions import NotFittedError
 
@@ -273,3 +274,13 @@ def test_a_threshold_for_one_label_an_image(threshold):
     model = MultiLabelPrototypeClassifier(threshold=threshold)
     with pytest.raises(ValueError, match="threshold"):
         model.fit(np.random.default_rng(0).normal(size=(6, 4)), list("ababab"))
+
+
+def test_tensors_are_read_on_the_cpu_and_refused_elsewhere():
+    texts = {"label_features": TEXT}
+    expected = MultiLabelPrototypeClassifier(**texts).fit(X, Y).predict_proba(X)
+    rows = torch.from_numpy(X).requires_grad_()
+    found = MultiLabelPrototypeClassifier(**texts).fit(rows, Y).predict_proba(rows)
+    np.testing.assert_array_equal(found, expected)
+    with pytest.raises(TypeError, match="X is a tensor on meta.*pass X.cpu()"):
+        MultiLabelPrototypeClassifier(**texts).fit(rows.to("meta"), Y)
