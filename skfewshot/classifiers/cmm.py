@@ -40,10 +40,10 @@ class CMMClassifier(
 
     .. math::
 
-        \mathrm{CE}
-        + \lambda_{\mathrm{trip}} \, \mathrm{mean} \max(0, \|v - \mathrm{norm}(T)_y\|
-        - \|v - \mathrm{norm}(T)_{\mathrm{neg}}\| + m)
-        + \mathrm{penalty}
+        \mathrm{CE} + \mathrm{penalty}
+        + \lambda_{\mathrm{trip}} \, \mathrm{mean} \max(0,\,
+        & \|v - \mathrm{norm}(T)_y\| \\
+        & - \|v - \mathrm{norm}(T)_{\mathrm{neg}}\| + m)
 
     with *neg* the nearest wrong class. Dividing by :math:`1 + \alpha` is this
     library's; it keeps the temperature :math:`\tau` independent of :math:`\alpha`. How
