@@ -2,10 +2,9 @@
 
     python benchmarks/imbalance.py --data ../shared/data/features
 
-Each class has 1, 2, 4, 8 or 16 images, by lot. Accuracy over classes of one or two images,
-over the others, and balanced, for the linear probe and CMM, plain and with
-``class_weight="balanced"``; as a yardstick CMM with the same number of images dealt out
-equally.
+Each class has 1, 2, 4, 8 or 16 images, by lot. Accuracy over classes of one or two
+images, over the others, and balanced; as a yardstick, CMM with the same images
+dealt out equally.
 """
 
 import argparse

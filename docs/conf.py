@@ -6,7 +6,7 @@ import re
 # The build runs the examples; threads that wait must not keep the processor busy.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
-from skfewshot import __version__  # noqa: E402
+from skfewshot import __version__
 
 project = "skfewshot"
 author = "The skfewshot developers"

@@ -23,7 +23,7 @@ def main(argv=None):
         # Before the work, so that it is not for nothing.
         arguments.out.parent.mkdir(parents=True, exist_ok=True)
         run(arguments)
-    except (ValueError, TypeError, OSError) as error:
+    except (ValueError, TypeError, OSError, ImportError) as error:
         print(f"skfewshot: {error}", file=sys.stderr)
         return 1
     print(f"\nPicture saved as {arguments.out}")

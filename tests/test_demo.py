@@ -141,4 +141,4 @@ def test_display_measures_the_gap():
     assert display.gap_before == pytest.approx(gap, rel=1e-4)
     assert display.gap_after < display.gap_before
     assert display.images.shape == (12, 2)
-    assert len(display.axes_) == 2
+    assert len(display.ax_) == 2

@@ -1,4 +1,8 @@
-"""EvidenceMapDisplay: what is computed, where it is drawn, and what is refused."""
+"""What all displays have in common, and the modality gap."""
+
+import inspect
+import subprocess
+import sys
 
 import matplotlib
 
@@ -7,15 +11,27 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
-from PIL import Image
+import torch
+from matplotlib.text import Text
+from numpy.testing import assert_allclose, assert_array_equal
+from sklearn.dummy import DummyClassifier
+from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
-from skfewshot import CLIPFeaturizer, MultiLabelPrototypeClassifier
-from skfewshot.datasets import make_scenes
-from skfewshot.display import EvidenceMapDisplay, ModalityGapDisplay
+import skfewshot
+from skfewshot import CMMClassifier, MultiLabelPrototypeClassifier
+from skfewshot.display import EvidenceMapDisplay, ModalityGapDisplay, ShotCurveDisplay
 
-NAMES = ["cat", "dog", "cow"]
-SIDE, WIDTH = 4, 12
+RNG = np.random.default_rng(0)
+CLASSES = np.array(["cat", "dog", "emu"])
+TEXTS = np.eye(3, 6)
+Y = np.repeat(CLASSES, 10)
+X = np.repeat(TEXTS, 10, axis=0) + 0.2 * RNG.normal(size=(30, 6)) + [0, 0, 0, 2, 0, 0]
+INDICATOR = (Y[:, None] == CLASSES).astype(int)
+TOKENS = 0.1 * RNG.normal(size=(30, 5, 6))
+TOKENS[:, 2] += 2 * np.repeat(TEXTS, 10, axis=0)
+IMAGES = RNG.integers(0, 256, (30, 16, 16, 3), dtype=np.uint8)
 
 
 @pytest.fixture(autouse=True)
@@ -24,189 +40,224 @@ def close_figures():
     plt.close("all")
 
 
-def plant(cells, n_parts=SIDE**2, seed=0):
-    """Return tokens and indicator; `cells` is {label: patch} of each image."""
-    rng = np.random.default_rng(seed)
-    parts = 0.1 * rng.normal(size=(len(cells), n_parts, WIDTH))
-    parts[:, :, 3:7] += 0.5 * rng.random((len(cells), n_parts, 4))
-    Y = np.zeros((len(cells), 3), dtype=int)
-    for image, places in enumerate(cells):
-        for label, patch in places.items():
-            parts[image, patch] = 0.05 * rng.normal(size=WIDTH)
-            parts[image, patch, label] = 1
-            Y[image, label] = 1
-    return np.concatenate([parts.mean(axis=1, keepdims=True), parts], axis=1), Y
-
-
-SUPPORT = [{0: 1, 1: 7}, {1: 2, 2: 9}, {0: 12, 2: 3}, {0: 5}, {1: 11}, {2: 14}]
-QUERY = [{0: 6, 2: 8}, {1: 15}]
-
-
 @pytest.fixture(scope="module")
-def model():
-    X, Y = plant(SUPPORT)
-    return MultiLabelPrototypeClassifier(
-        np.eye(3, WIDTH), n_select=1, label_names=NAMES
-    ).fit(X, Y)
+def cmm():
+    features = dict(zip(CLASSES, TEXTS, strict=True))
+    return CMMClassifier(text_features=features).fit(X[::2], Y[::2])
 
 
-@pytest.fixture(scope="module")
-def query():
-    X, Y = plant(QUERY, seed=1)
-    images = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)
-    return X, Y, images
+def gap_of_estimator(ax=None):
+    features = dict(zip(CLASSES, TEXTS, strict=True))
+    model = CMMClassifier(text_features=features).fit(X, Y)
+    return ModalityGapDisplay.from_estimator(model, X, Y, ax=ax)
 
 
-def texts(ax):
-    return ax.get_title(), ax.get_ylabel()
+def gap_of_predictions(ax=None):
+    return ModalityGapDisplay.from_predictions(
+        X, TEXTS, X - [0, 0, 0, 2, 0, 0], TEXTS, labels=Y, ax=ax
+    )
 
 
-def test_maps_and_axes(model, query):
-    X, _, images = query
-    display = EvidenceMapDisplay.from_estimator(model, X, images)
-    assert display.maps.shape == (2, 3, SIDE, SIDE)
-    assert display.axes_.shape == (2, 4)
-    assert display.figure_ is display.axes_[0, 0].figure
-    assert display.names == NAMES
-    probabilities = model.predict_proba(X)
-    np.testing.assert_array_equal(display.probabilities, probabilities)
-    np.testing.assert_array_equal(display.shown, np.argsort(-probabilities, axis=1))
-    evidence = model.explain(X)
-    for image, labels in enumerate(display.shown):
-        for column, label in enumerate(labels):
-            wanted = evidence[image, label].reshape(SIDE, SIDE)
-            np.testing.assert_array_equal(display.maps[image, column], wanted)
-            assert NAMES[label] in display.axes_[image, 1 + column].get_title()
+def evidence_of_estimator(ax=None):
+    model = MultiLabelPrototypeClassifier(TEXTS).fit(TOKENS, INDICATOR)
+    return EvidenceMapDisplay.from_estimator(
+        model, TOKENS[::10], INDICATOR[::10], images=IMAGES[::10], ax=ax
+    )
 
 
-def test_planted_evidence_lands_in_its_cell(model, query):
-    X, _, images = query
-    display = EvidenceMapDisplay.from_estimator(model, X, images, labels=[0, 1, 2])
-    for image, places in enumerate(QUERY):
-        for label, patch in places.items():
-            row, column = divmod(patch, SIDE)
-            strongest = display.maps[image, label].argmax()
-            assert divmod(strongest, SIDE) == (row, column)
-            # On the canvas too: the heat in axes that run from the top left corner.
-            ax = display.axes_[image, 1 + label]
-            heat = ax.images[-1].get_array()
-            assert heat[row, column] == heat.max() > 0.5
-            assert ax.images[-1].get_extent() == [0, 1, 1, 0]
-            assert ax.get_ylim() == (1, 0)
+def evidence_of_predictions(ax=None):
+    maps = RNG.normal(size=(3, 3, 4, 4))
+    return EvidenceMapDisplay.from_predictions(
+        IMAGES[::10], maps, INDICATOR[::10] * 0.9, y_true=INDICATOR[::10], ax=ax
+    )
 
 
-def test_colours_are_common(model, query):
-    X, _, images = query
-    display = EvidenceMapDisplay.from_estimator(model, X, images)
-    limits = {ax.images[-1].get_clim() for ax in display.axes_[:, 1:].flat}
-    assert limits == {(0, 1)}
+def curve_of_estimator(ax=None):
+    return ShotCurveDisplay.from_estimator(
+        KNeighborsClassifier(1), X, Y, shots=(1, 2, 4), ax=ax
+    )
 
 
-def test_chosen_labels_and_their_number(model, query):
-    X, _, images = query
-    display = EvidenceMapDisplay.from_estimator(model, X, images, labels=[2, 0])
-    assert display.maps.shape == (2, 2, SIDE, SIDE)
-    np.testing.assert_array_equal(display.shown, [[2, 0], [2, 0]])
-    display = EvidenceMapDisplay.from_estimator(model, X, images, n_labels=1)
-    assert display.maps.shape == (2, 1, SIDE, SIDE)
-    for labels in ([3], []):
-        with pytest.raises(ValueError, match="labels must name some"):
-            EvidenceMapDisplay.from_estimator(model, X, images, labels=labels)
-    with pytest.raises(ValueError, match="n_labels must be 1 or more; got 0"):
-        EvidenceMapDisplay.from_estimator(model, X, images, n_labels=0)
+def curve_of_predictions(ax=None):
+    return ShotCurveDisplay.from_predictions(Y, {1: [Y, Y[::-1]], 4: [Y, Y]}, ax=ax)
 
 
-def test_true_labels_are_marked(model, query):
-    X, Y, images = query
-    predicted = model.predict(X)
-    np.testing.assert_array_equal(predicted, Y)
-    wrong = Y.copy()
-    wrong[1] = [1, 0, 0]
-    options = {"labels": [0, 1, 2]}
-    plain = EvidenceMapDisplay.from_estimator(model, X, images, **options)
-    assert "✓" not in "".join(sum(map(texts, plain.axes_.flat), ()))
-    display = EvidenceMapDisplay.from_estimator(model, X, images, y=wrong, **options)
-    first, second = display.axes_
-    assert "✓" in first[1].get_title() and "✓" in first[3].get_title()
-    assert not {"✓", "✗", "missed"} & set(first[2].get_title().split())
-    assert "missed" in second[1].get_title() and "✗" in second[2].get_title()
-    assert "missed cat" in second[0].get_ylabel()
-    assert "✗ dog" in second[0].get_ylabel()
-    with pytest.raises(ValueError, match="wanted \\(2, 3\\)"):
-        EvidenceMapDisplay.from_estimator(model, X, images, y=Y[:, :2])
+DISPLAYS = [
+    (gap_of_estimator, (2,)),
+    (gap_of_predictions, (2,)),
+    (evidence_of_estimator, (3, 4)),
+    (evidence_of_predictions, (3, 4)),
+    (curve_of_estimator, ()),
+    (curve_of_predictions, ()),
+]
 
 
-def test_patches_that_are_no_square_are_named(model, query):
-    X, _, images = query
-    with pytest.raises(ValueError, match="15 patches an image, which is no square"):
-        EvidenceMapDisplay.from_estimator(model, X[:, :-1], images)
+@pytest.mark.parametrize(("make", "shape"), DISPLAYS)
+def test_convention_of_scikit_learn(make, shape):
+    display = make()
+    assert np.shape(display.ax_) == shape
+    for ax in np.ravel(display.ax_):
+        assert ax.figure is display.figure_
+    figure, axes = plt.subplots(*shape)
+    given = make(ax=axes)
+    assert given.ax_ is axes and given.figure_ is figure
+    first = display.figure_
+    assert display.plot() is display
+    assert display.figure_ not in (first, figure)
+    assert display.plot(ax=axes).figure_ is figure
+    for drawn in (first, figure, display.figure_):
+        drawn.canvas.draw()
 
 
-def test_padding_is_left_clear(model, query):
-    X, _, images = query
-    X = X.copy()
-    X[0, 5] = np.nan
-    display = EvidenceMapDisplay.from_estimator(model, X, images)
-    assert np.isnan(display.maps[0, :, 1, 0]).all()
-    assert np.isfinite(display.maps[1]).all()
-    heat = display.axes_[0, 1].images[-1].get_array()
-    assert heat.mask[1, 0] and heat.mask.sum() == 1
-    display.figure_.canvas.draw()
+@pytest.mark.parametrize("name", skfewshot.display.__all__)
+def test_displays_are_made_of_what_they_keep(name):
+    display = getattr(skfewshot.display, name)
+    parameters = inspect.signature(display).parameters
+    assert {p.kind for p in parameters.values()} == {inspect.Parameter.KEYWORD_ONLY}
+    values = {parameter: object() for parameter in parameters}
+    assert vars(display(**values)) == values
+    for method in (display.from_estimator, display.from_predictions, display.plot):
+        assert inspect.signature(method).parameters["ax"].default is None
 
 
-def test_pictures_in_every_form(model, query, tmp_path):
-    X, _, images = query
-    Image.fromarray(images[0]).save(tmp_path / "a.png")
-    wide = Image.new("L", (50, 32), 9)
-    display = EvidenceMapDisplay.from_estimator(model, X, [tmp_path / "a.png", wide])
-    np.testing.assert_array_equal(display.images[0], images[0])
-    assert display.images[1].shape == (32, 32, 3)
-    with pytest.raises(ValueError, match="images holds 1 images, but X has 2"):
-        EvidenceMapDisplay.from_estimator(model, X, images[:1])
-    with pytest.raises(TypeError, match="images is None"):
-        EvidenceMapDisplay.from_estimator(model, X)
+WITHOUT_MATPLOTLIB = """
+import sys
+sys.modules["matplotlib"] = None
+import numpy as np
+import skfewshot
+from skfewshot.__main__ import main
+from skfewshot.display import EvidenceMapDisplay, ModalityGapDisplay, ShotCurveDisplay
+from skfewshot.model_selection import shot_curve
+X = np.arange(12.0)[:, None] * [1, -1]
+y = np.arange(12) // 6
+model = skfewshot.CMMClassifier(text_features=np.eye(2)).fit(X, y)
+assert shot_curve(model, X, y, shots=[1], cv=2).test_scores.shape == (1, 2)
+display = ShotCurveDisplay(shots=[1], test_scores=[[0.5]])
+maps = np.zeros((1, 1, 2, 2))
+calls = [
+    display.plot,
+    lambda: ShotCurveDisplay.from_estimator(model, X, y),
+    lambda: ShotCurveDisplay.from_predictions(y, {1: y}),
+    lambda: ModalityGapDisplay.from_estimator(model, X),
+    lambda: ModalityGapDisplay.from_predictions(X, X, X, X, labels=range(12)),
+    lambda: EvidenceMapDisplay.from_estimator(model, X),
+    lambda: EvidenceMapDisplay.from_predictions(None, maps, [[1]]),
+]
+for call in calls:
+    try:
+        call()
+    except ImportError as error:
+        assert 'needs matplotlib; run: pip install "skfewshot[plot]"' in str(error)
+        print(str(error).split()[0])
+assert main(["--shots", "1"]) == main(["--shots", "1", "--multilabel"]) == 1
+"""
 
 
-def test_axes_of_the_caller(model, query):
-    X, _, images = query
-    figure, axes = plt.subplots(2, 3)
-    display = EvidenceMapDisplay.from_estimator(model, X, images, n_labels=2, axes=axes)
-    assert display.axes_ is axes and display.figure_ is figure
-    with pytest.raises(ValueError, match="wanted \\(2, 4\\)"):
-        EvidenceMapDisplay.from_estimator(model, X, images, axes=axes)
-    display.plot()
-    assert display.figure_ is not figure
+def test_without_matplotlib(tmp_path):
+    result = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", WITHOUT_MATPLOTLIB],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.split() == [
+        "ShotCurveDisplay.plot",
+        *(
+            f"{name}.{method}"
+            for name in ("ShotCurveDisplay", "ModalityGapDisplay", "EvidenceMapDisplay")
+            for method in ("from_estimator", "from_predictions")
+        ),
+    ]
+    assert result.stderr.count('run: pip install "skfewshot[plot]"') == 2
 
 
-def test_one_label_an_image(query):
-    X, Y = plant([{0: 1}, {1: 5}, {2: 7}, {0: 9}, {1: 3}, {2: 14}])
-    y = np.array(NAMES)[Y.argmax(axis=1)]
-    features = dict(zip(NAMES, np.eye(3, WIDTH), strict=True))
-    model = MultiLabelPrototypeClassifier(features, n_select=1).fit(X, y)
-    images = np.zeros((6, 16, 16, 3), dtype=np.uint8)
-    display = EvidenceMapDisplay.from_estimator(model, X, images, y=y, labels=NAMES)
-    assert (display.truth.sum(axis=1) == 1).all()
-    np.testing.assert_array_equal(display.predicted.sum(axis=1), np.ones(6))
-    # Log odds of one label against the others: probabilities of a patch add up to 1.
-    share = 1 / (1 + np.exp(-display.maps))
-    np.testing.assert_allclose(share.sum(axis=1), 1)
-    assert display.maps[0, 0].argmax() == 1
+def test_gap_of_a_pipeline_and_of_its_parts(cmm):
+    by_hand = ModalityGapDisplay.from_predictions(
+        X,
+        cmm.zero_shot_features_,
+        cmm.transform(X),
+        cmm.text_features_,
+        labels=Y,
+        classes=CLASSES,
+    )
+    scaler = StandardScaler(with_mean=False, with_std=False).fit(X)
+    pipeline = make_pipeline(scaler, cmm)
+    for estimator in (cmm, pipeline):
+        display = ModalityGapDisplay.from_estimator(estimator, X, Y)
+        for name, value in vars(by_hand).items():
+            if name not in ("ax_", "figure_"):
+                assert_array_equal(getattr(display, name), value)
+    assert by_hand.gap_after < by_hand.gap_before
+    predicted = ModalityGapDisplay.from_estimator(cmm, X)
+    assert_array_equal(CLASSES[predicted.labels], cmm.predict(X))
 
 
-def test_pipeline_of_images():
-    kinds = ["striped star", "plain heart", "spotted ring"]
-    scenes = make_scenes(10, kinds=kinds, random_state=0)
-    model = make_pipeline(
-        CLIPFeaturizer("tiny", output="tokens"),
-        MultiLabelPrototypeClassifier(label_names=kinds),
-    ).fit(scenes.images, scenes.labels)
-    display = EvidenceMapDisplay.from_estimator(model, scenes.images[:2])
-    assert display.maps.shape == (2, 3, 8, 8)
-    np.testing.assert_array_equal(display.images[1], scenes.images[1])
+@pytest.mark.parametrize("size", [(9, 4.5), (5, 2.5)])
+def test_names_of_texts_neither_overlap_nor_leave_the_axes(size):
+    rng = np.random.default_rng(0)
+    texts = rng.normal(size=(30, 8))
+    images = np.repeat(texts, 4, axis=0)
+    names = np.array([f"{n}, a long name" if n % 2 else f"{n}" for n in range(30)])
+    figure, axes = plt.subplots(1, 2, figsize=size, layout="constrained")
+    ModalityGapDisplay.from_predictions(
+        images,
+        texts,
+        -images,
+        texts,
+        labels=np.repeat(names, 4),
+        classes=names,
+        ax=axes,
+    )
+    figure.canvas.draw()
+    for ax in axes:
+        # Of the words, without the line to their star.
+        boxes = np.array([Text.get_window_extent(text).extents for text in ax.texts])
+        assert len(boxes) > 10
+        assert (boxes[:, :2] > ax.bbox.extents[:2] - 1).all()
+        assert (boxes[:, 2:] < ax.bbox.extents[2:] + 1).all()
+        for place, box in enumerate(boxes):
+            others = np.delete(boxes, place, axis=0)
+            apart = (box[:2] > others[:, 2:] - 1) | (box[2:] < others[:, :2] + 1)
+            assert apart.any(axis=1).all()
 
 
-def test_both_displays_are_public():
-    import skfewshot
+def test_tensors_are_drawn_like_arrays(cmm):
+    display = ModalityGapDisplay.from_estimator(cmm, torch.tensor(X))
+    assert_allclose(
+        display.images, ModalityGapDisplay.from_estimator(cmm, X).images, atol=1e-6
+    )
+    model = MultiLabelPrototypeClassifier(TEXTS).fit(TOKENS, INDICATOR)
+    maps = [
+        EvidenceMapDisplay.from_estimator(model, tokens, images=IMAGES).maps
+        for tokens in (TOKENS, torch.tensor(TOKENS))
+    ]
+    assert_allclose(*maps, atol=1e-6)
 
-    assert skfewshot.display.EvidenceMapDisplay is EvidenceMapDisplay
-    assert skfewshot.display.ModalityGapDisplay is ModalityGapDisplay
+
+BAD_GAPS = [
+    ({"labels": ["yak"] * 30, "classes": CLASSES}, "labels must be .* got 'yak'"),
+    ({"labels": Y[:5]}, r"labels must hold .* \(30,\); got shape \(5,\)"),
+    ({"labels": Y[:20].repeat(2)[:30]}, "classes must name each of the 3 texts; got 2"),
+    ({"mapped_images": X[:5]}, r"mapped_images must be shaped like images, \(30, 6\)"),
+    ({"refined_texts": TEXTS[:2]}, r"refined_texts must be shaped like texts"),
+    ({"texts": TEXTS * np.nan}, "texts contains NaN"),
+    ({"ax": [1, 2, 3]}, r"ax must hold 2 axes, .* got shape \(3,\)"),
+]
+
+
+@pytest.mark.parametrize(("changed", "message"), BAD_GAPS)
+def test_bad_gaps(changed, message):
+    arguments = {"images": X, "texts": TEXTS, "mapped_images": X, "labels": Y}
+    arguments["refined_texts"] = TEXTS
+    with pytest.raises(ValueError, match=message):
+        ModalityGapDisplay.from_predictions(**arguments | changed)
+
+
+def test_gap_of_estimators_and_labels_it_cannot_show(cmm):
+    with pytest.raises(
+        TypeError, match="must be a CMMClassifier.* got DummyClassifier"
+    ):
+        ModalityGapDisplay.from_estimator(DummyClassifier().fit(X, Y), X)
+    with pytest.raises(ValueError, match="labels must be among the classes"):
+        ModalityGapDisplay.from_estimator(cmm, X, np.full(30, "yak"))

@@ -1,4 +1,4 @@
-"""The code of the guide and of the README runs, page by page, as a reader would run it."""
+"""The code of the guide and of the README runs, page by page, as a reader runs it."""
 
 import re
 from pathlib import Path

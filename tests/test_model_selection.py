@@ -24,11 +24,8 @@ from sklearn.model_selection import (
 from sklearn.multiclass import OneVsRestClassifier
 
 from skfewshot.metrics import mean_average_precision_scorer
-from skfewshot.model_selection import (
-    MultilabelStratifiedKFold,
-    _prune,
-    sample_support,
-)
+from skfewshot.model_selection import MultilabelStratifiedKFold, sample_support
+from skfewshot.model_selection.support import _prune
 
 SCARCE = "ignore:Labels with fewer positive images"
 

@@ -14,6 +14,8 @@ from sklearn.utils import Bunch
 
 from skfewshot import CLIPFeaturizer, MultiLabelPrototypeClassifier
 from skfewshot.datasets import NOVEL_KINDS, make_scenes
+from skfewshot.display import EvidenceMapDisplay
+from skfewshot.display._plotting import check_matplotlib
 from skfewshot.metrics import mean_average_precision
 from skfewshot.model_selection import sample_support
 
@@ -59,6 +61,8 @@ def run(arguments):
     arguments : argparse.Namespace
         The options of ``python -m skfewshot``.
     """
+    # Before the work, so that it is not for nothing.
+    check_matplotlib("The picture of the demo")
     task = _make_task(arguments)
     scores, fits = _compare(task, sorted(set(arguments.shots)), arguments.seed)
     print(_table(scores, fits))
@@ -212,15 +216,13 @@ def _draw(task, arguments):
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    from skfewshot.display import EvidenceMapDisplay
-
     n_shots = max(arguments.shots)
     model = _make_classifier().fit(*_draw_support(task, n_shots, arguments.seed, 0))
     scenes = task.scenes
     # The first ones, whatever is predicted of them.
     rows = np.flatnonzero(scenes.labels.sum(axis=1) >= FEWEST_LABELS)[:SHOWN]
     display = EvidenceMapDisplay.from_estimator(
-        model, task.query[rows], scenes.images[rows], y=scenes.labels[rows]
+        model, task.query[rows], scenes.labels[rows], images=scenes.images[rows]
     )
     display.figure_.suptitle(
         f"skfewshot: {arguments.model}, {len(NOVEL_KINDS)} labels, {n_shots}-shot "

@@ -10,6 +10,8 @@ from sklearn.linear_model import LogisticRegression
 
 from skfewshot import CLIPFeaturizer, CMMClassifier
 from skfewshot.datasets import NOVEL_KINDS, make_object_images
+from skfewshot.display import ModalityGapDisplay, ShotCurveDisplay
+from skfewshot.display._plotting import check_matplotlib
 
 #: Supports drawn for each number of shots; the table has their mean.
 DRAWS = 5
@@ -36,6 +38,8 @@ def run(arguments):
     arguments : argparse.Namespace
         The options of ``python -m skfewshot``.
     """
+    # Before the work, so that it is not for nothing.
+    check_matplotlib("The picture of the demo")
     images, labels, is_query = _read_images(arguments)
     task = _embed(arguments, images, labels, is_query)
     results = _compare(task, arguments.shots, arguments.seed)
@@ -188,31 +192,19 @@ def _draw(results, task, arguments):
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    from skfewshot.display import ModalityGapDisplay
-
     figure, axes = plt.subplots(1, 3, figsize=(15, 5), layout="constrained")
     shots = list(results["CMM"])
     for method, style in zip(METHODS, ("--", "-.", "-"), strict=True):
-        scores = np.array([[a for a, _ in results[method][n]] for n in shots])
-        mean, spread = scores.mean(axis=1), scores.std(axis=1)
-        (line,) = axes[0].plot(shots, mean, style, marker="o", label=method)
-        axes[0].fill_between(
-            shots, mean - spread, mean + spread, alpha=0.2, color=line.get_color()
-        )
-    axes[0].set_xscale("log", base=2)
-    axes[0].set_xticks(shots, [str(n) for n in shots])
-    axes[0].set(
-        title="Accuracy on images kept aside",
-        xlabel="Images per class (shots)",
-        ylabel="Accuracy (%)",
-    )
-    axes[0].legend()
-    axes[0].grid(alpha=0.3)
+        ShotCurveDisplay(
+            shots=shots,
+            test_scores=[[score for score, _ in results[method][n]] for n in shots],
+            score_name="Accuracy (%)",
+            name=method,
+        ).plot(axes[0], line_kw={"linestyle": style})
+    axes[0].set_title("Accuracy on images kept aside")
     X, y = _draw_support(task, shots[-1], [arguments.seed, 0])
     model = CMMClassifier().fit(X, y)
-    ModalityGapDisplay.from_estimator(
-        model, task.query, task.query_labels, axes=axes[1:]
-    )
+    ModalityGapDisplay.from_estimator(model, task.query, task.query_labels, ax=axes[1:])
     figure.suptitle(
         f"skfewshot: {arguments.model}, {len(model.classes_)} classes; the mapping was "
         f"learned from {shots[-1]} shots and is shown on images kept aside"

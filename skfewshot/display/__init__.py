@@ -1,6 +1,7 @@
-"""Pictures of what few-shot classifiers learned."""
+"""Pictures of what few-shot classifiers learned; ``skfewshot[plot]`` draws them."""
 
 from skfewshot.display.evidence import EvidenceMapDisplay
 from skfewshot.display.gap import ModalityGapDisplay
+from skfewshot.display.shots import ShotCurveDisplay
 
-__all__ = ["EvidenceMapDisplay", "ModalityGapDisplay"]
+__all__ = ["EvidenceMapDisplay", "ModalityGapDisplay", "ShotCurveDisplay"]

@@ -1,24 +1,36 @@
 """Where in its picture the evidence for each label lies, as heat maps."""
 
-from math import isqrt
 from textwrap import fill
 
 import numpy as np
-from scipy.special import expit, logsumexp
-from sklearn.pipeline import Pipeline
-from sklearn.utils.validation import check_is_fitted
+from scipy.special import expit
 
+from skfewshot._arrays import as_numpy
 from skfewshot.clip.images import as_images, read_image
-from skfewshot.metrics import check_indicator
-from skfewshot.text import class_names_of
+from skfewshot.display._evidence import (
+    against_the_others,
+    central_square,
+    check_pictures,
+    choose_labels,
+    names_of,
+    pale_grey,
+    places_of,
+    read_labels,
+    read_truth,
+    side_of,
+)
+from skfewshot.display._plotting import check_matplotlib, split_pipeline
 
-#: Longer names of labels are broken into lines, so that they fit over a picture.
-_LINE = 18
+#: Over a picture longer names of labels are broken into two lines, and cut after them.
+_LINE = 17
+#: Beside a picture longer names are cut, and no more labels have room.
+_LONGEST, _MOST_LINES = 26, 8
+#: Of all text, in points, and the least where the figure is small.
+_FONT_SIZE, _LEAST_FONT_SIZE = 8, 5
 #: How much of the picture shows through the strongest evidence.
 _OPACITY = 0.7
-#: Grey values that a picture spans at least: below it, stretching would show noise.
-_LEAST_CONTRAST = 90
-_GREEN, _RED, _ORANGE, _GREY = "#1a7f37", "#c62828", "#b35900", "#767676"
+#: Of labels that are predicted and true, predicted only, true only, and neither.
+_RIGHT, _WRONG, _MISSED, _NEITHER = "#005ea8", "#c0390b", "#8f5300", "#767676"
 
 
 class EvidenceMapDisplay:
@@ -49,7 +61,7 @@ class EvidenceMapDisplay:
 
     Attributes
     ----------
-    axes_ : ndarray of matplotlib axes, shape (n_samples, 1 + n_shown)
+    ax_ : ndarray of matplotlib axes, shape (n_samples, 1 + n_shown)
         The picture and the maps of each image.
     figure_ : matplotlib figure
 
@@ -75,9 +87,9 @@ class EvidenceMapDisplay:
     >>> X = CLIPFeaturizer("tiny", output="tokens").fit_transform(scenes.images)
     >>> model = MultiLabelPrototypeClassifier(label_names=kinds).fit(X, scenes.labels)
     >>> display = EvidenceMapDisplay.from_estimator(
-    ...     model, X[:2], scenes.images[:2], y=scenes.labels[:2], n_labels=3
+    ...     model, X[:2], scenes.labels[:2], images=scenes.images[:2], n_labels=3
     ... )
-    >>> display.maps.shape, display.axes_.shape
+    >>> display.maps.shape, display.ax_.shape
     ((2, 3, 8, 8), (2, 4))
     """
 
@@ -94,7 +106,7 @@ class EvidenceMapDisplay:
 
     @classmethod
     def from_estimator(
-        cls, estimator, X, images=None, *, labels=None, y=None, n_labels=4, axes=None
+        cls, estimator, X, y=None, *, images=None, labels=None, n_labels=4, ax=None
     ):
         """Explain the predictions of a fitted classifier and draw the maps.
 
@@ -105,18 +117,18 @@ class EvidenceMapDisplay:
         X : array-like
             What `estimator` takes: tokens, with a square number of patches; or, for a
             pipeline that starts with a :class:`~skfewshot.CLIPFeaturizer`, images.
+        y : array-like, default=None
+            The true labels, an indicator of shape (n_samples, n_labels) or, for a
+            classifier of one label an image, of shape (n_samples,).
         images : sequence of n_samples images, default=None
             The pictures of `X`: a uint8 array (n, H, W, 3), or PIL images, arrays or
             paths. They can be left out where `X` is the images.
         labels : sequence, default=None
             The labels to show, out of the classifier's ``classes_`` and the same for
             all images; None shows those of highest probability in each image.
-        y : array-like, default=None
-            The true labels, an indicator of shape (n_samples, n_labels) or, for a
-            classifier of one label an image, of shape (n_samples,).
         n_labels : int, default=4
             How many labels to show where `labels` is None; all, if there are fewer.
-        axes : array-like of axes, shape (n_samples, 1 + n_shown), default=None
+        ax : array-like of axes, shape (n_samples, 1 + n_shown), default=None
             Where to draw; a new figure by default.
 
         Returns
@@ -130,43 +142,133 @@ class EvidenceMapDisplay:
             classifier does not know, `n_labels` is below 1, or the lengths or shapes
             do not match.
         TypeError
-            If pictures are needed and none are given, or they are none.
+            If `estimator` cannot explain its predictions, or pictures are needed and
+            none are given, or they are none.
         """
-        check_is_fitted(estimator)
-        images, tokens, classifier = _split_pipeline(estimator, X, images)
+        check_matplotlib(f"{cls.__name__}.from_estimator")
+        classifier, tokens = split_pipeline(estimator, X)
+        if not hasattr(classifier, "explain"):
+            raise TypeError(
+                "estimator must be a MultiLabelPrototypeClassifier, or a pipeline that "
+                f"ends in one; got {classifier!r}, which cannot explain predictions."
+            )
+        if images is None:
+            images = check_pictures(estimator, X)
+        evidence = as_numpy(classifier.explain(tokens))
+        predicted = as_numpy(classifier.predict(tokens))
+        side = side_of(evidence.shape[2])
+        if predicted.ndim == 1:
+            evidence = against_the_others(evidence)
+            predicted = predicted[:, None] == classifier.classes_
+        return cls.from_predictions(
+            images,
+            evidence.reshape(*evidence.shape[:2], side, side),
+            classifier.predict_proba(tokens),
+            y_pred=predicted,
+            y_true=None if y is None else read_truth(y, classifier),
+            label_names=names_of(classifier),
+            labels=None if labels is None else places_of(labels, classifier),
+            n_labels=n_labels,
+            ax=ax,
+        )
+
+    @classmethod
+    def from_predictions(
+        cls,
+        images,
+        maps,
+        y_proba,
+        *,
+        y_pred=None,
+        y_true=None,
+        label_names=None,
+        labels=None,
+        n_labels=4,
+        ax=None,
+    ):
+        """Draw evidence and predictions from anywhere.
+
+        Parameters
+        ----------
+        images : sequence of n_samples images
+            A uint8 array (n, H, W, 3), or PIL images, arrays or paths.
+        maps : array-like of shape (n_samples, n_labels, side, side)
+            Evidence for each label in log odds; NaN where a patch is padding.
+        y_proba : array-like of shape (n_samples, n_labels)
+            Probabilities of the labels.
+        y_pred : array-like of shape (n_samples, n_labels), default=None
+            An indicator of the labels predicted; by default those of probability one
+            half or more.
+        y_true : array-like of shape (n_samples, n_labels), default=None
+            An indicator of the true labels.
+        label_names : sequence of n_labels str, default=None
+            What each label is called; its number by default.
+        labels : sequence of int, default=None
+            The numbers of the labels to show, the same for all images; None shows
+            those of highest probability in each image.
+        n_labels : int, default=4
+            How many labels to show where `labels` is None; all, if there are fewer.
+        ax : array-like of axes, shape (n_samples, 1 + n_shown), default=None
+            Where to draw; a new figure by default.
+
+        Returns
+        -------
+        EvidenceMapDisplay
+
+        Raises
+        ------
+        ValueError
+            If lengths or shapes do not match, `labels` are no numbers of labels, or
+            `n_labels` is below 1.
+        TypeError
+            If `images` holds no pictures.
+        """
+        check_matplotlib(f"{cls.__name__}.from_predictions")
         pictures = [
-            _central_square(read_image(image, index))
+            central_square(read_image(image, index))
             for index, image in enumerate(as_images(images))
         ]
-        evidence, predicted = classifier.explain(tokens), classifier.predict(tokens)
-        if len(pictures) != len(evidence):
+        maps, y_proba = np.asarray(as_numpy(maps)), np.asarray(as_numpy(y_proba))
+        if maps.ndim != 4 or maps.shape[2] != maps.shape[3]:
             raise ValueError(
-                f"images holds {len(pictures)} images, but X has {len(evidence)}."
+                "maps must be of shape (n_samples, n_labels, side, side); got "
+                f"{maps.shape}."
             )
-        side = _side_of(evidence.shape[2])
-        if predicted.ndim == 1:
-            evidence = _against_the_others(evidence)
-            predicted = predicted[:, None] == classifier.classes_
-        probabilities = classifier.predict_proba(tokens)
-        shown = _choose_labels(classifier, labels, probabilities, n_labels)
-        maps = np.take_along_axis(evidence, shown[:, :, None], axis=1)
+        shape = maps.shape[:2]
+        if len(pictures) != len(maps):
+            raise ValueError(
+                f"images holds {len(pictures)} images; wanted {len(maps)}, one for "
+                "each row."
+            )
+        if y_proba.shape != shape:
+            raise ValueError(f"y_proba has shape {y_proba.shape}; wanted {shape}.")
+        names = range(shape[1]) if label_names is None else label_names
+        if len(names) != shape[1]:
+            raise ValueError(
+                f"label_names holds {len(names)} names; wanted {shape[1]}."
+            )
+        shown = choose_labels(labels, y_proba, n_labels)
         display = cls(
-            maps=maps.reshape(*shown.shape, side, side),
+            maps=np.take_along_axis(maps, shown[:, :, None, None], axis=1),
             images=pictures,
-            names=_names_of(classifier),
-            probabilities=probabilities,
-            predicted=predicted.astype(bool),
+            names=[str(name) for name in names],
+            probabilities=y_proba,
+            predicted=(
+                y_proba >= 0.5
+                if y_pred is None
+                else read_labels(y_pred, "y_pred", shape)
+            ),
             shown=shown,
-            truth=None if y is None else _read_truth(y, classifier, predicted.shape),
+            truth=None if y_true is None else read_labels(y_true, "y_true", shape),
         )
-        return display.plot(axes=axes)
+        return display.plot(ax=ax)
 
-    def plot(self, *, axes=None):
+    def plot(self, ax=None):
         """Draw a row of picture and maps for each image.
 
         Parameters
         ----------
-        axes : array-like of axes, shape (n_samples, 1 + n_shown), default=None
+        ax : array-like of axes, shape (n_samples, 1 + n_shown), default=None
             Where to draw; a new figure by default.
 
         Returns
@@ -176,30 +278,35 @@ class EvidenceMapDisplay:
         Raises
         ------
         ValueError
-            If `axes` has another shape.
+            If `ax` has another shape.
+        ImportError
+            If matplotlib is not installed.
         """
+        check_matplotlib(f"{type(self).__name__}.plot")
         from matplotlib.cm import ScalarMappable
 
         shape = len(self.maps), 1 + self.maps.shape[1]
-        self.axes_ = _make_axes(shape) if axes is None else np.asarray(axes)
-        if self.axes_.shape != shape:
+        ax = _make_axes(shape) if ax is None else np.asarray(ax)
+        if ax.shape != shape:
             raise ValueError(
-                f"axes has the shape {self.axes_.shape}; wanted {shape}: for each "
-                "image one for the picture and one for each map."
+                f"ax has the shape {ax.shape}; wanted {shape}: for each image one for "
+                "the picture and one for each map."
             )
-        self.figure_ = self.axes_[0, 0].figure
-        for index, row in enumerate(self.axes_):
+        self.ax_, self.figure_ = ax, ax[0, 0].figure
+        for index, row in enumerate(ax):
             self._draw_picture(row[0], index)
-            for column, ax in enumerate(row[1:]):
-                self._draw_map(ax, index, column)
+            for column, cell in enumerate(row[1:]):
+                self._draw_map(cell, index, column)
         bar = self.figure_.colorbar(
             ScalarMappable(cmap=_heat()),
-            ax=self.axes_,
-            shrink=min(1, 3 / len(self.axes_)),
+            ax=ax,
+            shrink=min(1, 3 / len(ax)),
             aspect=30,
         )
-        bar.set_label("Probability, were all patches like this one", fontsize=8)
-        bar.ax.tick_params(labelsize=8)
+        size = self._font_size()
+        label = "Probability, were all\npatches like this one"
+        bar.set_label(label, fontsize=size)
+        bar.ax.tick_params(labelsize=size)
         return self
 
     def _draw_picture(self, ax, index):
@@ -211,11 +318,15 @@ class EvidenceMapDisplay:
             mark, _ = self._judge(index, label)
             if self.predicted[index, label] or mark:
                 name, probability = self.names[label], probabilities[label]
+                name = name if len(name) <= _LONGEST else f"{name[: _LONGEST - 1]}…"
                 lines.append(f"{mark} {name} {probability:.2f}".strip())
+        if len(lines) > _MOST_LINES:
+            more = len(lines) - _MOST_LINES + 1
+            lines[-more:] = [f"and {more} more"]
         # Beside, not above: rows stay equally high however many lines there are.
         ax.set_ylabel(
             "\n".join(lines) or "no label",
-            fontsize=8,
+            fontsize=self._font_size(),
             rotation="horizontal",
             horizontalalignment="right",
             verticalalignment="center",
@@ -226,7 +337,7 @@ class EvidenceMapDisplay:
 
     def _draw_map(self, ax, index, column):
         """Draw a grey picture, the evidence for a label over it, and its border."""
-        ax.imshow(_pale_grey(self.images[index]), extent=(0, 1, 1, 0))
+        ax.imshow(pale_grey(self.images[index]), extent=(0, 1, 1, 0))
         heat = expit(self.maps[index, column])
         options = {"interpolation": "bilinear", "extent": (0, 1, 1, 0)}
         ax.imshow(np.ma.masked_invalid(heat), cmap=_heat(), vmin=0, vmax=1, **options)
@@ -239,103 +350,36 @@ class EvidenceMapDisplay:
         label = self.shown[index, column]
         mark, color = self._judge(index, label)
         probability = f"{mark} {self.probabilities[index, label]:.2f}".strip()
-        title = f"{fill(self.names[label], _LINE)}\n{probability}"
-        ax.set_title(title, fontsize=8, color=color)
+        name = fill(self.names[label], _LINE, max_lines=2, placeholder="…")
+        ax.set_title(f"{name}\n{probability}", fontsize=self._font_size(), color=color)
         _finish(ax)
+
+    def _font_size(self):
+        wanted = _figure_width(self.ax_.shape[1])
+        width = self.figure_.bbox.width / self.figure_.dpi
+        return np.clip(_FONT_SIZE * width / wanted, _LEAST_FONT_SIZE, _FONT_SIZE)
 
     def _judge(self, index, label):
         """Return the mark of a label of an image, and its colour."""
         predicted = self.predicted[index, label]
         if self.truth is None:
-            return "", "black" if predicted else _GREY
+            return "", "black" if predicted else _NEITHER
         if self.truth[index, label]:
-            return ("✓", _GREEN) if predicted else ("missed", _ORANGE)
-        return ("✗", _RED) if predicted else ("", _GREY)
-
-
-def _split_pipeline(estimator, X, images):
-    """Return the pictures, the tokens and the classifier."""
-    # The winner of a search predicts for it.
-    estimator = getattr(estimator, "best_estimator_", estimator)
-    if isinstance(estimator, Pipeline):
-        images = X if images is None else images
-        tokens = X if len(estimator) == 1 else estimator[:-1].transform(X)
-        return images, tokens, estimator[-1]
-    if images is None:
-        raise TypeError(
-            "images is None; pass the pictures of X, or a Pipeline from images to "
-            "labels as the estimator and the images as X."
-        )
-    return images, X, estimator
-
-
-def _central_square(image):
-    """Return the central square of a PIL image as an array."""
-    size = min(image.size)
-    left, top = (image.width - size) // 2, (image.height - size) // 2
-    return np.asarray(image.crop((left, top, left + size, top + size)))
-
-
-def _side_of(n_patches):
-    side = isqrt(n_patches)
-    if side**2 != n_patches:
-        raise ValueError(
-            f"X has {n_patches} patches an image, which is no square number, so they "
-            "do not tile a square picture; wanted tokens of shape (n, 1 + side**2, d)."
-        )
-    return side
-
-
-def _against_the_others(evidence):
-    """Turn logits of a softmax over labels, axis 1, into log odds."""
-    n_labels = evidence.shape[1]
-    others = [
-        logsumexp(np.delete(evidence, label, axis=1), axis=1)
-        for label in range(n_labels)
-    ]
-    return evidence - np.stack(others, axis=1)
-
-
-def _choose_labels(classifier, labels, probabilities, n_labels):
-    """Return the indices of the labels to show, shape (n_samples, n_shown)."""
-    if labels is None:
-        if n_labels < 1:
-            raise ValueError(f"n_labels must be 1 or more; got {n_labels}.")
-        return np.argsort(-probabilities, axis=1, kind="stable")[:, :n_labels]
-    place = {label: index for index, label in enumerate(classifier.classes_.tolist())}
-    labels = [labels] if isinstance(labels, str) else np.asarray(labels).tolist()
-    unknown = [label for label in labels if label not in place]
-    if unknown or not labels:
-        raise ValueError(
-            f"labels must name some of the classifier's classes_, such as "
-            f"{list(place)[:10]}; got {unknown or labels}."
-        )
-    return np.tile([place[label] for label in labels], (len(probabilities), 1))
-
-
-def _names_of(classifier):
-    names = class_names_of(classifier.classes_, classifier.label_names)
-    return [str(name) for name in (classifier.classes_ if names is None else names)]
-
-
-def _read_truth(y, classifier, shape):
-    """Return true labels as an indicator of bool."""
-    if np.ndim(y) == 1 and not hasattr(y, "toarray"):
-        truth = np.asarray(y)[:, None] == classifier.classes_
-    else:
-        truth = check_indicator(y, "y")
-    if truth.shape != shape:
-        raise ValueError(f"y gives labels of shape {truth.shape}; wanted {shape}.")
-    return truth
+            return ("✓", _RIGHT) if predicted else ("missed", _MISSED)
+        return ("✗", _WRONG) if predicted else ("", _NEITHER)
 
 
 def _make_axes(shape):
     import matplotlib.pyplot as plt
 
     n_rows, n_columns = shape
-    size = 1.55 * n_columns + 2.4, 2 * n_rows
+    size = _figure_width(n_columns), 2 * n_rows
     _, axes = plt.subplots(*shape, figsize=size, layout="constrained", squeeze=False)
     return axes
+
+
+def _figure_width(n_columns):
+    return 1.55 * n_columns + 2.4
 
 
 def _heat():
@@ -347,14 +391,6 @@ def _heat():
     colors = plt.get_cmap("YlOrRd")(0.15 + 0.85 * steps)
     colors[:, 3] = _OPACITY * np.minimum(1, 2.5 * steps)
     return ListedColormap(colors, name="clear to hot")
-
-
-def _pale_grey(picture):
-    """Return a grey copy, full of contrast and pale, as heat shows best on it."""
-    grey = np.asarray(picture, dtype=np.float64).mean(axis=2)
-    low, high = np.percentile(grey, (1, 99))
-    grey = np.clip((grey - low) / max(high - low, _LEAST_CONTRAST), 0, 1)
-    return np.repeat(0.4 + 0.6 * grey[:, :, None], 3, axis=2)
 
 
 def _finish(ax):

@@ -2,12 +2,16 @@
 
 import numpy as np
 from sklearn.decomposition import PCA
-from sklearn.utils.validation import check_is_fitted
+from sklearn.utils import check_array
 
+from skfewshot._arrays import as_numpy
+from skfewshot.display._names import name_points
+from skfewshot.display._plotting import COLORS, check_matplotlib, split_pipeline
 from skfewshot.text import unit_rows
 
-#: More classes than this are not named in the picture: the names would overlap.
-_MOST_NAMED = 16
+#: More classes than this are not named in the picture: hardly a name would have room.
+_MOST_NAMED = 40
+_MARKERS = "os^D"
 
 
 class ModalityGapDisplay:
@@ -32,7 +36,7 @@ class ModalityGapDisplay:
 
     Attributes
     ----------
-    axes_ : ndarray of 2 matplotlib axes
+    ax_ : ndarray of 2 matplotlib axes
         Before and after.
     figure_ : matplotlib figure
 
@@ -72,29 +76,92 @@ class ModalityGapDisplay:
         self.classes = classes
 
     @classmethod
-    def from_estimator(cls, estimator, X, y=None, *, axes=None):
+    def from_estimator(cls, estimator, X, y=None, *, ax=None):
         """Project the features of a fitted classifier and draw them.
 
         Parameters
         ----------
-        estimator : CMMClassifier
-            A fitted classifier.
-        X : array-like of shape (n_samples, n_features)
-            Image embeddings, best of images that were not in the support.
+        estimator : CMMClassifier or Pipeline
+            A fitted classifier, or a pipeline that ends in one.
+        X : array-like
+            What `estimator` takes: image embeddings, or for a pipeline that starts with
+            a :class:`~skfewshot.CLIPFeaturizer` images; best of those that were not in
+            the support.
         y : array-like of shape (n_samples,), default=None
             Their classes, for the colours; predictions by default.
-        axes : sequence of 2 matplotlib axes, default=None
+        ax : array-like of 2 matplotlib axes, default=None
             Where to draw; a new figure by default.
 
         Returns
         -------
         ModalityGapDisplay
+
+        Raises
+        ------
+        TypeError
+            If `estimator` has no mapping to show.
+        ValueError
+            If `y` has another length than `X`, or classes that the estimator does not
+            know.
         """
-        check_is_fitted(estimator)
-        mapped = estimator.transform(X)
-        images = unit_rows(np.asarray(X, dtype=mapped.dtype))
-        texts, refined = estimator.zero_shot_features_, estimator.text_features_
-        labels = estimator.predict(X) if y is None else np.asarray(y)
+        check_matplotlib(f"{cls.__name__}.from_estimator")
+        classifier, X = split_pipeline(estimator, X)
+        wanted = ("transform", "zero_shot_features_", "text_features_")
+        if not all(hasattr(classifier, name) for name in wanted):
+            raise TypeError(
+                "estimator must be a CMMClassifier, or a pipeline that ends in one; "
+                f"got {classifier!r}, which does not map images to texts."
+            )
+        return cls.from_predictions(
+            X,
+            classifier.zero_shot_features_,
+            classifier.transform(X),
+            classifier.text_features_,
+            labels=classifier.predict(X) if y is None else y,
+            classes=classifier.classes_,
+            ax=ax,
+        )
+
+    @classmethod
+    def from_predictions(
+        cls,
+        images,
+        texts,
+        mapped_images,
+        refined_texts,
+        *,
+        labels,
+        classes=None,
+        ax=None,
+    ):
+        """Project features from anywhere and draw them.
+
+        Parameters
+        ----------
+        images, mapped_images : array-like of shape (n_samples, n_features)
+            Image embeddings before and after the mapping; rows are scaled to unit norm.
+        texts, refined_texts : array-like of shape (n_classes, n_features)
+            Text prototypes before and after, a row for each of `classes`.
+        labels : array-like of shape (n_samples,)
+            The class of each image, for the colours.
+        classes : array-like of shape (n_classes,), default=None
+            The class of each text; by default the sorted classes of `labels`.
+        ax : array-like of 2 matplotlib axes, default=None
+            Where to draw; a new figure by default.
+
+        Returns
+        -------
+        ModalityGapDisplay
+
+        Raises
+        ------
+        ValueError
+            If shapes do not match, or a label is not among `classes`.
+        """
+        check_matplotlib(f"{cls.__name__}.from_predictions")
+        images, mapped = _read_pair(images, mapped_images, "images")
+        texts, refined = _read_pair(texts, refined_texts, "texts")
+        labels, classes = _read_labels(labels, classes, len(images), len(texts))
         plane = PCA(n_components=2, random_state=0)
         # Each text as many times as there are images of a class: otherwise the few
         # texts would have no say, and the gap would not show.
@@ -108,79 +175,120 @@ class ModalityGapDisplay:
             refined_texts=plane.transform(refined),
             gap_before=_gap(images, texts),
             gap_after=_gap(mapped, refined),
-            labels=np.searchsorted(estimator.classes_, labels),
-            classes=estimator.classes_,
+            labels=labels,
+            classes=classes,
         )
-        return display.plot(axes=axes)
+        return display.plot(ax=ax)
 
-    def plot(self, *, axes=None):
+    def plot(self, ax=None):
         """Draw the two halves.
 
         Parameters
         ----------
-        axes : sequence of 2 matplotlib axes, default=None
+        ax : array-like of 2 matplotlib axes, default=None
             Where to draw; a new figure by default.
 
         Returns
         -------
         self : ModalityGapDisplay
+
+        Raises
+        ------
+        ValueError
+            If `ax` does not hold 2 axes.
+        ImportError
+            If matplotlib is not installed.
         """
+        check_matplotlib(f"{type(self).__name__}.plot")
         import matplotlib.pyplot as plt
 
-        if axes is None:
-            _, axes = plt.subplots(1, 2, figsize=(9, 4.5), layout="constrained")
-        self.axes_ = np.asarray(axes)
-        self.figure_ = self.axes_[0].figure
+        if ax is None:
+            _, ax = plt.subplots(1, 2, figsize=(9, 4.5), layout="constrained")
+        ax = np.asarray(ax)
+        if ax.shape != (2,):
+            raise ValueError(
+                "ax must hold 2 axes, for before and after the mapping; got shape "
+                f"{ax.shape}."
+            )
+        self.ax_, self.figure_ = ax, ax[0].figure
         halves = [
             ("Before", self.images, self.texts, self.gap_before),
             ("After", self.mapped_images, self.refined_texts, self.gap_after),
         ]
         everything = np.concatenate([part for half in halves for part in half[1:3]])
         low, high = everything.min(axis=0), everything.max(axis=0)
-        pad = 0.06 * (high - low)
-        for ax, (when, images, texts, gap) in zip(self.axes_, halves, strict=True):
-            self._draw_half(ax, images, texts)
-            ax.set(
-                title=f"{when} the mapping: gap {gap:.2f}",
+        pad = 0.08 * (high - low)
+        for cell, (when, images, texts, gap) in zip(ax, halves, strict=True):
+            self._draw_half(cell, images, texts)
+            cell.set_title(f"{when} the mapping\ngap {gap:.2f}", fontsize="medium")
+            cell.set(
                 xlim=(low[0] - pad[0], high[0] + pad[0]),
                 ylim=(low[1] - pad[1], high[1] + pad[1]),
+                xticks=[],
+                yticks=[],
                 xlabel="First principal component",
             )
-        self.axes_[0].set_ylabel("Second principal component")
-        self.axes_[0].legend(loc="best", framealpha=0.9)
+        ax[0].set_ylabel("Second principal component")
+        legend = ax[0].legend(loc="best", framealpha=0.9, fontsize="small")
+        names = [str(name) for name in self.classes]
+        if len(names) <= _MOST_NAMED:
+            name_points(ax[0], self.texts, names, taken=[legend])
+            name_points(ax[1], self.refined_texts, names)
         return self
 
     def _draw_half(self, ax, images, texts):
         """Draw images as dots, texts as stars, and a line from text to mean image."""
-        import matplotlib.pyplot as plt
-
-        colors = plt.get_cmap("tab20")(np.arange(len(self.classes)) % 20)
-        ax.scatter(*images.T, c=colors[self.labels], s=9, alpha=0.5, linewidths=0)
-        for index, (text, color) in enumerate(zip(texts, colors, strict=True)):
+        star = {"s": 110, "marker": "*", "edgecolors": "black", "zorder": 3}
+        for index, text in enumerate(texts):
+            # Colours come again with another marker.
+            cycle, place = divmod(index, len(COLORS))
+            color, marker = COLORS[place], _MARKERS[cycle % len(_MARKERS)]
             members = images[self.labels == index]
+            style = {"color": color, "marker": marker, "linewidths": 0}
+            ax.scatter(*members.T, s=14, alpha=0.5, **style)
+            ax.scatter(*text, c=color, linewidths=0.8, **star)
             if len(members):
                 ends = np.stack([text, members.mean(axis=0)])
-                ax.plot(*ends.T, color=color, linewidth=0.8, alpha=0.8, zorder=2)
-        star = {"s": 110, "marker": "*", "edgecolors": "black", "zorder": 3}
-        ax.scatter(*texts.T, c=colors, **star)
-        if len(self.classes) <= _MOST_NAMED:
-            self._name_texts(ax, texts)
+                ax.plot(*ends.T, color=color, linewidth=0.9, alpha=0.8, zorder=2)
         ax.scatter([], [], c="grey", s=14, label="image")
         ax.scatter([], [], c="grey", label="text", **star)
-        ax.set_xticks([])
-        ax.set_yticks([])
 
-    def _name_texts(self, ax, texts):
-        for text, name in zip(texts, self.classes, strict=True):
-            ax.annotate(
-                str(name),
-                text,
-                xytext=(0, 7),
-                textcoords="offset points",
-                ha="center",
-                fontsize=7,
-                zorder=4,
-            )
+
+def _read_pair(before, after, name):
+    """Return features before and after the mapping, all of unit norm."""
+    dtype = [np.float64, np.float32]
+    before = check_array(np.asarray(as_numpy(before)), dtype=dtype, input_name=name)
+    other = "mapped_images" if name == "images" else "refined_texts"
+    after = check_array(np.asarray(as_numpy(after)), dtype=dtype, input_name=other)
+    if before.shape != after.shape:
+        raise ValueError(
+            f"{other} must be shaped like {name}, {before.shape}; got {after.shape}."
+        )
+    return unit_rows(before), unit_rows(after)
+
+
+def _read_labels(labels, classes, n_images, n_texts):
+    """Return the index of the class of each image, and the classes."""
+    labels = np.asarray(as_numpy(labels))
+    if labels.shape != (n_images,):
+        raise ValueError(
+            f"labels must hold one class per image, shape ({n_images},); got shape "
+            f"{labels.shape}."
+        )
+    classes = np.unique(labels) if classes is None else np.asarray(classes)
+    if classes.shape != (n_texts,):
+        raise ValueError(
+            f"classes must name each of the {n_texts} texts; got {len(classes)} "
+            "classes. Without classes, there must be images of each."
+        )
+    place = {label: index for index, label in enumerate(classes.tolist())}
+    unknown = sorted({repr(label) for label in labels.tolist() if label not in place})
+    if unknown:
+        raise ValueError(
+            f"labels must be among the classes, such as {list(place)[:10]}; got "
+            f"{', '.join(unknown[:10])}."
+        )
+    return np.array([place[label] for label in labels.tolist()]), classes
 
 
 def _gap(images, texts):

@@ -171,8 +171,9 @@ def predict_dataset(
 
     Parameters
     ----------
-    dataset, output, filesystem, batch_size, concurrency, num_cpus, num_gpus, \
-            ray_remote_args
+    dataset, output, filesystem, batch_size, concurrency, num_cpus, num_gpus
+        See :func:`embed_dataset`.
+    ray_remote_args : dict or None, default=None
         See :func:`embed_dataset`.
     estimator : estimator
         Fitted: a pipeline that starts with a :class:`~skfewshot.CLIPFeaturizer`, or a

@@ -18,7 +18,7 @@ _SHOWN = 20
 class RunSummary:
     """What a run did.
 
-    Attributes
+    Parameters
     ----------
     n_written : int
         Rows that were computed and written.
