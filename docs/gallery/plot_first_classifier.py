@@ -5,9 +5,9 @@ From five images a class to a classifier
 You have five images of each of six classes, and you know what the classes are called.
 How far does that get you?
 
-The images are rendered, and the encoder is the small model that comes with the package,
-so that this page can be built without a network. With photographs only the name of the
-model changes.
+The images are rendered, and the encoder is the small model that comes with the
+package, so that this page can be built without a network. With photographs only the
+name of the model changes.
 """
 
 # %%

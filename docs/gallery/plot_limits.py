@@ -2,12 +2,13 @@
 When frozen features are not enough
 ===================================
 
-More images do not always help. What a frozen encoder has not kept, no classifier on top
-of it can bring back. How do you see that this is the trouble, and what can be done?
+More images do not always help. What a frozen encoder has not kept, no classifier on
+top of it can bring back. How do you see that this is the trouble, and what can be
+done?
 
 We put two questions to the *same* images: *what* is in it, one of four objects, and
-*where* is it, in the left half or in the right? CLIP models are trained to say what an
-image shows, so that an embedding of the whole image should be good for the first
+*where* is it, in the left half or in the right? CLIP models are trained to say what
+an image shows, so that an embedding of the whole image should be good for the first
 question. For the second we shall see.
 """
 
@@ -109,9 +110,9 @@ plt.show()
 # %%
 # Is it the classifier, or the features?
 # --------------------------------------
-# Another classifier on the same embeddings is the first test. If that does no better, try
-# other features: here the patches of the same model, laid side by side, which
-# keep what is where. A plain logistic regression on them will do.
+# Another classifier on the same embeddings is the first test. If that does no better,
+# try other features: here the patches of the same model, laid side by side, which keep
+# what is where. A plain logistic regression on them will do.
 
 from sklearn.linear_model import LogisticRegression
 
@@ -127,7 +128,7 @@ for features, name in [
     )
 ax.axhline(0.5, color="grey", linestyle=":", label="guessing")
 ax.set(title="Where is the object?", ylim=(0.4, 1.03))
-ax.legend(loc="lower right")
+ax.legend(loc="center right")
 plt.show()
 
 # %%
@@ -137,11 +138,13 @@ plt.show()
 # With images of your own
 # -----------------------
 # - Draw the curve first. Where it levels off is about what this encoder can give you.
-# - Questions that go wrong with embeddings of whole images are those of place, of number,
-#   of size, of small detail in a large image, and of everything that no caption
+# - Questions that go wrong with embeddings of whole images are those of place, of
+#   number, of size, of small detail in a large image, and of everything that no caption
 #   would mention.
 # - Then, in this order: crop to what matters; use patches
 #   (``output="tokens"``, :class:`~skfewshot.MultiLabelPrototypeClassifier`); take a
 #   larger model, or one trained on your kind of image
 #   (``CLIPFeaturizer("hf-hub:...")``); and only then fine-tune an encoder, which wants
 #   many more images.
+
+# sphinx_gallery_thumbnail_number = 4

@@ -2,70 +2,60 @@
 The modality gap, and what Cross-Modal Mapping does about it
 ============================================================
 
-CLIP puts images and texts into one space. One would expect the text "a photo of a striped
-star" to lie among the images of striped stars. It does not: images keep to one region
-and texts to another. That is the *modality gap*, and why a name is a poor
+CLIP puts images and texts into one space. One would expect the text "a photo of a
+striped star" to lie among the images of striped stars. It does not: images keep to
+one region and texts to another. That is the *modality gap*, and why a name is a poor
 prototype of its images.
 """
 
 # %%
 # See the gap
 # -----------
-# Rendered images of six kinds of object, and the small model of the package. Embeddings
-# of images and of names have length one, so that the cosine is their inner product.
+# Rendered images of ten kinds of object, with much noise and clutter, four of each to
+# learn from, and the small model of the package. Embeddings of images and of names have
+# length one, so that the cosine is their inner product.
 
 import matplotlib.pyplot as plt
 import numpy as np
 
 from skfewshot import CLIPFeaturizer, CMMClassifier, ZeroShotClassifier
-from skfewshot.datasets import make_object_images
+from skfewshot.datasets import BASE_KINDS, make_object_images
 
-classes = [
-    "checked moon",
-    "plain cross",
-    "plain heart",
-    "spotted ball",
-    "spotted flower",
-    "striped ring",
-]
-pool = make_object_images(16, kinds=classes, random_state=0)
-test = make_object_images(40, kinds=classes, random_state=1)
+classes = list(BASE_KINDS[::3])
+look = {"kinds": classes, "clutter": 1.0, "noise": 0.15}
+pool = make_object_images(4, random_state=0, **look)
+test = make_object_images(40, random_state=1, **look)
 clip = CLIPFeaturizer("tiny")
 X, X_test = clip.fit_transform(pool.images), clip.transform(test.images)
 T = clip.encode_classes(classes)
 
-same = pool.labels[:, None] == pool.labels
-pairs = ~np.eye(len(X), dtype=bool)
-own = pool.labels[:, None] == np.array(classes)
+same = test.labels[:, None] == test.labels
+pairs = ~np.eye(len(X_test), dtype=bool)
+own = test.labels[:, None] == np.array(classes)
 cosines = {
-    "image and image,\nsame class": (X @ X.T)[same & pairs],
-    "image and image,\ndifferent classes": (X @ X.T)[~same],
-    "image and its name": (X @ T.T)[own],
-    "image and another name": (X @ T.T)[~own],
+    "image and image,\nsame class": (X_test @ X_test.T)[same & pairs],
+    "image and image,\ndifferent classes": (X_test @ X_test.T)[~same],
+    "image and\nits name": (X_test @ T.T)[own],
+    "image and\nanother name": (X_test @ T.T)[~own],
 }
 
 plt.style.use("tableau-colorblind10")
-fig, ax = plt.subplots(figsize=(8, 3.4), layout="constrained")
-parts = ax.violinplot(
-    [np.asarray(values) for values in cosines.values()],
-    orientation="horizontal",
-    showextrema=False,
-    showmedians=True,
-)
+fig, ax = plt.subplots(figsize=(8, 3.8), layout="constrained")
+values = [np.asarray(cosine) for cosine in cosines.values()]
+parts = ax.violinplot(values, widths=0.7, showextrema=False, showmedians=True)
 for body, color in zip(parts["bodies"], ["C0", "C0", "C1", "C1"], strict=True):
     body.set(facecolor=color, alpha=0.6)
 parts["cmedians"].set_color("black")
-ax.set_yticks(range(1, 5), cosines)
-ax.invert_yaxis()
-ax.set_xlabel("Cosine")
-ax.grid(axis="x", alpha=0.3)
+ax.set_xticks(range(1, 5), cosines)
+ax.set_ylabel("Cosine")
+ax.grid(axis="y", alpha=0.3)
 plt.show()
 
 # %%
-# Compare the first and the third: an image is typically much nearer to another image of its
-# class than to the name of its class. As long as names are compared with names only, as in
-# zero-shot classification, that need not do harm. It does as soon as images and names are
-# to be used together.
+# Compare the first and the third: an image is typically nearer to another image of
+# its class than to the name of its class. As long as names are compared with names
+# only, as in zero-shot classification, that need not do harm. It does as soon as images
+# and names are to be used together.
 #
 # Map images to where the texts are
 # ---------------------------------
@@ -84,8 +74,8 @@ plt.show()
 # %%
 # What it brings
 # --------------
-# The gap alone is not the point. Once images and texts share a place, distances say more,
-# and the same images are told apart better.
+# The gap alone is not the point. Once images and texts share a place, distances say
+# more, and the same images are told apart better.
 
 zero_shot = ZeroShotClassifier().fit(X, pool.labels)
 print(f"gap before the mapping:  {display.gap_before:.2f}")
@@ -96,10 +86,10 @@ print(f"accuracy of CMM:         {model.score(X_test, test.labels):.1%}")
 # %%
 # Is it the shift, the images or the map?
 # ---------------------------------------
-# If the gap is a shift, why not subtract the mean of the images and that of the texts? One
-# can, and it closes the gap by construction. And how much do the images do on their
-# own, by the means of the classes? (:class:`~skfewshot.ZeroShotClassifier` takes these where
-# it is given no text.)
+# If the gap is a shift, why not subtract the mean of the images and that of the texts?
+# One can, and it closes the gap by construction. And how much do the images do on their
+# own, by the means of the classes? (:class:`~skfewshot.ZeroShotClassifier` takes these
+# where it is given no text.)
 
 from sklearn.preprocessing import normalize
 
@@ -120,15 +110,14 @@ ax.set(ylabel="Accuracy on new images", ylim=(0, 1.08))
 plt.show()
 
 # %%
-# Sixteen images a class are plenty for so easy a task, so that their means alone are a
-# strong rival. With fewer images, and harder tasks, names and images need each other: see
-# the example on which classifier to take.
+# Compare the last bar with the first and the third, names alone and images alone. How
+# the balance shifts with more images is in the example on which classifier to take.
 #
 # With your own images
 # --------------------
-# Draw ``ModalityGapDisplay.from_estimator(model, X, y)`` with images that were kept aside.
-# A star far from the dots of its colour, also after the mapping, is a class whose name
-# misleads: give it a better one with ``class_names``.
+# Draw ``ModalityGapDisplay.from_estimator(model, X, y)`` with images that were kept
+# aside. A star far from the dots of its colour, also after the mapping, is a class
+# whose name misleads: give it a better one with ``class_names``.
 #
 # .. seealso::
 #

@@ -2,12 +2,12 @@
 Several labels an image, and where the evidence lies
 ====================================================
 
-A photograph shows a street, a dog and a bicycle, and you have a few images of each. Which
-labels does a new image have, and *where* did the classifier see them?
+A photograph shows a street, a dog and a bicycle, and you have a few images of each.
+Which labels does a new image have, and *where* did the classifier see them?
 
-One embedding of the whole image is mostly about everything else than the label in question.
-:class:`~skfewshot.MultiLabelPrototypeClassifier` looks at the patches instead, and
-can therefore show them.
+One embedding of the whole image is mostly about everything else than the label in
+question. :class:`~skfewshot.MultiLabelPrototypeClassifier` looks at the patches
+instead, and can therefore show them.
 """
 
 # %%
@@ -34,8 +34,8 @@ print(f"{len(images)} images, {Y.sum(axis=0).min()} or more of each label")
 # %%
 # Fit and predict
 # ---------------
-# ``output="tokens"`` gives an embedding for each patch beside that of the image. ``Y`` has a
-# column for each label, of zeros and ones, as scikit-learn has it.
+# ``output="tokens"`` gives an embedding for each patch beside that of the image. ``Y``
+# has a column for each label, of zeros and ones, as scikit-learn has it.
 
 from sklearn.pipeline import make_pipeline
 
@@ -48,9 +48,9 @@ probabilities = model.predict_proba(test.images)
 probabilities.shape
 
 # %%
-# How good is it? Mean average precision asks whether images with a label come before those
-# without. Beside it, a logistic regression for each label on embeddings of the whole image,
-# learned from the same scenes.
+# How good is it? Mean average precision asks whether images with a label come before
+# those without. Beside it, a logistic regression for each label on embeddings of the
+# whole image, learned from the same scenes.
 
 from sklearn.linear_model import LogisticRegression
 from sklearn.multioutput import MultiOutputClassifier
@@ -68,10 +68,10 @@ for name, scores in [("patches", probabilities), ("whole image", probe_scores)]:
 # %%
 # Look at the evidence
 # --------------------
-# :class:`~skfewshot.display.EvidenceMapDisplay` puts the evidence of each patch over the
-# picture, for the labels of highest probability. Inside the thin line a patch speaks for the
-# label. With the true labels given, it marks what is right (✓), wrong (✗) and missed.
-# These are the first four test scenes with three objects or more.
+# :class:`~skfewshot.display.EvidenceMapDisplay` puts the evidence of each patch over
+# the picture, for the labels of highest probability. Inside the thin line a patch
+# speaks for the label. With the true labels given, it marks what is right (✓), wrong
+# (✗) and missed. These are the first four test scenes with three objects or more.
 
 from skfewshot.display import EvidenceMapDisplay
 
@@ -82,9 +82,9 @@ plt.show()
 # %%
 # Does it look at the right place?
 # --------------------------------
-# The renderer knows the box of each object, so that this can be counted: is the strongest
-# patch of a true label in the box of its object? A patch picked at random would be
-# there as often as the box is large.
+# The renderer knows the box of each object, so that this can be counted: is the
+# strongest patch of a true label in the box of its object? A patch picked at random
+# would be there as often as the box is large.
 
 tokens = model[0].transform(test.images)
 evidence = model[-1].explain(tokens)
@@ -97,17 +97,16 @@ for image, (objects, boxes) in enumerate(zip(test.objects, test.boxes, strict=Tr
         inside = (inside_y[:, None] & inside_x).ravel()
         hits.append(inside[evidence[image, names.index(kind)].argmax()])
         chances.append(inside.mean())
-print(
-    f"strongest patch in the box: {np.mean(hits):.0%}, by chance: {np.mean(chances):.0%}"
-)
+print(f"strongest patch in the box: {np.mean(hits):.0%}")
+print(f"by chance: {np.mean(chances):.0%}")
 
 # %%
 # Where it goes wrong
 # -------------------
-# The same display helps with errors. Here are the two scenes with the most confident wrong
-# label; the wrong one is in the first or second map. A map on another object tells
-# of look-alikes; a map on the background tells of a label that was learned from its
-# surroundings.
+# The same display helps with errors. Here are the two scenes with the most confident
+# wrong label; the wrong one is in the first or second map. A map on another object
+# tells of look-alikes; a map on the background tells of a label that was learned from
+# its surroundings.
 
 wrong = np.where(test.labels == 1, 0, probabilities)
 worst = np.argsort(-wrong.max(axis=1))[:2]
@@ -117,11 +116,11 @@ plt.show()
 # %%
 # With your own images
 # --------------------
-# - ``Y`` may be a data frame whose columns are the labels; their names are used then. From
-#   lists of labels, :class:`~sklearn.preprocessing.MultiLabelBinarizer` makes it.
+# - ``Y`` may be a data frame whose columns are the labels; their names are used then.
+#   From lists of labels, :class:`~sklearn.preprocessing.MultiLabelBinarizer` makes it.
 # - Name what can be seen: "bicycle" has a place in the picture, "holiday" has none.
-# - Labels of which ``Y`` says 0 must really be absent, or the classifier learns that they
-#   do not belong.
+# - Labels of which ``Y`` says 0 must really be absent, or the classifier learns that
+#   they do not belong.
 # - ``predict`` takes labels with a probability of one half or more; the example on
 #   thresholds shows how to choose.
 

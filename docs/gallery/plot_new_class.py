@@ -3,15 +3,15 @@ A class you have no image of
 ============================
 
 A new product, a rare species: it will turn up, and there is no picture of it yet. A
-classifier of pixels cannot know it. One that starts from texts can, as the name is enough
-to place it.
+classifier of pixels cannot know it. One that starts from texts can, as the name is
+enough to place it.
 """
 
 # %%
 # Five images of each class, but for one
 # --------------------------------------
-# Rendered images of twelve kinds of object, and the small model of the package, which was
-# trained on none of these kinds, but knows the words. Nobody has an image of a
+# Rendered images of twelve kinds of object, and the small model of the package, which
+# was trained on none of these kinds, but knows the words. Nobody has an image of a
 # "checked ring".
 
 import matplotlib.pyplot as plt
@@ -34,9 +34,9 @@ known = names != newcomer
 # %%
 # Named before the fit, or added after it
 # ---------------------------------------
-# ``extra_classes`` names classes that the support does not have. And a fitted classifier
-# learns a class by :meth:`~skfewshot.CMMClassifier.add_class` without a new fit, so
-# without the images. Both come to the same.
+# ``extra_classes`` names classes that the support does not have. And a fitted
+# classifier learns a class by :meth:`~skfewshot.CMMClassifier.add_class` without a new
+# fit, so without the images. Both come to the same.
 
 before = CMMClassifier(extra_classes=[newcomer]).fit(X[known], names[known])
 after = CMMClassifier().fit(X[known], names[known]).add_class(newcomer)
@@ -131,3 +131,5 @@ for label, mean in zip(labels, found.mean(axis=0), strict=True):
 #   texts: a classifier that was fitted without any refuses ``add_class``.
 # - Images of something else altogether still get the name of one of the classes. For
 #   "none of these" look at the probability: see the example on thresholds.
+
+# sphinx_gallery_thumbnail_number = 2

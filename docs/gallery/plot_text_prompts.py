@@ -2,19 +2,19 @@
 What the class names are worth
 ==============================
 
-CLIP has read what people write about pictures. A class name is therefore not a mere label
-to it, but a description, and works like some images of the class. But only if
+CLIP has read what people write about pictures. A class name is therefore not a mere
+label to it, but a description, and works like some images of the class. But only if
 it *is* a description: folders are often called ``n0213``.
 
-Here the same images are learned under good names, under half of each name, under codes and
-without any text, and the good names are put into different sentences.
+Here the same images are learned under good names, under half of each name, under
+codes and without any text, and the good names are put into different sentences.
 """
 
 # %%
 # Images that are hard to tell apart
 # ----------------------------------
-# 28 kinds of object, rendered with much noise and clutter. The small model of the package
-# was trained on objects of these kinds, as a real CLIP has met most things
+# 28 kinds of object, rendered with much noise and clutter. The small model of the
+# package was trained on objects of these kinds, as a real CLIP has met most things
 # before.
 
 import matplotlib.pyplot as plt
@@ -39,8 +39,8 @@ plt.show()
 # %%
 # One task, four ways to name it
 # ------------------------------
-# ``class_names`` says what a label is called in a prompt, so the labels themselves stay as
-# they are. ``text_features=None`` leaves texts out.
+# ``class_names`` says what a label is called in a prompt, so the labels themselves stay
+# as they are. ``text_features=None`` leaves texts out.
 
 wordings = {
     "good names, “striped star”": {name: name for name in BASE_KINDS},
@@ -54,9 +54,9 @@ models = {
 models["no text"] = CMMClassifier(text_features=None)
 
 # %%
-# Without any image there is zero-shot CLIP, which chooses the name that is nearest. With
-# images, :class:`~skfewshot.CMMClassifier` weighs names and images against each other.
-# Each point is the mean over four draws of the images.
+# Without any image there is zero-shot CLIP, which chooses the name that is nearest.
+# With images, :class:`~skfewshot.CMMClassifier` weighs names and images against each
+# other. Each point is the mean over four draws of the images.
 
 from skfewshot.model_selection import sample_support
 
@@ -140,16 +140,19 @@ plt.show()
 # %%
 # Do not read much into a point more or less: it is a few images. Which sentence is the
 # best differs from one task to another, and the ensemble saves the choice. The text
-# encoder of this small model has only met short captions; that of a large one has more to
-# say about the sentence.
+# encoder of this small model has only met short captions; that of a large one has more
+# to say about the sentence.
 #
 # With your own classes
 # ---------------------
 # - Give words that one would find in a caption: "polar bear", not ``n02134084`` and not
 #   ``polar_bear``. Where two classes share a word ("crane"), say which one: "crane, a
 #   bird", "construction crane".
-# - Say what kind of picture it is where that is special: ``"a satellite photo of {}."``,
-#   ``"a photo of a {}, a type of flower."``. Write them down once and leave it at that:
-#   choosing among them wants more images than a support has. See the example on searching.
+# - Say what kind of picture it is where that is special: ``"a satellite photo of
+#   {}."``, ``"a photo of a {}, a type of flower."``. Write them down once and leave it
+#   at that: choosing among them wants more images than a support has. See the example
+#   on searching.
 # - If no name says anything (``"defect type B"``), pass ``text_features=None``, and
 #   look at both curves if in doubt.
+
+# sphinx_gallery_thumbnail_number = 2

@@ -1,0 +1,130 @@
+"""
+Finding wrong labels
+====================
+
+Somebody labelled the images by hand, in a hurry. With a few images a class, a single
+wrong label is a large part of what a class is learned from. Which ones should be
+looked at again?
+
+Let a classifier that has *not* seen an image say how probable its label is. Labels
+that it finds improbable come first. Nothing but
+:func:`~sklearn.model_selection.cross_val_predict` is needed.
+"""
+
+# %%
+# Plant errors
+# ------------
+# Twelve kinds of object that the small model of the package was never trained on, with
+# noise and clutter, ten images of each. One label in ten is replaced by another one, at
+# random.
+
+import matplotlib.pyplot as plt
+import numpy as np
+
+from skfewshot import CLIPFeaturizer, CMMClassifier
+from skfewshot.datasets import NOVEL_KINDS, make_object_images
+
+look = {"kinds": NOVEL_KINDS, "clutter": 1.0, "noise": 0.1}
+images, truth = make_object_images(10, return_X_y=True, random_state=0, **look)
+new_images, new_truth = make_object_images(40, return_X_y=True, random_state=1, **look)
+clip = CLIPFeaturizer("tiny")
+X, X_new = clip.fit_transform(images), clip.transform(new_images)
+
+rng = np.random.default_rng(0)
+classes = np.unique(truth)
+planted = rng.choice(len(truth), len(truth) // 10, replace=False)
+given = truth.copy()
+for row in planted:
+    given[row] = rng.choice(classes[classes != truth[row]])
+is_wrong = given != truth
+print(f"{is_wrong.sum()} of {len(given)} labels are wrong")
+
+# %%
+# How probable is each label?
+# ---------------------------
+# Every image is judged by a classifier that was fitted on the other folds.
+# ``cross_val_predict`` numbers the classes before it fits, so that the names have to be
+# told by ``class_names``.
+
+from sklearn.model_selection import StratifiedKFold, cross_val_predict
+
+probabilities = cross_val_predict(
+    CMMClassifier(class_names=classes),
+    X,
+    given,
+    cv=StratifiedKFold(5, shuffle=True, random_state=0),
+    method="predict_proba",
+)
+own = probabilities[np.arange(len(given)), np.searchsorted(classes, given)]
+suspects = np.argsort(own)
+
+# %%
+# The suspects
+# ------------
+# The twelve images whose labels are least probable, with the label they were given, the
+# one that is suggested, and whether the label was planted.
+
+fig, axes = plt.subplots(3, 4, figsize=(8, 8.2), layout="constrained")
+fig.get_layout_engine().set(h_pad=0.12)
+for ax, row in zip(axes.flat, suspects, strict=False):
+    suggestion = classes[probabilities[row].argmax()]
+    ax.imshow(images[row])
+    ax.set(xticks=[], yticks=[])
+    ax.set_title(f"given: {given[row]}\nsuggested: {suggestion}", fontsize=9)
+    verdict = "planted error" if is_wrong[row] else "label was right"
+    color = "#b35900" if is_wrong[row] else "#0072B2"
+    ax.set_xlabel(f"{verdict} (p = {own[row]:.3f})", fontsize=9, color=color)
+plt.show()
+
+# %%
+# How many must be looked at?
+# ---------------------------
+# The labels are looked through from the least probable on. The dotted line is that of
+# looking in no order.
+
+found = is_wrong[suspects].cumsum()
+looked = np.arange(1, len(given) + 1)
+plt.style.use("tableau-colorblind10")
+fig, ax = plt.subplots(figsize=(6.8, 4), layout="constrained")
+ax.step(looked, found, where="post", label="least probable first")
+ax.plot(looked, looked * is_wrong.mean(), ":", color="0.4", label="in no order")
+ax.axvline(is_wrong.sum(), color="0.8", zorder=0)
+ax.text(is_wrong.sum() + 1, 0.3, "as many as there are errors", color="0.4")
+ax.set(xlabel="Labels looked at", ylabel="Wrong labels found")
+ax.legend(loc="center right")
+plt.show()
+
+n_errors = is_wrong.sum()
+print(f"among the first {n_errors}: {found[n_errors - 1]} of {n_errors} errors")
+print(f"all found after {looked[found == n_errors][0]} of {len(given)} labels")
+
+# %%
+# Is it worth it?
+# ---------------
+# Somebody looks at the fifteen least probable labels and corrects those that are wrong.
+# Compare the accuracy on new images, whose labels are right, before and after.
+
+checked = given.copy()
+checked[suspects[:15]] = truth[suspects[:15]]
+for name, labels in [
+    ("with the errors", given),
+    ("15 labels checked", checked),
+    ("never an error", truth),
+]:
+    accuracy = CMMClassifier().fit(X, labels).score(X_new, new_truth)
+    print(f"{name:18} {accuracy:.1%}")
+
+# %%
+# With your own images
+# --------------------
+# - Look at the suspects, do not drop them blindly: a label can be right and the image
+#   unusual, and such images teach most.
+# - Wrong labels that follow a rule, such as two classes that are always confused, are
+#   learned by the classifier and do not stand out.
+# - Images with a twin in another fold vouch for each other: find copies first.
+# - `cleanlab <https://docs.cleanlab.ai>`_ takes the same probabilities and also says
+#   how many errors there are:
+#   ``cleanlab.filter.find_label_issues(np.searchsorted(classes, given),
+#   probabilities)``.
+
+# sphinx_gallery_thumbnail_number = 1

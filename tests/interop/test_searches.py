@@ -1,0 +1,126 @@
+"""scikit-learn's searches, curves and folds, with the texts where they should be."""
+
+import numpy as np
+import pytest
+from numpy.testing import assert_array_equal
+from scipy.stats import loguniform
+from sklearn.experimental import enable_halving_search_cv  # noqa: F401
+from sklearn.model_selection import (
+    GroupKFold,
+    HalvingGridSearchCV,
+    HalvingRandomSearchCV,
+    RandomizedSearchCV,
+    StratifiedGroupKFold,
+    cross_val_predict,
+    cross_val_score,
+    cross_validate,
+    learning_curve,
+    permutation_test_score,
+    validation_curve,
+)
+
+from skfewshot import CMMClassifier, CMMClassifierCV
+
+
+@pytest.mark.parametrize(
+    ("search", "params"),
+    [(HalvingGridSearchCV, {}), (HalvingRandomSearchCV, {"random_state": 0})],
+)
+@pytest.mark.parametrize(
+    ("resource", "expected"),
+    [
+        ({"resource": "n_samples", "min_resources": 8}, [8, 24]),
+        ({"resource": "max_iter", "min_resources": 10, "max_resources": 30}, [10, 30]),
+    ],
+)
+def test_halving(support, query, search, params, resource, expected):
+    grid = {"text_penalty": [1.0, 10.0, 100.0], "map_penalty": [0.1, 1.0, 10.0]}
+    found = search(
+        CMMClassifier(),
+        grid,
+        cv=2,
+        factor=3,
+        error_score="raise",
+        **params,
+        **resource,
+    ).fit(support.X, support.names)
+    assert found.n_resources_[:2] == expected
+    assert found.best_estimator_.prototype_source_ == "embedding"
+    assert found.score(query.X, query.names) > 0.8
+
+
+def test_randomized_search(support):
+    search = RandomizedSearchCV(
+        CMMClassifier(),
+        {"text_penalty": loguniform(1, 100)},
+        n_iter=3,
+        random_state=0,
+        error_score="raise",
+    ).fit(support.X, support.names)
+    assert 1 <= search.best_params_["text_penalty"] <= 100
+
+
+def test_curves_and_several_scorers(support):
+    X, y = support.X, support.names
+    by_shots = learning_curve(
+        CMMClassifier(),
+        X,
+        y,
+        cv=3,
+        train_sizes=[0.4, 1.0],
+        shuffle=True,
+        random_state=0,
+    )
+    by_penalty = validation_curve(
+        CMMClassifier(), X, y, param_name="text_penalty", param_range=[1.0, 100.0], cv=3
+    )
+    assert by_shots[2].shape == by_penalty[1].shape == (2, 3)
+    assert min(by_shots[2].mean(), by_penalty[1].mean()) > 0.7
+    scoring = ["accuracy", "neg_log_loss", "roc_auc_ovr", "f1_macro"]
+    scores = cross_validate(
+        CMMClassifier(), X, y, cv=3, scoring=scoring, error_score="raise"
+    )
+    assert all(np.isfinite(scores[f"test_{name}"]).all() for name in scoring)
+    score, by_chance, _ = permutation_test_score(
+        CMMClassifier(), X, y, cv=3, n_permutations=5, random_state=0
+    )
+    assert score > by_chance.max()
+
+
+def test_groups(support):
+    groups = np.arange(24) // 3
+    for folds in (GroupKFold(4), StratifiedGroupKFold(4)):
+        scores = cross_val_score(
+            CMMClassifier(),
+            support.X,
+            support.names,
+            groups=groups,
+            cv=folds,
+            error_score="raise",
+        )
+        assert scores.mean() > 0.7
+
+
+def test_groups_in_the_search_of_our_own(support):
+    folds = GroupKFold(3).split(support.X, support.names, np.arange(24) // 3)
+    model = CMMClassifierCV(cv=list(folds), map_penalties=[1.0])
+    assert model.fit(support.X, support.names).n_splits_ == 3
+    assert model.best_score_ > 0.7
+
+
+def test_classes_that_a_fold_lacks_are_predicted_from_their_names(support):
+    X, names, codes = support.X, support.names, support.codes
+    folds = GroupKFold(3)  # a class is a group
+    without = cross_val_predict(CMMClassifier(), X, names, groups=codes, cv=folds)
+    assert (without == names).mean() == 0
+    with_names = cross_val_predict(
+        CMMClassifier(extra_classes=support.classes), X, names, groups=codes, cv=folds
+    )
+    assert (with_names == names).mean() > 0.5
+    numbered = CMMClassifier(extra_classes=[0, 1, 2], class_names=support.classes)
+    probabilities = cross_val_predict(
+        numbered, X, names, groups=codes, cv=folds, method="predict_proba"
+    )
+    assert_array_equal(
+        np.array(support.classes)[probabilities.argmax(axis=1)], with_names
+    )
