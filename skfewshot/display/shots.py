@@ -114,9 +114,10 @@ class ShotCurveDisplay:
 
         Parameters
         ----------
-        estimator, X, y, groups, shots, n_repeats, cv, scoring, random_state, n_jobs, \
-                error_score, params
+        estimator, X, y, groups, shots, n_repeats, cv, scoring, random_state, n_jobs
             As in :func:`~skfewshot.model_selection.shot_curve`.
+        error_score, params
+            As there.
         ax : matplotlib axes, default=None
             Where to draw; a new figure by default.
         name : str, default=None
