@@ -15,6 +15,16 @@ import weakref
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from skfewshot.clip.cache_file import (
+    MOST_ROW_BYTES,
+    PAGE,
+    TIMEOUT_S,
+    connect,
+    connect_to_read,
+    may_write,
+    pragma,
+    retry,
+)
 from skfewshot.clip.cache_rows import pack_row, unpack_row
 
 #: Name of the file in the folder of a cache.
@@ -24,14 +34,6 @@ DEFAULT_SIZE = 10 * 2**30
 #: The smallest bound: some pages for SQLite itself and a few embeddings.
 SMALLEST_SIZE = 2**20
 
-# "CLIP" in ASCII: a file that has another mark is not ours, and is left alone.
-_APPLICATION_ID = 0x434C4950
-_TABLE = (
-    "embeddings (id INTEGER PRIMARY KEY, key BLOB NOT NULL UNIQUE, value BLOB NOT NULL)"
-)
-_PAGE = 16384
-# Waits for another process end here, and embedding goes on without the cache.
-_TIMEOUT_S = 20
 # Python looks for Ctrl-C between waits for the writers' lock.
 _TRY_S = 0.1
 # Rows wait in memory for one transaction, no longer and no larger than this.
@@ -78,8 +80,8 @@ def open_cache(folder, size=DEFAULT_SIZE):
     Parameters
     ----------
     folder : str or os.PathLike
-        Made if it does not exist. A disk of this machine: SQLite's locks do not work on
-        most network file systems.
+        Made if it does not exist. One that may not be written to is read. A
+        disk of this machine: SQLite's locks do not work on most network file systems.
     size : int, default=DEFAULT_SIZE
         The bound in bytes.
 
@@ -91,22 +93,24 @@ def open_cache(folder, size=DEFAULT_SIZE):
     ------
     ValueError
         If there is a file in the place of the folder, or one of the cache's name that
-        is not a cache.
+        is not a cache, or no folder can have that name.
     OSError
-        If the folder or the file cannot be made, read or written.
+        If the folder or the file cannot be made or read.
+
+    Warns
+    -----
+    UserWarning
+        If the cache may not be written to, once in a process.
     """
     if not os.fspath(folder):
         raise ValueError(
             "cache is an empty string; wanted is a folder, or None for no cache."
         )
-    folder = Path(folder).expanduser().absolute()
-    if folder.exists() and not folder.is_dir():
+    if "\0" in os.fspath(folder) or "://" in os.fspath(folder):
         raise ValueError(
-            f"cache={str(folder)!r} is a file; wanted is a folder, which is made if it "
-            "does not exist."
+            f"cache={str(folder)!r} is no path; wanted is a folder of this machine."
         )
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder.resolve() / FILE_NAME
+    path = _make_folder(folder) / FILE_NAME
     with _lock:
         cache = _open.get(path)
         # A user may have deleted the folder while it was open.
@@ -116,6 +120,25 @@ def open_cache(folder, size=DEFAULT_SIZE):
             cache = _open[path] = EmbeddingCache(path)
         cache.size = size
         return cache
+
+
+def _make_folder(name):
+    """Return the folder, without links; make it if there is none."""
+    try:
+        folder = Path(name).expanduser().absolute()
+        if folder.exists() and not folder.is_dir():
+            raise ValueError(
+                f"cache={str(folder)!r} is a file; wanted is a folder, which is made "
+                "if it does not exist."
+            )
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder.resolve()
+    except RuntimeError as error:
+        raise ValueError(f"cache={str(name)!r} is no folder: {error}") from error
+    except OSError as error:
+        raise OSError(
+            error.errno, f"The folder cache={str(name)!r} could not be made: {error}"
+        ) from error
 
 
 class EmbeddingCache:
@@ -130,17 +153,19 @@ class EmbeddingCache:
     ----------
     size : int
         The bound in bytes.
+    path : pathlib.Path
     """
 
     def __init__(self, path):
         self.size = DEFAULT_SIZE
-        self._path = path
+        self.path = path
         self._lock = threading.RLock()
         self._waiting = {}
         self._waiting_bytes = 0
         self._flushed = time.monotonic()
-        self._patience_s = _TIMEOUT_S
+        self._patience_s = TIMEOUT_S
         self._opened = None
+        self._said = set()
         try:
             self._connection  # noqa: B018
         except sqlite3.OperationalError as error:
@@ -158,8 +183,16 @@ class EmbeddingCache:
     def _connection(self):
         """The connection, opened anew if it was closed."""
         if self._opened is None:
-            self._opened = _connect(self._path)
-            self._inode = os.stat(self._path).st_ino
+            self._is_writable = may_write(self.path)
+            if self._is_writable:
+                self._opened = connect(self.path)
+            else:
+                self._opened = connect_to_read(self.path)
+                self._say_once(
+                    f"The cache {str(self.path)!r} may not be written to; it is read, "
+                    "and new embeddings are not kept."
+                )
+            self._inode = os.stat(self.path).st_ino
         return self._opened
 
     def close(self):
@@ -173,12 +206,30 @@ class EmbeddingCache:
     def is_on_disk(self):
         """Say whether the file that is open is still the one at its path."""
         try:
-            return os.stat(self._path).st_ino == self._inode
+            return os.stat(self.path).st_ino == self._inode
         except OSError:
             return False
 
-    def get(self, key):
-        """Return the row of a key, or None if there is none, or a damaged one."""
+    def get(self, key, shape=None):
+        """Return the row of a key, or None if there is none, or a damaged one.
+
+        Parameters
+        ----------
+        key : bytes
+        shape : tuple of int or None, default=None
+            The shape that a row has, with None where any length will do.
+        """
+        row = self._read(key)
+        if row is None or _fits(row.shape, shape):
+            return row
+        self._say_once(
+            f"The cache {str(self.path)!r} has rows of another shape than the model "
+            f"gives, {row.shape} for {shape}: somebody has changed it. Those images "
+            "are embedded again. Delete it if you do not trust it."
+        )
+        return None
+
+    def _read(self, key):
         with self._lock, self._excused("read"):
             waiting = self._waiting.get(key)
             if waiting is not None:
@@ -193,7 +244,8 @@ class EmbeddingCache:
         """Store a row, soon: see :meth:`flush`."""
         with self._lock:
             value = pack_row(key, row)
-            if len(value) > self.size // 8:
+            too_long = len(value) > min(self.size // 8, MOST_ROW_BYTES)
+            if too_long or not self._is_writable:
                 return
             self._waiting[key] = value
             self._waiting_bytes += len(value)
@@ -225,18 +277,18 @@ class EmbeddingCache:
             connection.executemany(
                 "INSERT OR REPLACE INTO embeddings (key, value) VALUES (?, ?)", rows
             )
-        if _pragma(connection, "page_count") * _PAGE > self.size:  # a new, lower bound
+        if pragma(connection, "page_count") * PAGE > self.size:  # a new, lower bound
             # A script, because this gives back one page at each step.
             connection.executescript("PRAGMA incremental_vacuum")
         if self._log_bytes() > _MOST_LOG_BYTES:
             # Readers that take turns keep it from being folded in by the way.
             connection.execute(f"PRAGMA busy_timeout = {int(1000 * _TRY_S)}")
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-            connection.execute(f"PRAGMA busy_timeout = {1000 * _TIMEOUT_S}")
+            connection.execute(f"PRAGMA busy_timeout = {1000 * TIMEOUT_S}")
 
     def _log_bytes(self):
         try:
-            return os.stat(f"{self._path}-wal").st_size
+            return os.stat(f"{self.path}-wal").st_size
         except OSError:
             return 0
 
@@ -257,13 +309,18 @@ class EmbeddingCache:
         deadline = time.monotonic() + self._patience_s
         connection.execute(f"PRAGMA busy_timeout = {int(1000 * _TRY_S)}")
         try:
-            _retry(connection, "BEGIN IMMEDIATE", deadline)
-            self._patience_s = _TIMEOUT_S
+            retry(connection, "BEGIN IMMEDIATE", deadline)
+            self._patience_s = TIMEOUT_S
         except sqlite3.OperationalError:
             self._patience_s = 0
             raise
         finally:
-            connection.execute(f"PRAGMA busy_timeout = {1000 * _TIMEOUT_S}")
+            connection.execute(f"PRAGMA busy_timeout = {1000 * TIMEOUT_S}")
+
+    def _say_once(self, message):
+        if message not in self._said:
+            self._said.add(message)
+            warnings.warn(message, UserWarning, stacklevel=3)
 
     @contextmanager
     def _excused(self, doing):
@@ -272,7 +329,7 @@ class EmbeddingCache:
             yield
         except sqlite3.Error as error:
             warnings.warn(
-                f"The cache {str(self._path)!r} could not be {doing}: {error}. Images "
+                f"The cache {str(self.path)!r} could not be {doing}: {error}. Images "
                 "are embedded without it. If the file is damaged, delete it.",
                 UserWarning,
                 stacklevel=2,
@@ -281,7 +338,7 @@ class EmbeddingCache:
     def _make_room(self, connection, n_bytes):
         """Delete the oldest rows if `n_bytes` more would go beyond the bound."""
         # Keys stand in the table and in its index; pages are not filled to the brim.
-        needed = int(1.25 * n_bytes) + 4 * _PAGE
+        needed = int(1.25 * n_bytes) + 4 * PAGE
         used = _used_bytes(connection)
         if used + needed <= self.size:
             return
@@ -299,60 +356,15 @@ class EmbeddingCache:
             used = _used_bytes(connection)
 
 
-def _connect(path):
-    """Open the file, and make the table if it is new."""
-    connection = sqlite3.connect(
-        path, timeout=_TIMEOUT_S, isolation_level=None, check_same_thread=False
+def _fits(shape, wanted):
+    """Say whether a shape is the one that is wanted."""
+    if wanted is None:
+        return True
+    return len(shape) == len(wanted) and all(
+        want in (None, have) for have, want in zip(shape, wanted, strict=True)
     )
-    try:
-        connection.execute("PRAGMA trusted_schema = OFF")
-        connection.execute("BEGIN")  # another process may be about to make the table
-        mark = _pragma(connection, "application_id")
-        schema = connection.execute(
-            "SELECT sql FROM sqlite_master WHERE sql IS NOT NULL"
-        ).fetchall()
-        connection.execute("COMMIT")
-        # A file from elsewhere may hold triggers and views, which would be run.
-        ours = (_APPLICATION_ID, [(f"CREATE TABLE {_TABLE}",)])
-        if (mark, schema) not in ((0, []), ours):
-            raise sqlite3.DatabaseError("it holds other data")
-        if not mark:  # what follows needs the writers' lock
-            connection.execute(f"PRAGMA page_size = {_PAGE}")
-            connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
-        # That alone does not wait for another process by itself.
-        deadline = time.monotonic() + _TIMEOUT_S
-        _retry(connection, "PRAGMA journal_mode = WAL", deadline)
-        # The log is synced before it is folded in: sound, and fast.
-        connection.execute("PRAGMA synchronous = NORMAL")
-        connection.execute(f"PRAGMA wal_autocheckpoint = {_WAIT_BYTES // _PAGE}")
-        connection.execute(f"PRAGMA journal_size_limit = {_WAIT_BYTES}")
-        if not mark:
-            connection.execute("BEGIN IMMEDIATE")
-            connection.execute(f"CREATE TABLE IF NOT EXISTS {_TABLE}")
-            connection.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
-            connection.execute("COMMIT")
-    except BaseException:
-        connection.close()
-        raise
-    return connection
-
-
-def _retry(connection, command, deadline):
-    """Run a command again for as long as another process has the file locked."""
-    while True:
-        try:
-            connection.execute(command).fetchone()
-            return
-        except sqlite3.OperationalError as error:
-            if "locked" not in str(error) or time.monotonic() > deadline:
-                raise
-            time.sleep(0.01)
-
-
-def _pragma(connection, name):
-    return connection.execute(f"PRAGMA {name}").fetchone()[0]
 
 
 def _used_bytes(connection):
-    pages = _pragma(connection, "page_count") - _pragma(connection, "freelist_count")
-    return pages * _PAGE
+    pages = pragma(connection, "page_count") - pragma(connection, "freelist_count")
+    return pages * PAGE

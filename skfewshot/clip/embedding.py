@@ -8,6 +8,9 @@ import numpy as np
 from skfewshot._torch import is_tensor
 from skfewshot.clip.array_functions import KEEPERS, WRITERS, forget, plain
 
+# Numbers of an array that its representation shows.
+_MOST_SHOWN = 50
+
 
 @dataclass(frozen=True)
 class EncoderIdentity:
@@ -18,7 +21,7 @@ class EncoderIdentity:
     Parameters
     ----------
     model_name : str
-        The name that :class:`~skfewshot.clip.CLIPFeaturizer` was given.
+        The name that :class:`~skfewshot.CLIPFeaturizer` was given.
     pretrained : str or None
         The weights it was given.
     fingerprint : str
@@ -55,7 +58,7 @@ class EncoderIdentity:
         Parameters
         ----------
         **params
-            Further parameters of :class:`~skfewshot.clip.CLIPFeaturizer`.
+            Further parameters of :class:`~skfewshot.CLIPFeaturizer`.
 
         Returns
         -------
@@ -245,6 +248,13 @@ class EmbeddingArray(np.ndarray):
 
     def __reduce_ex__(self, protocol):
         return self.__reduce__()
+
+    def __repr__(self):
+        # A dict of a thousand of them is a parameter that is displayed.
+        if self.size <= _MOST_SHOWN:
+            return super().__repr__()
+        encoder = "None" if self.encoder is None else self.encoder.model_name
+        return f"EmbeddingArray(shape={self.shape}, {self.dtype}, encoder={encoder})"
 
     # Writing
 

@@ -1,16 +1,17 @@
 """Loading the CLIP model of an estimator, and embedding texts with it."""
 
 import numpy as np
-from sklearn.base import BaseEstimator
 
+from skfewshot._estimator import Estimator
 from skfewshot._torch import resolve_device
 from skfewshot.clip.embedding import EmbeddingArray
 from skfewshot.clip.encoding import embed_texts
 from skfewshot.clip.models import load_clip
 from skfewshot.clip.prompts import check_names, check_templates, fill_templates
+from skfewshot.clip.tokenizing import Tokenizing
 
 
-class CLIPEncoder(BaseEstimator):
+class CLIPEncoder(Estimator):
     """Base of the featurizer: what needs the model but no images.
 
     A subclass has the parameters `model_name`, `pretrained`, `device`, `precision`,
@@ -23,7 +24,8 @@ class CLIPEncoder(BaseEstimator):
         Parameters
         ----------
         texts : sequence of str
-            Longer ones than the model's context (77 tokens for CLIP) are cut off.
+            Longer ones than the model's context (77 tokens for CLIP) are cut off, with
+            a warning.
 
         Returns
         -------
@@ -39,7 +41,9 @@ class CLIPEncoder(BaseEstimator):
         self._validate_params()
         texts = check_names(texts, "texts")
         clip = self.load()
-        encoded = embed_texts(clip, texts, batch_size=self.batch_size)
+        tokenizing = Tokenizing(clip)
+        encoded = embed_texts(clip, texts, tokenizing, batch_size=self.batch_size)
+        tokenizing.warn_of_cut("texts")
         return EmbeddingArray(encoded, clip.identity)
 
     def encode_classes(self, names, prompt_templates=None):
@@ -61,6 +65,12 @@ class CLIPEncoder(BaseEstimator):
         ------
         TypeError, ValueError
             If a name is not a str, or a template lacks the place for the name.
+
+        Warns
+        -----
+        UserWarning
+            If prompts are longer than the model reads, or different names are the same
+            to it: CLIP ignores case, spaces at the ends, and what it cuts off.
         """
         self._validate_params()
         if prompt_templates is None:
@@ -69,7 +79,10 @@ class CLIPEncoder(BaseEstimator):
         names = check_names(names)
         texts = fill_templates(templates, names)
         clip = self.load()
-        encoded = embed_texts(clip, texts, batch_size=self.batch_size)
+        tokenizing = Tokenizing(clip)
+        encoded = embed_texts(clip, texts, tokenizing, batch_size=self.batch_size)
+        tokenizing.warn_of_cut("names")
+        tokenizing.warn_of_same(names)
         means = encoded.reshape(len(names), len(templates), -1).mean(axis=1)
         means /= np.linalg.norm(means, axis=1, keepdims=True)
         return EmbeddingArray(means, clip.identity)
@@ -91,7 +104,7 @@ class CLIPEncoder(BaseEstimator):
         clip = load_clip(
             self.model_name,
             self.pretrained,
-            device=self.device_,
+            device=resolve_device(self.device),
             precision=self.precision,
         )
         fitted = getattr(self, "encoder_", None)
@@ -105,4 +118,8 @@ class CLIPEncoder(BaseEstimator):
     @property
     def device_(self):
         """torch.device: where the model runs, resolved now."""
-        return resolve_device(self.device)
+        try:
+            return resolve_device(self.device)
+        except (ImportError, ValueError) as error:
+            # The HTML representation and `dir` ask for it where there may be none.
+            raise AttributeError(str(error)) from error

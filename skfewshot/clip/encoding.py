@@ -33,13 +33,15 @@ def encode_images(clip, preprocessor, pixels, dense_mode=None):
         return _unit_rows(encoded)
 
 
-def embed_texts(clip, texts, *, batch_size):
+def embed_texts(clip, texts, tokenizing, *, batch_size):
     """Embed texts.
 
     Parameters
     ----------
     clip : CLIPModel
     texts : list of str
+    tokenizing : Tokenizing
+        Of that model.
     batch_size : int
 
     Returns
@@ -51,7 +53,7 @@ def embed_texts(clip, texts, *, batch_size):
 
     embeddings = []
     for start in range(0, len(texts), batch_size):
-        tokens = clip.tokenizer(texts[start : start + batch_size])
+        tokens = tokenizing.tokens(texts[start : start + batch_size])
         with fork_safe_threads(), torch.inference_mode():
             encoded = clip.model.encode_text(tokens.to(clip.device))
             rows = _unit_rows(encoded).cpu().numpy()

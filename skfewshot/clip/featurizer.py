@@ -17,6 +17,7 @@ from skfewshot._sklearn import (
     _get_output_config,
     has_callbacks,
 )
+from skfewshot._torch import import_torch, resolve_device
 from skfewshot.clip.cache import DEFAULT_SIZE, SMALLEST_SIZE, open_cache
 from skfewshot.clip.cache_rows import space_key
 from skfewshot.clip.dense import DENSE_MODES
@@ -91,14 +92,17 @@ class CLIPFeaturizer(
         `skfewshot.clip.DEFAULT_PROMPT_TEMPLATES`.
     on_error : {"raise", "nan"}, default="raise"
         What to do about an image that is missing or cannot be read: raise
-        :class:`ImageReadError` with its index and path, or warn and give NaN.
+        :class:`ImageReadError` with its index and path, or warn and give NaN. Files of
+        more pixels than ``PIL.Image.MAX_IMAGE_PIXELS``, 89 million unless you set it,
+        are not decoded: a small file may ask for all the memory there is.
     cache : str, os.PathLike or None, default=None
         A folder in which to keep every embedding, under a hash of the content of the
         image, the weights, the preprocessing, `output`, `dense_mode` and the precision.
         No image is then embedded twice: not in other folds of a search, nor in other
         processes or later runs. A file that has changed is another image. Processes
-        may share it at the same time, and may be killed at any time. On a disk of this
-        machine, not on a network file system.
+        may share it at the same time, and may be killed at any time. One that may not
+        be written to is read, with a warning. On a disk of this machine, not on a
+        network file system.
     cache_size : int, default=10 * 2**30
         The bound on the cache in bytes, at least ``2**20``, without the log of what was
         written last (8 MiB, more while others read). A full cache loses what was
@@ -121,7 +125,7 @@ class CLIPFeaturizer(
 
     See Also
     --------
-    skfewshot.classifiers.CMMClassifier : Learns from a few embeddings a class.
+    skfewshot.CMMClassifier : Learns from a few embeddings a class.
     clear_model_cache : Frees the memory of the cached models.
 
     Notes
@@ -216,6 +220,7 @@ class CLIPFeaturizer(
         -------
         self : CLIPFeaturizer
         """
+        import_torch()
         context = self._init_callback_context()
         context.call_on_fit_task_begin(estimator=self, X=X, y=y)
         as_images(X)
@@ -238,6 +243,7 @@ class CLIPFeaturizer(
         EmbeddingArray
             See :meth:`transform`.
         """
+        import_torch()
         images = as_images(X)
         context = self._init_callback_context(max_subtasks=self._n_batches(images))
         context.call_on_fit_task_begin(estimator=self, X=X, y=y)
@@ -280,6 +286,7 @@ class CLIPFeaturizer(
             If the weights had to be downloaded, and that failed. A ConnectionError.
         """
         self._validate_params()
+        import_torch()
         images = as_images(X)
         if not has_callbacks(self):
             return self._embed(images, out=out)
@@ -302,7 +309,7 @@ class CLIPFeaturizer(
         if n_images is None:
             return None
         size = plan_passes(
-            self.device_,
+            resolve_device(self.device),
             n_images=n_images,
             batch_size=self.batch_size,
             num_workers=self._n_workers(),
@@ -366,11 +373,13 @@ class CLIPFeaturizer(
         if self.output_type == "torch":
             return TensorRows(n_images, clip.device)
         if out is not None:
-            width = clip.identity.embedding_dim
-            check_out(
-                out, n_images, (width,) if self.output == "embedding" else (None, width)
-            )
+            check_out(out, n_images, self._row_shape(clip))
         return ArrayRows(n_images, out)
+
+    def _row_shape(self, clip):
+        """Return the shape of an embedding, None for a length that nobody knows."""
+        width = clip.identity.embedding_dim
+        return (width,) if self.output == "embedding" else (None, width)
 
     def _reader(self, clip, dense_mode):
         """Return what reads the images."""
@@ -381,6 +390,7 @@ class CLIPFeaturizer(
             self.on_error,
             cache,
             b"" if cache is None else space_key(clip, dense_mode),
+            self._row_shape(clip),
         )
 
     @contextmanager

@@ -7,21 +7,40 @@ from io import BytesIO
 
 import numpy as np
 
+from skfewshot.clip.files import (
+    check_image_file,
+    explain,
+    most_image_bytes,
+    open_file,
+)
+
 _LONGEST_REPR = 80
 _EXIF_ORIENTATION = 0x0112
+_STRIP_PIXELS = 2**20
 
 # Loading a lazily opened PIL image twice at once corrupts it, and one image may stand
 # in X more than once.
 _load_lock = threading.Lock()
 
 
+def _after_fork():
+    """Give a forked child a lock of its own: none of its threads would free this."""
+    global _load_lock
+    _load_lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
 class ImageReadError(ValueError):
     """An image of X could not be read.
 
-    Attributes
+    Parameters
     ----------
-    index : int
-        Its position in X.
+    message : str
+    index : int, default=None
+        Its position in X; an attribute, too.
     """
 
     def __init__(self, message, index=None):
@@ -94,6 +113,9 @@ def no_images():
 def read_image(item, index):
     """Read one image as 8-bit RGB, the right way up.
 
+    An image file of more pixels than ``PIL.Image.MAX_IMAGE_PIXELS`` is not decoded: a
+    few kilobytes can ask for gigabytes. That limit may be raised, or set to None.
+    Neither is an EPS file, which is a program that Pillow would have Ghostscript run.
     Transparent parts are laid on white. 16-bit grey is scaled to 8 bits, not clipped.
     32-bit and float grey, whose range is not stored, is taken to span 1 (floats only),
     255 or 65535, whichever is the first to hold its values but for a tenth (resizing
@@ -114,7 +136,8 @@ def read_image(item, index):
     Raises
     ------
     ImageReadError
-        If the image is missing, broken or in an unknown format.
+        If the image is missing, broken, in an unknown format or beyond the limit, or
+        the path is none of an ordinary file.
     TypeError
         If `item` is nothing that can hold an image.
     """
@@ -158,7 +181,7 @@ def read_content(item, index):
         image = read_image(item, index)
         return image, lambda: image
     try:
-        with open(item, "rb") as file:
+        with open_file(item, most_image_bytes()) as file:
             content = file.read()
     except (OSError, ValueError) as error:  # the latter for a NUL in a path
         raise _unreadable(item, index, error) from error
@@ -188,10 +211,22 @@ def to_rgb(image):
     if image.mode == "F" or image.mode.startswith("I"):
         return Image.fromarray(_to_8_bits(image)).convert("RGB")
     if image.has_transparency_data:
-        image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, "white")
-        return Image.alpha_composite(white, image).convert("RGB")
+        return _on_white(image)
     return image.convert("RGB")
+
+
+def _on_white(image):
+    """Lay a transparent image on white: in strips, for it takes four copies."""
+    from PIL import Image
+
+    laid = Image.new("RGB", image.size)
+    n_rows = max(1, _STRIP_PIXELS // image.width)
+    for top in range(0, image.height, n_rows):
+        end = min(top + n_rows, image.height)
+        strip = image.crop((0, top, image.width, end)).convert("RGBA")
+        white = Image.new("RGBA", strip.size, "white")
+        laid.paste(Image.alpha_composite(white, strip).convert("RGB"), (0, top))
+    return laid
 
 
 def _is_turned(image):
@@ -216,16 +251,21 @@ def _to_8_bits(image):
         span = (
             spans[0] if spans else np.quantile(values, (0.005, 0.995), method="nearest")
         )
-    scaled = (values - span[0]) * (255 / max(span[1] - span[0], 1e-12))
-    return np.rint(scaled.clip(0, 255)).astype(np.uint8)
+    values -= span[0]  # in place: an image may have many pixels
+    values *= 255 / max(span[1] - span[0], 1e-12)
+    np.clip(values, 0, 255, out=values)
+    return np.rint(values, out=values).astype(np.uint8)
 
 
-def _from_path(path, index, file=None):
-    """Read the image of a path; from `file`, where that is open or in memory."""
+def _from_path(path, index, content=None):
+    """Read the image of a path; from `content`, where that is in memory."""
     from PIL import Image
 
     try:
-        with Image.open(path if file is None else file) as image:
+        if content is None:
+            content = open_file(path, most_image_bytes())
+        with content, Image.open(content) as image:
+            check_image_file(image)
             return to_rgb(image)
     except MemoryError:
         raise
@@ -235,8 +275,8 @@ def _from_path(path, index, file=None):
 
 def _unreadable(path, index, error):
     return ImageReadError(
-        f"The image at index {index} of X, {os.fspath(path)!r}, could not be read: "
-        f"{type(error).__name__}: {error}",
+        f"The image at index {index} of X, {os.fspath(path)!r}, could not be "
+        f"read: {explain(error)}",
         index,
     )
 
@@ -246,6 +286,7 @@ def _from_pil(image, index):
 
     try:
         if isinstance(image, ImageFile.ImageFile):
+            check_image_file(image)
             with _load_lock:
                 image.load()
         return to_rgb(image)
@@ -254,7 +295,7 @@ def _from_pil(image, index):
         raise ImageReadError(
             f"The image at index {index} of X, a PIL image"
             f"{f' from {name!r}' if name else ''}, could not be read: "
-            f"{type(error).__name__}: {error}",
+            f"{explain(error)}",
             index,
         ) from error
 

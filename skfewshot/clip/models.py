@@ -11,6 +11,7 @@ import numpy as np
 from skfewshot._torch import fork_safe_threads
 from skfewshot.clip.embedding import EncoderIdentity
 from skfewshot.clip.sources import TINY, find_source
+from skfewshot.clip.weights import check_config, check_numbers, check_weights
 
 #: How many models the cache holds; the one unused for longest goes first.
 MAX_CACHED_MODELS = 4
@@ -188,7 +189,13 @@ def _create(source):
 
     is_folder = source.architecture.startswith("local-dir:")
     try:
-        return open_clip.create_model(
+        weights, configs = _files_of(source)
+        for file in weights:
+            check_weights(file)
+        for file in configs:
+            n_bytes = max(map(os.path.getsize, weights))
+            check_config(file, source.architecture, n_bytes)
+        model = open_clip.create_model(
             source.architecture,
             pretrained=None if is_folder else source.files[0],
             force_quick_gelu=source.quick_gelu,
@@ -197,6 +204,8 @@ def _create(source):
             require_pretrained=True,
             weights_only=True,
         )
+        check_numbers(model)
+        return model
     except Exception as error:
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise ValueError(
@@ -204,6 +213,15 @@ def _create(source):
             f"{source.architecture!r}: {' '.join(reason[:3])[:500]}. Do they belong to "
             "this architecture?"
         ) from error
+
+
+def _files_of(source):
+    """Return the weights that open_clip may load, and the configuration, if any."""
+    configs = [file for file in source.files if file.endswith(".json")]
+    weights = [file for file in source.files if file not in configs]
+    # Of a folder it takes safetensors before all others.
+    safe = [file for file in weights if file.endswith(".safetensors")]
+    return safe or weights, configs
 
 
 def _identify(model, source, preprocess):

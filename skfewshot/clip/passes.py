@@ -153,6 +153,7 @@ class Passes:
         self._clip = clip
         self._rows = rows
         self._cache = reader.cache
+        self._row_shape = reader.row_shape
         self._task = task
         self._encode = partial(
             encode_images, clip, reader.preprocessor, dense_mode=dense_mode
@@ -180,7 +181,7 @@ class Passes:
     def run(self, batch):
         """Start a pass over a `Batch`, and finish the oldest if too many run."""
         for index, row in batch.found:
-            self._rows.put([index], row[None])
+            self._put([index], row[None])
         indexes, pixels, keys = batch.indexes, batch.pixels, ()
         if self._cache is not None:
             indexes, pixels, keys = self._without_known(batch)
@@ -209,9 +210,9 @@ class Passes:
             if key in self._rows_of_key:  # it stands in X more than once
                 self._rows_of_key[key].append(index)
                 continue
-            row = self._cache.get(key)
+            row = self._cache.get(key, self._row_shape)
             if row is not None:
-                self._rows.put([index], row[None])
+                self._put([index], row[None])
                 continue
             self._rows_of_key[key] = [index]
             positions.append(position)
@@ -224,11 +225,22 @@ class Passes:
             rows = wait()
             if not self._stay_on_device:
                 rows = check_finite(rows.cpu().numpy(), self._clip.dtype)
-        self._rows.put(indexes, rows)
+        self._put(indexes, rows)
         for row, key in zip(rows, keys, strict=False):  # no keys without a cache
             self._cache.put(key, row)
             for copy in self._rows_of_key.pop(key)[1:]:
-                self._rows.put([copy], row[None])
+                self._put([copy], row[None])
+
+    def _put(self, indexes, rows):
+        try:
+            self._rows.put(indexes, rows)
+        except ValueError as error:
+            if self._cache is None:
+                raise
+            raise ValueError(
+                f"{error} Or else somebody has changed the cache "
+                f"{str(self._cache.path)!r}; delete it if you do not trust it."
+            ) from error
 
 
 def _most_running(device, n_threads):

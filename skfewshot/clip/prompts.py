@@ -57,15 +57,15 @@ def check_names(names, parameter="names"):
     """
     if isinstance(names, str | bytes):
         raise TypeError(
-            f"{parameter} is the single text {names!r}; wanted is a sequence of texts. "
-            f"Pass [{names!r}]."
+            f"{parameter} is the single text {names!r:.80}; wanted is a sequence of "
+            f"texts. Pass [{names!r:.80}]."
         )
     _check_ordered(names, parameter)
     names = list(names)
     for index, name in enumerate(names):
         if not isinstance(name, str):
             raise TypeError(
-                f"{parameter} must be texts; got {name!r} of type "
+                f"{parameter} must be texts; got {name!r:.80} of type "
                 f"{type(name).__name__} at index {index}."
             )
     if not names:
@@ -103,8 +103,8 @@ def fill_templates(templates, names):
     for text in texts:
         if not isinstance(text, str):
             raise TypeError(
-                f"A prompt template returned {text!r} of type {type(text).__name__}; "
-                "wanted is a str."
+                f"A prompt template returned {text!r:.80} of type "
+                f"{type(text).__name__}; wanted is a str."
             )
     return texts
 
@@ -114,13 +114,13 @@ def _as_function(template):
         return template
     if not isinstance(template, str):
         raise TypeError(
-            f"A prompt template is {template!r} of type {type(template).__name__}; "
+            f"A prompt template is {template!r:.80} of type {type(template).__name__}; "
             "wanted is a str with {} in the place of the class name, or a callable."
         )
     if "{}" not in template:
         raise ValueError(
-            f"The prompt template {template!r} has no {{}} in the place of the class "
-            "name, as in 'a photo of a {}.'."
+            f"The prompt template {template!r:.80} has no {{}} in the place of the "
+            "class name, as in 'a photo of a {}.'."
         )
     # Not str.format: braces in a name or elsewhere in the template mean nothing.
     return lambda name: template.replace("{}", name)

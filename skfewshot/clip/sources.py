@@ -117,7 +117,10 @@ def find_source(model_name, pretrained):
 
 
 def _absolute(path):
-    return Path(path).expanduser().absolute()
+    try:
+        return Path(path).expanduser().absolute()
+    except RuntimeError as error:  # there is no such user
+        raise FileNotFoundError(f"There is no {str(path)!r}: {error}") from error
 
 
 def _from_folder(folder, model_name, pretrained):

@@ -52,6 +52,8 @@ class Reader:
     cache : EmbeddingCache or None
     space : bytes
         What the keys of the cache depend on besides the image.
+    row_shape : tuple of int or None
+        The shape of an embedding, with None for a length that nobody knows yet.
     """
 
     preprocessor: object
@@ -59,6 +61,7 @@ class Reader:
     on_error: str = "raise"
     cache: object = None
     space: bytes = b""
+    row_shape: tuple | None = None
 
     def read(self, index, get):
         """Read one image.
@@ -81,7 +84,7 @@ class Reader:
                 return index, None, self.preprocessor.to_pixels(image)
             content, decode = read_content(get(), index)
             key = content_key(self.space, content)
-            row = self.cache.get(key)
+            row = self.cache.get(key, self.row_shape)
             if row is None:
                 row = self.preprocessor.to_pixels(decode())
             return index, key, row

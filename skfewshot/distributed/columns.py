@@ -159,6 +159,32 @@ def to_column(array):
     return column
 
 
+def refuse_pickled(kind, name):
+    """Refuse a column of Ray's pickled objects: to read them is to run their code.
+
+    Parameters
+    ----------
+    kind : pyarrow.DataType
+    name : str
+        Of the column, for errors.
+
+    Raises
+    ------
+    ValueError
+    """
+    import pyarrow as pa
+
+    if isinstance(kind, pa.BaseExtensionType):
+        if "pickle" in kind.extension_name:
+            raise ValueError(
+                f"The column {name!r} holds pickled objects, which may be code and are "
+                "not read."
+            )
+        kind = kind.storage_type
+    for index in range(kind.num_fields):
+        refuse_pickled(kind.field(index).type, name)
+
+
 def with_nulls(column, mask):
     """Return an Arrow array with null where `mask` is true."""
     import pyarrow as pa
@@ -187,6 +213,29 @@ def digest_ids(column, name):
     ValueError
         If one is null.
     """
+    is_bytes = check_ids(column, name)
+    ids = column.to_pylist()
+    encoded = ids if is_bytes else (str(item).encode() for item in ids)
+    digests = [hashlib.blake2b(item, digest_size=16).digest() for item in encoded]
+    return np.array(digests, dtype=DIGEST)
+
+
+def check_ids(column, name):
+    """Refuse ids that are neither strings nor integers; say whether they are bytes.
+
+    Parameters
+    ----------
+    column : pyarrow.ChunkedArray
+    name : str
+        For errors.
+
+    Raises
+    ------
+    TypeError
+        If the ids are of another type.
+    ValueError
+        If one is null.
+    """
     from pyarrow import types
 
     kind = column.type
@@ -202,10 +251,7 @@ def digest_ids(column, name):
             f"The column id_column={name!r} has null in {column.null_count} rows; "
             "wanted is an id for each row."
         )
-    ids = column.to_pylist()
-    encoded = ids if is_bytes else (str(item).encode() for item in ids)
-    digests = [hashlib.blake2b(item, digest_size=16).digest() for item in encoded]
-    return np.array(digests, dtype=DIGEST)
+    return is_bytes
 
 
 def repeated(digests):

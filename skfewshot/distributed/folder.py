@@ -9,11 +9,12 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from skfewshot.distributed.columns import DIGEST, digest_ids
+from skfewshot.distributed.columns import DIGEST, digest_ids, refuse_pickled
 
 #: Beside the Parquet files: what they are. Readers pass over names with an underscore.
 MANIFEST = "_skfewshot.json"
 _TEMPORARY = "_temporary-"
+_MOST_MANIFEST_BYTES = 2**26
 # Files read at a time; object stores answer late.
 _READERS = 16
 
@@ -49,10 +50,22 @@ class ParquetFolder:
         from pyarrow import fs
 
         path = f"{self.path}/{MANIFEST}"
-        if self.filesystem.get_file_info(path).type == fs.FileType.NotFound:
+        info = self.filesystem.get_file_info(path)
+        if info.type == fs.FileType.NotFound:
             return None
+        # A FIFO would be waited for, for ever.
+        if info.type != fs.FileType.File or (info.size or 0) > _MOST_MANIFEST_BYTES:
+            raise ValueError(f"{path!r} is no manifest of skfewshot: delete it.")
         with self.filesystem.open_input_stream(path) as stream:
-            return json.loads(stream.read())
+            content = stream.read()
+        try:
+            manifest = json.loads(content)
+            _check_manifest(manifest)
+        except (KeyError, RecursionError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"{path!r} is no manifest of skfewshot, or is damaged: {error!r:.200}"
+            ) from error
+        return manifest
 
     def write_manifest(self, manifest):
         """Write the manifest in place of what is there."""
@@ -67,12 +80,27 @@ class ParquetFolder:
         return sorted(path for path in self._list() if path.endswith(".parquet"))
 
     def read(self, path, columns=None):
-        """Return a table."""
+        """Return a table.
+
+        Raises
+        ------
+        ValueError
+            If a column is missing, or is of pickled objects, which are code.
+        """
         from pyarrow import parquet
 
         # One by one, and as it is: pyarrow would else look for partitions in the path.
         with self.filesystem.open_input_file(path) as file:
-            return parquet.ParquetFile(file).read(columns=columns)
+            parts = parquet.ParquetFile(file)
+            names = parts.schema_arrow.names
+            for name in names if columns is None else columns:
+                if names.count(name) != 1:
+                    raise ValueError(
+                        f"The file {path!r} has {names.count(name)} columns "
+                        f"{name!r}; wanted is one."
+                    )
+                refuse_pickled(parts.schema_arrow.field(name).type, name)
+            return parts.read(columns=columns)
 
     def read_all(self, columns=None):
         """Yield the table of each file, read by some threads ahead."""
@@ -80,7 +108,17 @@ class ParquetFolder:
             files = self.files()
             for start in range(0, len(files), _READERS):
                 paths = files[start : start + _READERS]
-                yield from pool.map(lambda path: self.read(path, columns), paths)
+                yield from pool.map(lambda path: self._read_named(path, columns), paths)
+
+    def _read_named(self, path, columns):
+        import pyarrow as pa
+
+        try:
+            return self.read(path, columns)
+        except pa.ArrowInvalid as error:
+            raise ValueError(f"The file {path!r} is damaged: {error}") from error
+        except OSError as error:
+            raise OSError(f"The file {path!r} could not be read: {error}") from error
 
     def write(self, table, digests):
         """Write a table whose ids have those digests."""
@@ -186,6 +224,22 @@ class ParquetFolder:
         selector = fs.FileSelector(self.path, allow_not_found=True)
         infos = self.filesystem.get_file_info(selector)
         return [info.path for info in infos if info.type == fs.FileType.File]
+
+
+def _check_manifest(manifest):
+    """Refuse what is not of the kinds that a manifest is made of."""
+    settings, columns = manifest["settings"], manifest["columns"]
+    sound = (
+        isinstance(settings, dict)
+        and all(isinstance(settings[name], str) for name in ("task", "id_column"))
+        and isinstance(columns, list)
+        and all(isinstance(name, str) for name in columns)
+        and settings["id_column"] in columns
+        and isinstance(manifest["complete"], bool)
+        and isinstance(manifest.get("encoder"), dict | None)
+    )
+    if not sound:
+        raise ValueError("an entry is of the wrong kind")
 
 
 class _Replacing:

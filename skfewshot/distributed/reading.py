@@ -5,8 +5,9 @@ from dataclasses import asdict
 
 import numpy as np
 
-from skfewshot.clip.embedding import EmbeddingArray, EncoderIdentity
-from skfewshot.distributed.columns import show, to_array
+from skfewshot.clip.embedding import EmbeddingArray
+from skfewshot.clip.identity import read_identity
+from skfewshot.distributed.columns import check_ids, holds_floats, show, to_array
 from skfewshot.distributed.folder import open_folder
 
 #: The column of the embeddings.
@@ -36,7 +37,8 @@ def read_embeddings(path, *, filesystem=None):
     FileNotFoundError
         If there are no embeddings in `path`.
     ValueError
-        If `path` holds predictions, or an id is there twice.
+        If `path` holds predictions, an id is there twice, or the files are not as
+        :func:`embed_dataset` writes them.
     ImportError
         If pyarrow is missing.
 
@@ -83,12 +85,22 @@ def read_embeddings(path, *, filesystem=None):
     rank, table = _sort_by_id(
         pa.concat_tables(tables, promote_options="permissive"), settings["id_column"]
     )
-    encoder = EncoderIdentity(**manifest["encoder"])
+    try:
+        encoder = read_identity(manifest["encoder"])
+    except (KeyError, ValueError) as error:
+        raise ValueError(
+            f"The manifest in path={path!r} is damaged: {error}"
+        ) from error
     X, start = None, 0
     for part in folder.read_all([EMBEDDING]):
-        rows = to_array(part[EMBEDDING], EMBEDDING)
+        rows = _rows_of(part[EMBEDDING], encoder)
         if X is None:
             X = np.empty((len(table), *rows.shape[1:]), dtype=np.float32)
+        if rows.shape[1:] != X.shape[1:]:
+            raise ValueError(
+                f"The files in path={path!r} hold embeddings of different shapes, "
+                f"{X.shape[1:]} and {rows.shape[1:]}."
+            )
         X[rank[start : start + len(rows)]] = rows
         start += len(rows)
     return EmbeddingArray(X, encoder), table
@@ -127,10 +139,33 @@ def import_pyarrow():
     return pyarrow
 
 
+def _rows_of(column, encoder):
+    """Return the embeddings of a column, which are as that encoder makes them."""
+    width = encoder.embedding_dim
+    if not holds_floats(column.type):
+        raise ValueError(
+            f"The column {EMBEDDING!r} is of type {column.type}; wanted are lists of "
+            "floats."
+        )
+    rows = to_array(column, EMBEDDING)
+    if len(rows) and (rows.ndim not in (2, 3) or rows.shape[-1] != width):
+        raise ValueError(
+            f"The column {EMBEDDING!r} holds rows of shape {rows.shape[1:]}; the "
+            f"encoder {encoder} gives embeddings of width {width}."
+        )
+    if (abs(rows) > 1.5).any():  # but NaN, of images that could not be read, is fine
+        raise ValueError(
+            f"The column {EMBEDDING!r} holds numbers beyond 1; embeddings have length "
+            "one."
+        )
+    return rows
+
+
 def _sort_by_id(table, id_column):
     """Return where each row goes, and the table sorted by id."""
     from pyarrow import compute
 
+    check_ids(table[id_column], id_column)
     order = compute.sort_indices(table[id_column]).to_numpy()
     table = table.take(order)
     ids = table[id_column].combine_chunks()

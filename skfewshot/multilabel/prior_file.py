@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from skfewshot.clip.embedding import EncoderIdentity
+from skfewshot.clip.files import open_file
+from skfewshot.clip.identity import is_number, read_identity
 
 # Changed whenever saved priors could not be read any more.
 _FORMAT = "1"
@@ -29,7 +30,7 @@ def save_prior(prior, path):
     about = {
         "parameters": {name: _plain(getattr(prior, name)) for name in _PARAMETERS},
         "fitted": {name: _plain(getattr(prior, name)) for name in _FITTED},
-        "encoder": None if prior.encoder_ is None else _of_encoder(prior.encoder_),
+        "encoder": None if prior.encoder_ is None else describe_encoder(prior.encoder_),
     }
     metadata = {"skfewshot_prior": _FORMAT, "about": json.dumps(about)}
     # Not ascontiguousarray, which gives numbers an axis.
@@ -56,34 +57,62 @@ def read_prior(path):
     OSError
         If it cannot be read.
     """
-    from safetensors import SafetensorError, safe_open
-
-    # Opened by ourselves first, for an error that says what is wrong with the path.
-    with open(path, "rb"):
-        pass
-    try:
-        with safe_open(path, "numpy") as file:
-            metadata = file.metadata() or {}
-            names = file.keys()
-            state = {name: file.get_tensor(name) for name in names}
-    except SafetensorError as error:
-        raise ValueError(f"{path} is no safetensors file: {error}") from error
+    state, metadata = _read_arrays(path)
     if metadata.get("skfewshot_prior") != _FORMAT:
         raise ValueError(
             f"{path} is no prior that this version of skfewshot saved; its metadata is "
-            f"{metadata}."
+            f"{str(metadata)[:200]}."
         )
     try:
         about = json.loads(metadata["about"])
         fitted = {name: about["fitted"][name] for name in _FITTED}
+        _check_fitted(fitted, state)
         encoder = about["encoder"]
-        fitted["encoder_"] = None if encoder is None else EncoderIdentity(**encoder)
+        fitted["encoder_"] = None if encoder is None else read_identity(encoder)
         return dict(about["parameters"]), fitted, state
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} describes no prior: {error!r}") from error
 
 
-def _of_encoder(encoder):
+def _read_arrays(path):
+    """Return the arrays of a safetensors file, and its metadata."""
+    from safetensors import SafetensorError, safe_open
+
+    # Opened by ourselves first, for an error that says what is wrong with the path.
+    with open_file(path):
+        pass
+    try:
+        with safe_open(path, "numpy") as file:
+            names = file.keys()
+            state = {name: file.get_tensor(name) for name in names}
+            metadata = file.metadata() or {}
+    except SafetensorError as error:
+        raise ValueError(f"{path} is no safetensors file: {error}") from error
+    except (AttributeError, TypeError) as error:  # numbers that NumPy does not have
+        raise ValueError(f"{path} holds other numbers than a prior: {error}") from error
+    kinds = {str(value.dtype) for value in state.values()}
+    if not kinds <= {"float32", "float64"}:
+        raise ValueError(f"{path} holds arrays of {sorted(kinds)}; wanted are floats.")
+    return state, metadata
+
+
+def _check_fitted(fitted, state):
+    """Refuse numbers that no training gives; a width is that of some array."""
+    widest = max((max(value.shape, default=1) for value in state.values()), default=0)
+    for name, value in fitted.items():
+        if name in ("loss_curve_", "validation_scores_"):
+            sound = isinstance(value, list) and all(
+                is_number(item, int | float) for item in value
+            )
+        else:
+            sound = is_number(value, int) and 0 <= value
+        if not sound:
+            raise ValueError(f"{name} is {value!r:.80}")
+    if not 1 <= fitted["width_"] <= widest:
+        raise ValueError(f"width_ is {fitted['width_']}, the arrays' is {widest}")
+
+
+def describe_encoder(encoder):
     """Return what makes an encoder the same one, as JSON has it."""
     names = ("model_name", "pretrained", "fingerprint", "embedding_dim", "logit_scale")
     found = {name: _plain(getattr(encoder, name)) for name in names}

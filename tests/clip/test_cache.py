@@ -178,10 +178,10 @@ def test_a_file_that_changes_between_hash_and_decoding(featurizer, paths, monkey
     real = cache_module.EmbeddingCache.get
     expected = fresh(featurizer, paths)
 
-    def get(self, key):
+    def get(self, key, shape=None):
         for path in paths:
             path.write_bytes(other)
-        return real(self, key)
+        return real(self, key, shape)
 
     other = paths[0].read_bytes()
     contents = [path.read_bytes() for path in paths]
@@ -445,7 +445,7 @@ def test_a_fork_waits_for_a_transaction(folder):
 
 
 def test_a_process_that_keeps_the_lock_is_waited_for_once(folder, monkeypatch):
-    monkeypatch.setattr(cache_module, "_TIMEOUT_S", 1)
+    monkeypatch.setattr(cache_module, "TIMEOUT_S", 1)
     cache = open_cache(folder)
     write_rows(cache, 1)
     other = sqlite3.connect(folder / FILE_NAME, isolation_level=None)
@@ -465,7 +465,7 @@ def test_a_process_that_keeps_the_lock_is_waited_for_once(folder, monkeypatch):
 
 def test_ctrl_c_lets_go_of_the_lock(folder, monkeypatch):
     cache = open_cache(folder)
-    real = cache_module._retry
+    real = cache_module.retry
 
     def interrupted(connection, command, deadline):
         real(connection, command, deadline)
@@ -473,7 +473,7 @@ def test_ctrl_c_lets_go_of_the_lock(folder, monkeypatch):
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(cache_module, "_retry", interrupted)
+        patch.setattr(cache_module, "retry", interrupted)
         with pytest.raises(KeyboardInterrupt):
             write_rows(cache, 1)
     other = sqlite3.connect(folder / FILE_NAME, isolation_level=None, timeout=0)
