@@ -2,7 +2,7 @@
 
 import importlib
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # Resolved at first use: `import skfewshot` must not wait for torch or scikit-learn.
 _PUBLIC = {
@@ -20,8 +20,8 @@ _PUBLIC = {
     "ZeroShotClassifier": "skfewshot.classifiers",
 }
 _SUBMODULES = {
-    *("classifiers", "clip", "datasets", "display", "distributed"),
-    *("metrics", "model_selection", "multilabel"),
+    *("classifiers", "clip", "datasets", "display", "distributed", "export"),
+    *("metrics", "model_selection", "multilabel", "persistence"),
 }
 
 __all__ = [*_PUBLIC, "__version__"]

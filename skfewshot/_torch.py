@@ -56,6 +56,29 @@ def is_tensor(array):
     return torch is not None and isinstance(array, torch.Tensor)
 
 
+def is_device(value):
+    """Say whether `value` is a ``torch.device``; torch is not imported to find out."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(value, torch.device)
+
+
+def import_torch():
+    """Return the module torch, or say how to install it.
+
+    Where something is fitted or embedded this is asked first; what predicts never does.
+    """
+    try:
+        import torch
+    except ImportError as error:
+        raise ImportError(
+            "This needs torch, which cannot be imported here. What is fitted predicts "
+            "without it; to train a classifier, or to embed images or texts, install "
+            "what that takes: pip install torch torchvision open_clip_torch pillow "
+            "safetensors."
+        ) from error
+    return torch
+
+
 def resolve_device(device=None):
     """Return the ``torch.device`` to compute on.
 
@@ -72,9 +95,10 @@ def resolve_device(device=None):
     ------
     ValueError
         If `device` names no device that torch knows, or one this machine lacks.
+    ImportError
+        If torch is not installed.
     """
-    import torch
-
+    torch = import_torch()
     if device is None:
         if torch.cuda.is_available():
             return torch.device("cuda")
