@@ -6,9 +6,18 @@ from skfewshot._torch import is_tensor, to_numpy, to_tensor
 
 
 def as_numpy(array):
-    """Return a tensor as a NumPy array, and anything else as it is."""
+    """Return a tensor as a NumPy array, and anything else as it is.
+
+    So are the tensors of a list.
+    """
+    if isinstance(array, list | tuple) and any(map(is_tensor, array)):
+        return [as_numpy(part) for part in array]
     if not is_tensor(array):
         return array
+    if array.is_meta:
+        raise TypeError("A tensor on the device meta holds no numbers.")
+    # Conjugates and negatives are often left for the next computation to take.
+    array = array.detach().resolve_conj().resolve_neg()
     # NumPy has no bfloat16.
     is_brain_float = str(array.dtype) == "torch.bfloat16"
     return to_numpy(array.float() if is_brain_float else array)
@@ -62,7 +71,8 @@ def unit_rows(rows):
     """Scale each row to length one; a row of zeros stays zero."""
     if is_tensor(rows):
         return _unit_tensor_rows(rows)
-    norms = np.linalg.norm(rows, axis=-1, keepdims=True)
+    with np.errstate(over="ignore"):
+        norms = np.linalg.norm(rows, axis=-1, keepdims=True)
     limits = np.finfo(norms.dtype)
     if (
         norms.size

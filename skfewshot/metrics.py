@@ -12,6 +12,8 @@ from sklearn.metrics import average_precision_score
 from sklearn.utils import check_array
 from sklearn.utils.metadata_routing import UNUSED
 
+from skfewshot._arrays import as_numpy
+from skfewshot._inputs import plain, reading, without_mask
 from skfewshot._sklearn import _check_sample_weight
 
 __all__ = [
@@ -23,6 +25,7 @@ __all__ = [
 
 # How far from 1 the probabilities of a row may add up; float32 is good for 1e-5.
 _SUM_TOLERANCE = 1e-3
+_MOST_BINS = 10**6
 
 
 def mean_average_precision(
@@ -102,9 +105,7 @@ def mean_average_precision(
     if sample_weight is not None:
         # Weights of zero in a whole fold leave the score undefined: no error, as is
         # the way of a fold without positives.
-        sample_weight = _check_sample_weight(
-            sample_weight, scores, ensure_non_negative=True, allow_all_zero_weights=True
-        )
+        sample_weight = _read_weight(sample_weight, scores)
         kept = sample_weight > 0
         positive, scores = positive[kept], scores[kept]
         sample_weight = sample_weight[kept]
@@ -198,16 +199,15 @@ def expected_calibration_error(
     >>> print(f"{expected_calibration_error(y_true, y_proba):.2f}")
     0.15
     """
-    if not isinstance(n_bins, Integral) or isinstance(n_bins, bool) or n_bins < 1:
-        raise ValueError(f"n_bins must be an integer of at least 1; got {n_bins!r}.")
+    is_integer = isinstance(n_bins, Integral) and not isinstance(n_bins, bool)
+    if not is_integer or not 1 <= n_bins <= _MOST_BINS:
+        raise ValueError(
+            f"n_bins must be an integer of at least 1 and at most {_MOST_BINS}; got "
+            f"{n_bins!r}."
+        )
     right, probabilities = _check_probabilities(y_true, y_proba, labels)
-    weight = _check_sample_weight(
-        sample_weight,
-        probabilities,
-        dtype=np.float64,
-        ensure_non_negative=True,
-        allow_all_zero_weights=True,  # Refused below, by the parameter's name.
-    )
+    # Zeros only are refused below, by the parameter's name.
+    weight = _read_weight(sample_weight, probabilities, dtype=np.float64)
     if not weight.sum() > 0:
         raise ValueError("sample_weight must not be zero for all rows.")
     top = probabilities.argmax(axis=1)
@@ -300,7 +300,7 @@ class MeanAveragePrecisionScorer(BaseEstimator):
         return True
 
 
-#: For ``scoring=``: :func:`mean_average_precision` of a fitted classifier.
+#: For ``scoring=``: the mean average precision of a fitted classifier.
 mean_average_precision_scorer = MeanAveragePrecisionScorer()
 
 
@@ -344,6 +344,7 @@ def check_indicator(Y, parameter):
 
 def to_array(y, parameter):
     """Return labels as an array, unless they are sets of labels."""
+    y = as_numpy(without_mask(y, parameter))
     try:
         array = np.asarray(y)
     except ValueError:  # Lists of several lengths.
@@ -362,17 +363,37 @@ def to_array(y, parameter):
     return array
 
 
+def _read_weight(sample_weight, rows, **options):
+    """Return weights of rows, which may be all zero, as an array."""
+    weight = as_numpy(plain(sample_weight, "sample_weight"))
+    with reading("sample_weight"):
+        weight = _check_sample_weight(
+            weight,
+            rows,
+            ensure_non_negative=True,
+            allow_all_zero_weights=True,
+            **options,
+        )
+        total = weight.sum()
+    if not np.isfinite(total):
+        raise ValueError(
+            f"sample_weight must hold finite numbers of a finite sum; got {total}."
+        )
+    return weight
+
+
 def _check_targets(y_true, y_score, labels):
     """Return indicator and scores, both of shape (n_samples, n_labels)."""
     # Finite numbers only; shapes are compared below, by name.
-    scores = check_array(
-        y_score,
-        ensure_2d=False,
-        allow_nd=True,
-        ensure_min_samples=0,
-        ensure_min_features=0,
-        input_name="y_score",
-    )
+    with reading("y_score"):
+        scores = check_array(
+            as_numpy(plain(y_score, "y_score")),
+            ensure_2d=False,
+            allow_nd=True,
+            ensure_min_samples=0,
+            ensure_min_features=0,
+            input_name="y_score",
+        )
     y_true = y_true if issparse(y_true) else to_array(y_true, "y_true")
     if y_true.ndim == 1 and labels is not None:
         positive = _one_hot(y_true, labels)
@@ -402,7 +423,10 @@ def _check_targets(y_true, y_score, labels):
 
 def _check_probabilities(y_true, y_proba, labels):
     """Return which class each row has, one column per class, and its probabilities."""
-    probabilities = check_array(y_proba, dtype=np.float64, input_name="y_proba")
+    with reading("y_proba"):
+        probabilities = check_array(
+            as_numpy(plain(y_proba, "y_proba")), dtype=np.float64, input_name="y_proba"
+        )
     y_true = to_array(y_true, "y_true")
     if y_true.shape != (len(probabilities),):
         raise ValueError(

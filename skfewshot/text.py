@@ -9,6 +9,7 @@ import numpy as np
 from sklearn.utils import check_array
 
 from skfewshot._arrays import as_numpy, like, sum_rows, unit_rows
+from skfewshot._inputs import plain, reading
 from skfewshot.clip.embedding import encoder_of
 from skfewshot.clip.prompts import check_templates, fill_templates
 
@@ -158,7 +159,8 @@ def class_names_of(classes, class_names, wording=CLASSES):
     """Return the name of each class, or None where there is none to be had.
 
     String labels are their own names. `class_names` overrides them: a dict maps label
-    to name, a sequence follows the sorted classes.
+    to name, a sequence follows the sorted classes. A dict from numbers to these very
+    labels, for wrappers that turn them into numbers, leaves them as they are.
     """
     if class_names is None:
         if all(isinstance(label, str) for label in classes):
@@ -169,7 +171,9 @@ def class_names_of(classes, class_names, wording=CLASSES):
             f"{wording.names}={class_names!r} is one string; pass a sequence with a "
             f"name for each {wording.one}, or a dict from {wording.one} to name."
         )
-    if isinstance(class_names, Mapping):
+    if _numbers(class_names, classes):
+        names = list(classes)
+    elif isinstance(class_names, Mapping):
         names = _from_mapping(class_names, classes, wording.names, wording)
     else:
         names = list(class_names)
@@ -181,6 +185,16 @@ def class_names_of(classes, class_names, wording=CLASSES):
                 f"{type(name).__name__}."
             )
     return [str(name) for name in names]
+
+
+def _numbers(class_names, classes):
+    """Say whether a dict numbers the labels, as ``dict(enumerate(classes))`` does."""
+    if not isinstance(class_names, Mapping):
+        return False
+    names = {name for name in class_names.values() if isinstance(name, str)}
+    return not any(isinstance(key, str) for key in class_names) and all(
+        isinstance(label, str) and label in names for label in classes
+    )
 
 
 def class_means(features, y, sample_weight, n_classes):
@@ -228,7 +242,7 @@ def _encode(text_encoder, names, prompt_templates):
     elif callable(text_encoder):
         templates = check_templates(prompt_templates)
         texts = text_encoder(fill_templates(templates, names))
-        texts = np.asarray(as_numpy(texts))
+        texts = np.asarray(as_numpy(plain(texts, "text_encoder")))
         encoded = unit_rows(texts).reshape(len(names), len(templates), -1).mean(axis=1)
     else:
         raise TypeError(
@@ -258,19 +272,26 @@ def _common_encoder(text_features, wording):
 def _rows_of_classes(text_features, classes, wording):
     """Pick the row of each class from an array, data frame or dict."""
     if hasattr(text_features, "index") and hasattr(text_features, "to_numpy"):
+        plain(text_features, wording.features)
         by_label = dict(zip(text_features.index, text_features.to_numpy(), strict=True))
         is_labelled = all(label in by_label for label in classes.tolist())
+        if is_labelled and len(by_label) < len(text_features):
+            raise ValueError(
+                f"{wording.features} has several rows of one name in its index; wanted "
+                f"one row per {wording.one}."
+            )
         text_features = by_label if is_labelled else text_features.to_numpy()
     if isinstance(text_features, Mapping):
         vectors = _from_mapping(text_features, classes, wording.features, wording)
+        vectors = [as_numpy(plain(vector, wording.features)) for vector in vectors]
         shapes = sorted({np.shape(vector) for vector in vectors})
         if len(shapes) > 1 or len(shapes[0]) != 1:
             raise ValueError(
                 f"{wording.features} must map each {wording.one} to a vector of one "
                 f"common length; got values of shapes {shapes}."
             )
-        return np.stack([np.asarray(as_numpy(vector)) for vector in vectors])
-    array = np.asarray(as_numpy(text_features))
+        return np.stack([np.asarray(vector) for vector in vectors])
+    array = np.asarray(as_numpy(plain(text_features, wording.features)))
     if array.ndim != 2:
         raise ValueError(
             f"{wording.features} must be an array of shape (n_{wording.many}, "
@@ -315,19 +336,20 @@ def _from_mapping(mapping, classes, parameter, wording):
 
 def _checked(given, source, n_classes, n_features, dtype, wording):
     """Check shape and values and return unit rows of `dtype`."""
-    features = check_array(
-        np.asarray(as_numpy(given)),
-        dtype=dtype,
-        input_name=source,
-        ensure_min_samples=0,
-    )
+    with reading(source):
+        features = check_array(
+            np.asarray(as_numpy(plain(given, source))),
+            dtype=dtype,
+            input_name=source,
+            ensure_min_samples=0,
+        )
     if features.shape != (n_classes, n_features):
         raise ValueError(
             f"The text features (from {source}) have shape {features.shape}; wanted "
             f"({n_classes}, {n_features}): one row per {wording.one}, as wide as X. "
             "Texts and images must be embedded by the same model."
         )
-    if not np.linalg.norm(features, axis=1).all():
+    if not features.any(axis=1).all():
         raise ValueError(
             f"The text features (from {source}) hold a row of zeros, which has no "
             "direction and cannot be a prototype."

@@ -3,7 +3,8 @@
 from abc import ABCMeta, abstractmethod
 from numbers import Real
 
-from sklearn.base import BaseEstimator, ClassifierMixin
+import numpy as np
+from sklearn.base import ClassifierMixin
 from sklearn.callback import CallbackSupportMixin
 from sklearn.metrics import accuracy_score
 from sklearn.utils import gen_batches
@@ -18,6 +19,8 @@ from skfewshot._arrays import (
     log_softmax,
     unit_rows,
 )
+from skfewshot._estimator import Estimator
+from skfewshot._inputs import plain, plain_labels, reading
 from skfewshot._sklearn import (
     HasMethods,
     Interval,
@@ -43,7 +46,7 @@ SHARED_CONSTRAINTS = {
     "prompt_templates": [str, "array-like", callable, None],
     "logit_scale": [
         StrOptions({"auto"}),
-        Interval(Real, 0, None, closed="neither"),
+        Interval(Real, 1e-12, None, closed="left"),
     ],
     "class_weight": [StrOptions({"balanced"}), dict, None],
 }
@@ -53,7 +56,7 @@ class FewShotClassifier(
     SupportReader,
     ClassifierMixin,
     CallbackSupportMixin,
-    BaseEstimator,
+    Estimator,
     metaclass=ABCMeta,
 ):
     """Base of the classifiers: subclasses fit, and turn unit rows into logits.
@@ -78,7 +81,7 @@ class FewShotClassifier(
         y : array-like or tensor of shape (n_samples,)
             Class labels.
         sample_weight : array-like or tensor of shape (n_samples,), default=None
-            Weights, at least 0. They count rows: a row of weight 2 is two rows, and
+            Weights, from 0 to 1e9. They count rows: a row of weight 2 is two rows, and
             more rows weigh more against the texts, so do not scale the weights to sum
             to one.
 
@@ -130,12 +133,16 @@ class FewShotClassifier(
     def _logits(self, features):
         """Return the logits, shape (n, n_classes), of unit rows (n, n_features)."""
 
+    def _try_predicting(self):
+        self.predict(np.zeros((1, self.n_features_in_), np.float32))
+
     def _check_query(self, X):
         """Check rows to predict and return them as an array, or a tensor."""
         check_is_fitted(self)
         rows = check_rows(X)
         check_encoder(X, self.encoder_)
-        return validate_data(self, rows, reset=False, dtype=row_types(rows))
+        with reading("X"):
+            return validate_data(self, rows, reset=False, dtype=row_types(rows))
 
     def _zero_shot_logits(self, features):
         """Return ``s f T_0'``."""
@@ -267,5 +274,6 @@ class FewShotClassifier(
         """
         # In NumPy, as scikit-learn does not compare tensors with lists or columns of a
         # data frame.
-        predicted, weight = as_numpy(self.predict(X)), as_numpy(sample_weight)
-        return accuracy_score(as_numpy(y), predicted, sample_weight=weight)
+        predicted = as_numpy(self.predict(X))
+        weight = as_numpy(plain(sample_weight, "sample_weight"))
+        return accuracy_score(plain_labels(y), predicted, sample_weight=weight)

@@ -20,6 +20,8 @@ class_names : sequence of str or dict, default=None
     What to call the classes in a prompt: a dict from class to name, or a sequence
     that follows the sorted classes. By default string labels are their own names;
     other labels have none, and a warning says that class means are used.
+    ``dict(enumerate(sorted(set(names))))`` serves strings and the numbers that some
+    tools of scikit-learn make of them.
 text_encoder : CLIPFeaturizer or callable, default=None
     Encodes the class names: an object with ``encode_classes(names)``, or a callable
     from a list of names to an array of shape (n_names, n_features). It must be of

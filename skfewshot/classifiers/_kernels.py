@@ -8,6 +8,8 @@ from skfewshot._torch import is_tensor, to_tensor
 
 # Entries of one block of a kernel matrix: 128 MB in single precision.
 _BLOCK = 2**25
+#: Beta from which on rounding errors of cosines show.
+STEEP = 1e4
 
 
 def exponential_kernel(F, S, beta):
@@ -26,6 +28,9 @@ def exponential_kernel(F, S, beta):
     kernel = F @ S.T
     kernel -= 1
     kernel *= float(beta)
+    if beta > STEEP:
+        # Cosines that rounding leaves above 1 would have no exponential.
+        kernel = kernel.clip(max=1.0)
     return exponentials(kernel)
 
 

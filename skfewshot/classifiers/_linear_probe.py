@@ -49,7 +49,12 @@ def starting_point(F, y, weight, text):
     gram = rows.T @ rows if len(F) > F.shape[1] else rows @ rows.T
     largest = torch.linalg.eigvalsh(gram)[-1]
     squares = (weight @ (F @ text.T).square()).max()
-    tiny = torch.finfo(F.dtype).tiny
+
+    def step(size, curvature):
+        # Where nothing curves, nothing slopes: of rows or texts of zeros.
+        is_flat = curvature < torch.finfo(F.dtype).tiny
+        return 0.0 if is_flat else float(size / curvature)
+
     return Start(
         {
             "weights": means,
@@ -57,10 +62,10 @@ def starting_point(F, y, weight, text):
             "text_weights": text_weight.expand(len(text)).clone(),
         },
         {
-            "weights": float(4 * total / largest.clamp_min(tiny)),
+            "weights": step(4 * total, largest),
             # The rule of the weights, for a column of ones.
             "intercept": 4.0,
-            "text_weights": float(total / (4 * squares).clamp_min(tiny)),
+            "text_weights": step(total, 4 * squares),
         },
     )
 
@@ -106,7 +111,10 @@ def solve_linear_probe(F, y, weight, text, *, max_iter, callback=None):
             value.sub_(velocity, alpha=start.steps[name])
         curve.append(float(loss))
         if not torch.isfinite(loss):
-            raise ValueError(f"The loss is {curve[-1]} in step {iteration}.")
+            raise ValueError(
+                f"The loss is {curve[-1]} in step {iteration}; a parameter or a weight "
+                "is too large."
+            )
         if callback is not None and callback(
             iteration, curve[-1], lambda: Solution(parameters, list(curve))
         ):

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
+from skfewshot._inputs import plain_labels
 from skfewshot.text import resolve_prototypes
 
 
@@ -26,7 +27,7 @@ def with_extra_classes(classes, extra):
     """
     if extra is None:
         return classes, np.arange(len(classes))
-    extra = np.asarray(extra)
+    extra = np.asarray(plain_labels(extra, "extra_classes"))
     if extra.ndim != 1:
         raise ValueError(
             "extra_classes must be a sequence of class labels; got an array of shape "
@@ -35,7 +36,7 @@ def with_extra_classes(classes, extra):
     if not len(extra):
         return classes, np.arange(len(classes))
     _check_kind("extra_classes", extra, classes)
-    union = np.union1d(classes, extra)
+    union = np.unique(_join(classes, extra, "extra_classes"))
     return union, np.searchsorted(union, classes)
 
 
@@ -44,16 +45,34 @@ def _check_kind(parameter, labels, classes):
     if any(label is None or label != label for label in labels.tolist()):
         raise ValueError(f"{parameter} must not be missing; got {labels.tolist()[:5]}.")
 
-    def is_text(array):
-        return array.dtype.kind in "UT" or (
-            array.dtype == object and all(isinstance(label, str) for label in array)
-        )
-
-    if is_text(labels) != is_text(classes):
+    if _kind(labels) != _kind(classes):
         raise ValueError(
             f"{parameter} and y must hold labels of one kind; got "
             f"{labels.tolist()[:5]} and {classes.tolist()[:5]}."
         )
+
+
+def _kind(labels):
+    """Name the kind of labels: NumPy's, with text and integers of one kind each."""
+    kind = labels.dtype.kind
+    if kind == "O" and all(isinstance(label, str) for label in labels):
+        return "U"
+    return "i" if kind == "u" else kind
+
+
+def _join(classes, labels, parameter):
+    """Put labels behind classes, without rounding one of them."""
+    joined = np.concatenate([classes, labels])
+    if _kind(joined) != _kind(classes):  # signed and unsigned
+        whole = classes.tolist() + labels.tolist()
+        try:
+            return np.array(whole, dtype=np.int64 if min(whole) < 0 else np.uint64)
+        except OverflowError as error:
+            raise ValueError(
+                f"{parameter} and y hold integers that no type of NumPy holds "
+                f"together; got {labels.tolist()[:5]} and {classes.tolist()[:5]}."
+            ) from error
+    return joined
 
 
 class OpenClassesMixin:
@@ -87,7 +106,8 @@ class OpenClassesMixin:
         check_is_fitted(self)
         if np.ndim(name):
             raise ValueError(f"name must be one class label; got {name!r}.")
-        label = np.asarray([name])
+        name = name.item() if isinstance(name, np.ndarray) else name
+        label = np.asarray(plain_labels([name], "name"))
         _check_kind("name", label, self.classes_)
         if name in self.classes_.tolist():
             raise ValueError(f"name={name!r} is already one of the classes.")
@@ -115,7 +135,7 @@ class OpenClassesMixin:
                 f"features=None, but nothing is known that could encode {name!r}; pass "
                 "its text feature."
             )
-        classes = np.concatenate([self.classes_, label])
+        classes = _join(self.classes_, label, "name")
         order = np.argsort(classes, kind="stable")
         for attribute, row in (
             ("zero_shot_features_", text),

@@ -11,7 +11,15 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import validate_data
 
 from skfewshot._arrays import as_numpy, unit_rows
-from skfewshot._sklearn import _check_sample_weight
+from skfewshot._inputs import (
+    MOST_WEIGHT,
+    check_parameters,
+    check_weight,
+    check_weight_range,
+    plain,
+    plain_labels,
+    reading,
+)
 from skfewshot._torch import is_tensor
 from skfewshot.classifiers._open_classes import with_extra_classes
 from skfewshot.classifiers._rows import merge_rows, row_order
@@ -72,9 +80,9 @@ def check_rows(X):
     unless array API dispatch is on.
     """
     dispatched, encoder = get_config()["array_api_dispatch"], encoder_of(X)
+    X = plain(X, "X")
     if is_tensor(X):
-        X = X.detach()
-        if not dispatched:
+        if not dispatched or X.is_meta:
             X = array_of(
                 X,
                 "To compute there, set the environment variable SCIPY_ARRAY_API=1 "
@@ -96,8 +104,9 @@ def array_of(tensor, advice):
     """Return a tensor on the CPU as an array; refuse another one, with advice."""
     if tensor.device.type != "cpu":
         raise TypeError(f"X is a tensor on {tensor.device}. {advice}")
-    # NumPy has no bfloat16.
-    return (tensor.float() if _is_half(tensor) else tensor).numpy()
+    # NumPy has no bfloat16, nor floats of 8 bits.
+    is_short = tensor.is_floating_point() and tensor.itemsize < 4
+    return (tensor.float() if is_short else tensor).numpy()
 
 
 def _check_images(X):
@@ -114,7 +123,15 @@ def _check_images(X):
 
 def float_types(X):
     """Return the dtypes to compute in: half precision becomes single, not double."""
-    return np.float32 if _is_half(X) else [np.float64, np.float32]
+    is_single = _is_half(X) or _has_single_columns(X)
+    return np.float32 if is_single else [np.float64, np.float32]
+
+
+def _has_single_columns(X):
+    """Say whether X is a frame of singles that scikit-learn would make doubles of."""
+    dtypes = getattr(X, "dtypes", None)  # one where X is a series
+    found = set(map(str, dtypes)) if np.iterable(dtypes) else set()
+    return bool(found) and found <= {"Float32", "float[pyarrow]"}
 
 
 def row_types(rows):
@@ -127,16 +144,19 @@ def row_types(rows):
     return torch.float32 if is_single else [torch.float64, torch.float32]
 
 
+def _are_unit_rows(X):
+    """Say whether an array starts with rows such as a CLIPFeaturizer gives."""
+    if not isinstance(X, np.ndarray) or X.ndim != 2 or X.dtype.kind != "f":
+        return False
+    with np.errstate(over="ignore", invalid="ignore"):
+        # Rows that were made up, as by SMOTE, are shorter and come later.
+        norms = np.linalg.norm(X[:8], axis=1)
+    return bool((np.abs(norms - 1) < 1e-3).all())
+
+
 def _is_half(X):
     # Also torch's, the names of which are torch.float16 and torch.bfloat16.
     return str(getattr(X, "dtype", None)).endswith("float16")
-
-
-def check_weight(sample_weight, X, **checks):
-    """Return the weights of the rows as a NumPy array, in the precision of `X`."""
-    if is_tensor(X):
-        X = np.empty((len(X), 0), dtype=str(X.dtype).removeprefix("torch."))
-    return _check_sample_weight(as_numpy(sample_weight), X, dtype=X.dtype, **checks)
 
 
 def check_encoder(X, fitted):
@@ -160,22 +180,25 @@ class SupportReader:
         -------
         Support
         """
+        check_parameters(self.get_params(deep=False))
         encoder = encoder_of(X)
-        X, y = check_rows(X), as_numpy(y)
+        X, y = check_rows(X), plain_labels(y)
         reason = self._why_no_encoder(X, y) if encoder is None else None
         if reason is not None:
             warnings.warn(
                 f"{reason}. The class means of the support stand in for the text "
-                "prototypes; pass text_encoder.",
+                "prototypes; pass text_encoder, or text_features=None to do without.",
                 UserWarning,
                 stacklevel=4,
             )
-        X, y = validate_data(self, X, y, dtype=row_types(X))
+        with reading("X or y"):
+            X, y = validate_data(self, X, y, dtype=row_types(X))
         with warnings.catch_warnings():
             # Half as many classes as rows is no hint of regression: it is one shot.
             warnings.filterwarnings("ignore", "The number of unique classes")
-            check_classification_targets(y)
-        sample_weight = check_weight(sample_weight, X, ensure_non_negative=True)
+            with reading("y"):
+                check_classification_targets(y)
+        sample_weight = check_weight(sample_weight, X)
         kept = sample_weight > 0
         self.classes_, index = np.unique(y[kept], return_inverse=True)
         n_classes = len(self.classes_)
@@ -217,8 +240,12 @@ class SupportReader:
             text = as_numpy(class_means(features, index, weight, n_classes))
         self.zero_shot_features_ = text
         copy = self._class_weights(self.classes_[seen], index, weight)[index]
-        weight = weight * copy
-        used = weight > 0
+        with reading("class_weight"):
+            weight = weight * copy
+        # Copies add up, and rare classes may weigh as much as all rows.
+        most = MOST_WEIGHT * len(X)
+        check_weight_range(weight, "class_weight, times sample_weight,", most)
+        used = weight >= np.finfo(weight.dtype).tiny
         if not used.any():
             raise ValueError("class_weight gives every row of the support weight 0.")
         return Support(
@@ -240,18 +267,29 @@ class SupportReader:
                 "y holds names, but X is a tensor without an encoder: one straight "
                 "from a CLIPFeaturizer has it, a part or a copy of that has not"
             )
+        if _are_unit_rows(X) and isinstance(next(iter(np.ravel(y)), None), str):
+            return (
+                "y holds names, and the rows of X have length one as embeddings have, "
+                "but X does not know its encoder: it was resampled, computed with or "
+                "saved without it"
+            )
         return None
 
     def _class_weights(self, classes, index, sample_weight):
         """Return the weight of each class that has rows."""
-        weights = compute_class_weight(
-            self.class_weight,
-            classes=classes,
-            y=classes[index],
-            sample_weight=sample_weight,
-        ).astype(sample_weight.dtype)
+        with reading("class_weight"):
+            weights = compute_class_weight(
+                self.class_weight,
+                classes=classes,
+                y=classes[index],
+                sample_weight=sample_weight,
+            ).astype(sample_weight.dtype)
         if (weights < 0).any():
             raise ValueError(
                 f"class_weight must not be negative; got {self.class_weight!r}."
+            )
+        if not np.isfinite(weights).all():
+            raise ValueError(
+                f"class_weight must hold finite numbers; got {self.class_weight!r}."
             )
         return weights

@@ -10,6 +10,7 @@ import numpy as np
 from skfewshot._arrays import like
 from skfewshot._torch import (
     fork_safe_threads,
+    import_torch,
     is_tensor,
     resolve_device,
     to_numpy,
@@ -62,8 +63,7 @@ def training():
     That may be inside a caller's inference mode, whose tensors could not be used
     outside it, or where no gradients are recorded.
     """
-    import torch
-
+    torch = import_torch()
     with fork_safe_threads(), torch.inference_mode(False), torch.enable_grad():
         yield
 

@@ -216,7 +216,7 @@ class CMMClassifier(
         "alpha": [StrOptions({"auto"}), Interval(Real, 0, None, closed="left")],
         "temperature": [
             StrOptions({"auto"}),
-            Interval(Real, 0, None, closed="neither"),
+            Interval(Real, 1e-12, None, closed="left"),
         ],
         "triplet_weight": [Interval(Real, 0, None, closed="left")],
         "margin": [Interval(Real, 0, None, closed="left")],

@@ -11,6 +11,7 @@ from sklearn.model_selection import ParameterGrid, check_cv
 from sklearn.utils.validation import validate_data
 
 from skfewshot._arrays import as_numpy, unit_rows
+from skfewshot._inputs import check_parameters, check_weight, plain_labels, reading
 from skfewshot._sklearn import StrOptions
 from skfewshot.classifiers._cmm_fit import NEAR_COPY, SEARCHED
 from skfewshot.classifiers._docs import shared_docs
@@ -21,7 +22,7 @@ from skfewshot.classifiers._search import (
     score_candidates,
     takes_weight,
 )
-from skfewshot.classifiers._support import check_rows, check_weight, row_types
+from skfewshot.classifiers._support import check_rows, row_types
 from skfewshot.classifiers._training import support_tensors, training
 from skfewshot.classifiers.cmm import CMMClassifier
 
@@ -220,8 +221,9 @@ class CMMClassifierCV(CMMClassifier):
         """Read the support, and search with it while its rows are as they came."""
         grid = self._grid()
         support = super()._read_support(X, y, sample_weight)
-        X, y = check_rows(X), as_numpy(y)
-        X, y = validate_data(self, X, y, reset=False, dtype=row_types(X))
+        X, y = check_rows(X), plain_labels(y)
+        with reading("X or y"):
+            X, y = validate_data(self, X, y, reset=False, dtype=row_types(X))
         sample_weight = check_weight(sample_weight, X)
         splits = self._splits(X, y, sample_weight)
         candidates = list(ParameterGrid(grid))
@@ -266,12 +268,18 @@ class CMMClassifierCV(CMMClassifier):
             ("margins", "margin"),
             ("text_penalties", "text_penalty"),
         ):
-            grid[name] = list(getattr(self, parameter))
+            values = getattr(self, parameter)
+            if getattr(values, "ndim", 1) == 0:
+                raise ValueError(
+                    f"{parameter} must be a sequence of candidates; got {values!r}."
+                )
+            grid[name] = list(values)
             if not grid[name]:
                 raise ValueError(f"{parameter} is empty; give at least one {name}.")
             for value in grid[name]:
                 try:
                     CMMClassifier(**{name: value})._validate_params()
+                    check_parameters({name: value})
                 except ValueError as error:
                     raise ValueError(f"{parameter} holds {value!r}. {error}") from None
         return grid
@@ -354,6 +362,10 @@ class CMMClassifierCV(CMMClassifier):
             return super().score(X, y, sample_weight)
         weight = {} if sample_weight is None else {"sample_weight": sample_weight}
         return check_scoring(self, self.scoring)(self, X, y, **weight)
+
+    def _try_predicting(self):
+        if self.refit:
+            super()._try_predicting()
 
     def __sklearn_is_fitted__(self):
         return hasattr(self, "map_")

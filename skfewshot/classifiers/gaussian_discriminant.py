@@ -135,20 +135,20 @@ class GaussianDiscriminantClassifier(FewShotClassifier):
         model = fit_discriminant(F, support.y, weight, len(rank))
         self.text_weight_ = 0.0 if self.prototype_source_ == "image" else 1.0
         coef, intercept = linear_form(model)
+        rows, removed = judging_rows(support, _MOST_ROWS, left=1, classes=1)
         if self.alpha != "auto":
             self.alpha_ = float(self.alpha)
-        elif model.scatter.max() > 0:
-            self._judge(model, F, support)
+        elif model.scatter.max() > 0 and len(rows):
+            self._judge(model, F, support, rows, removed)
         else:
             coef, intercept = spherical_form(model)
             self.alpha_ = _GUESS_ONE_SHOT if self.text_weight_ else self.logit_scale_
         self.coef_ = (self.alpha_ * coef)[rank].astype(dtype)
         self.intercept_ = (self.alpha_ * intercept)[rank].astype(dtype)
 
-    def _judge(self, model, F, support):
+    def _judge(self, model, F, support, rows, removed):
         """Set ``alpha_`` and ``text_weight_`` by the rows left out."""
         kind = "text" if self.text_weight_ else "image"
-        rows, removed = judging_rows(support, _MOST_ROWS, left=1, classes=1)
         scores = left_out_scores(model, F[rows], support.y[rows], removed)
         shots = (support.weight / support.copy).sum() / len(model.counts)
         guess = _GUESS[kind] * np.sqrt(shots) / wrong_spread(scores, support.y[rows])

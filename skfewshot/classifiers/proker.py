@@ -113,7 +113,7 @@ class ProKeRClassifier(FewShotClassifier):
 
     _positive: ClassVar[list] = [
         StrOptions({"auto"}),
-        Interval(Real, 0, None, closed="neither"),
+        Interval(Real, 1e-100, None, closed="left"),
     ]
     _parameter_constraints: ClassVar[dict] = {
         **SHARED_CONSTRAINTS,

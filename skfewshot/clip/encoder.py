@@ -117,7 +117,7 @@ class CLIPEncoder(Estimator):
 
     @property
     def device_(self):
-        """torch.device: where the model runs, resolved now."""
+        """Where the model runs, resolved now."""
         try:
             return resolve_device(self.device)
         except (ImportError, ValueError) as error:

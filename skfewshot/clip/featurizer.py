@@ -92,8 +92,8 @@ class CLIPFeaturizer(
         `skfewshot.clip.DEFAULT_PROMPT_TEMPLATES`.
     on_error : {"raise", "nan"}, default="raise"
         What to do about an image that is missing or cannot be read: raise
-        :class:`ImageReadError` with its index and path, or warn and give NaN. Files of
-        more pixels than ``PIL.Image.MAX_IMAGE_PIXELS``, 89 million unless you set it,
+        :class:`~skfewshot.clip.ImageReadError` with its index and path, or warn and
+        give NaN. Files of more pixels than ``PIL.Image.MAX_IMAGE_PIXELS``, 89 million unless you set it,
         are not decoded: a small file may ask for all the memory there is.
     cache : str, os.PathLike or None, default=None
         A folder in which to keep every embedding, under a hash of the content of the
@@ -126,7 +126,7 @@ class CLIPFeaturizer(
     See Also
     --------
     skfewshot.CMMClassifier : Learns from a few embeddings a class.
-    clear_model_cache : Frees the memory of the cached models.
+    skfewshot.clip.clear_model_cache : Frees the memory of the cached models.
 
     Notes
     -----

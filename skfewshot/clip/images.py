@@ -34,13 +34,23 @@ if hasattr(os, "register_at_fork"):
 
 
 class ImageReadError(ValueError):
-    """An image of X could not be read.
+    """An image of X could not be read. A ValueError.
 
     Parameters
     ----------
     message : str
     index : int, default=None
         Its position in X; an attribute, too.
+
+    Examples
+    --------
+    >>> from skfewshot import CLIPFeaturizer
+    >>> from skfewshot.clip import ImageReadError
+    >>> try:
+    ...     CLIPFeaturizer("tiny").transform(["missing.jpg"])
+    ... except ImageReadError as error:
+    ...     print(error.index)
+    0
     """
 
     def __init__(self, message, index=None):

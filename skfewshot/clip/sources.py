@@ -18,7 +18,7 @@ _PROBE_SECONDS = 5
 
 
 class WeightsDownloadError(ConnectionError):
-    """Weights had to be downloaded, and that failed."""
+    """Weights had to be downloaded, and that failed. A ConnectionError."""
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,9 @@ _RIGHT, _WRONG, _MISSED, _NEITHER = "#005ea8", "#c0390b", "#8f5300", "#767676"
 
 
 class EvidenceMapDisplay:
-    """Maps of the evidence of a :class:`MultiLabelPrototypeClassifier` over pictures.
+    """Maps of the evidence for each label, over the pictures.
+
+    Of a fitted :class:`~skfewshot.MultiLabelPrototypeClassifier`.
 
     Each image is a row: the picture, and for each of its likeliest labels a grey copy
     under the evidence of its patches. Evidence is shown as the probability that the

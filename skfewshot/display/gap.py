@@ -15,7 +15,7 @@ _MARKERS = "os^D"
 
 
 class ModalityGapDisplay:
-    """The modality gap before and after the mapping of a :class:`CMMClassifier`.
+    """The modality gap before and after the mapping of a classifier by CMM.
 
     Images, texts, mapped images and refined texts, all unit norm, in the plane of their
     first two principal components. It is the same plane for both halves.

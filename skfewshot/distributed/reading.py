@@ -15,7 +15,7 @@ EMBEDDING = "embedding"
 
 
 def read_embeddings(path, *, filesystem=None):
-    """Read what :func:`embed_dataset` wrote.
+    """Read what :func:`~skfewshot.distributed.embed_dataset` wrote.
 
     Parameters
     ----------

@@ -24,7 +24,7 @@ def to_onnx(classifier):
     ----------
     classifier : estimator
         A fitted classifier of this package: one of the nine of
-        :mod:`skfewshot.classifiers`, or
+        ``skfewshot.classifiers``, or
         :class:`~skfewshot.MultiLabelPrototypeClassifier`. Of a pipeline or a search
         pass the classifier itself, ``pipeline[-1]`` or ``search.best_estimator_``. A
         subclass is refused, as it may compute something else.

@@ -5,14 +5,15 @@ from typing import ClassVar
 
 import numpy as np
 from scipy.special import expit
-from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.base import ClassifierMixin
 from sklearn.utils.validation import check_is_fitted
 
+from skfewshot._estimator import Estimator
+from skfewshot._inputs import check_parameters, check_weight, plain
 from skfewshot._sklearn import (
     HasMethods,
     Interval,
     StrOptions,
-    _check_sample_weight,
     _fit_context,
 )
 from skfewshot.classifiers._rows import distinct_rows
@@ -49,7 +50,7 @@ from skfewshot.text import unit_rows
 
 
 class MultiLabelPrototypeClassifier(
-    PrototypePredictionMixin, TokenInputMixin, ClassifierMixin, BaseEstimator
+    PrototypePredictionMixin, TokenInputMixin, ClassifierMixin, Estimator
 ):
     r"""Multi-label few-shot classifier by prototypes from local features.
 
@@ -298,7 +299,7 @@ class MultiLabelPrototypeClassifier(
                 of shape (n_samples,)
             Indicators, 0 or 1; or one class label an image.
         sample_weight : array-like of shape (n_samples,), default=None
-            Weights, at least 0. They count images: one of weight 2 is two images.
+            Weights, from 0 to 1e9. They count images: one of weight 2 is two images.
 
         Returns
         -------
@@ -319,6 +320,7 @@ class MultiLabelPrototypeClassifier(
             If the images have to stand in for texts that were to be expected, or if
             the label vectors tell them apart no better than chance.
         """
+        check_parameters(self.get_params(deep=False))
         encoder = encoder_of(X)
         tokens, labels, weight, origin = self._read_support(X, y, sample_weight)
         self.classes_, self._is_multilabel = labels.classes, labels.is_multilabel
@@ -359,9 +361,7 @@ class MultiLabelPrototypeClassifier(
                 "Found input variables with inconsistent numbers of samples: X has "
                 f"{len(array)} images, y has {len(labels.indicator)} rows."
             )
-        weight = _check_sample_weight(
-            sample_weight, array[:, 0], dtype=array.dtype, ensure_non_negative=True
-        )
+        weight = check_weight(sample_weight, array[:, 0])
         kept = np.flatnonzero(weight > 0)
         # Of weight zero or not, what cannot be read is refused.
         tokens, labels = split_tokens(array)[kept], labels.restricted(kept)
@@ -484,7 +484,8 @@ class MultiLabelPrototypeClassifier(
     def _read_thresholds(self, n_labels):
         """Return the given thresholds, one for each label."""
         try:
-            thresholds = np.asarray(self.threshold, dtype=np.float64)
+            given = plain(self.threshold, "threshold")
+            thresholds = np.asarray(given, dtype=np.float64)
         except (TypeError, ValueError) as error:
             raise ValueError(
                 f"threshold={self.threshold!r} must be a number, one for each label, "

@@ -9,6 +9,8 @@ from scipy.sparse import issparse
 from sklearn.utils import column_or_1d
 from sklearn.utils.multiclass import type_of_target
 
+from skfewshot._inputs import plain_labels, reading
+
 
 @dataclass(frozen=True)
 class Labels:
@@ -72,14 +74,15 @@ def read_labels(y, dtype):
     """
     columns = getattr(y, "columns", None)
     _check_form(y)
-    y = y.toarray() if issparse(y) else y
-    with warnings.catch_warnings():
+    y = y.toarray() if issparse(y) else plain_labels(y)
+    with warnings.catch_warnings(), reading("y"):
         # Half as many classes as rows is no hint of regression: it is one shot.
         warnings.filterwarnings("ignore", "The number of unique classes")
         kind = type_of_target(y, input_name="y")
     array = np.asarray(y)
     if array.ndim == 2 and array.shape[1] > 1:
-        return _read_indicator(array, columns, kind, dtype)
+        with reading("y"):
+            return _read_indicator(array, columns, kind, dtype)
     if kind not in ("binary", "multiclass"):
         raise ValueError(
             f"Unknown label type: {kind!r}. y must hold class labels, shape "

@@ -2,10 +2,14 @@
 
 import numpy as np
 from scipy.special import expit, softmax
+from sklearn.metrics import accuracy_score
 from sklearn.utils.validation import check_is_fitted
 
+from skfewshot._arrays import as_numpy
+from skfewshot._inputs import plain
 from skfewshot.classifiers._base import check_encoder
 from skfewshot.multilabel.calibration import Calibration
+from skfewshot.multilabel.labels import read_labels
 from skfewshot.multilabel.prototypes import Scorer, score
 from skfewshot.multilabel.support import FeatureMap
 from skfewshot.multilabel.tokens import blocks, split_tokens
@@ -16,6 +20,14 @@ class PrototypePredictionMixin:
 
     def _feature_map(self):
         return FeatureMap(self.part_mean_, self.whole_mean_, *self._map)
+
+    def _try_predicting(self):
+        # Two tokens, or what the classifier takes for so many.
+        if self._token_dims == 3:
+            X = np.zeros((1, 2, self.n_features_in_), np.float32)
+        else:
+            X = np.zeros((1, self.n_features_in_), np.float32)
+        self.predict(X)
 
     def _read_query(self, X):
         check_is_fitted(self)
@@ -118,6 +130,30 @@ class PrototypePredictionMixin:
         if not self._is_multilabel:
             return self.classes_[probabilities.argmax(axis=1)]
         return (probabilities >= self.thresholds_).astype(np.int64)
+
+    def score(self, X, y, sample_weight=None):
+        """Return the share of images whose labels are all right.
+
+        Parameters
+        ----------
+        X : array-like
+            Images, in the form of those of :meth:`fit`.
+        y : array-like or sparse matrix of shape (n_samples, n_labels), or array-like \
+                of shape (n_samples,)
+            True labels.
+        sample_weight : array-like of shape (n_samples,), default=None
+
+        Returns
+        -------
+        float
+        """
+        weight = as_numpy(plain(sample_weight, "sample_weight"))
+        # As fit reads them: scikit-learn takes fewer forms.
+        labels = read_labels(y, np.float64)
+        truth = labels.indicator.astype(np.int64)
+        if not labels.is_multilabel:
+            truth = labels.classes[truth.argmax(axis=1)]
+        return accuracy_score(truth, self.predict(X), sample_weight=weight)
 
     def explain(self, X):
         """Return how much each local feature speaks for each label.

@@ -5,12 +5,13 @@ from typing import ClassVar
 
 import numpy as np
 from scipy.special import expit
-from sklearn.base import BaseEstimator
 from sklearn.callback import CallbackSupportMixin
 from sklearn.utils import check_random_state
 from sklearn.utils.metadata_routing import UNUSED
 from sklearn.utils.validation import check_is_fitted
 
+from skfewshot._estimator import Estimator
+from skfewshot._inputs import check_parameters
 from skfewshot._sklearn import (
     HasMethods,
     Interval,
@@ -18,7 +19,13 @@ from skfewshot._sklearn import (
     _fit_context,
     has_callbacks,
 )
-from skfewshot._torch import fork_safe_threads, resolve_device, to_numpy, to_tensor
+from skfewshot._torch import (
+    fork_safe_threads,
+    import_torch,
+    resolve_device,
+    to_numpy,
+    to_tensor,
+)
 from skfewshot.clip.embedding import encoder_of
 from skfewshot.multilabel.labels import read_labels
 from skfewshot.multilabel.prior_file import read_prior, save_prior
@@ -33,7 +40,21 @@ from skfewshot.text import unit_rows
 _STEPS = ("gate", "convolution", "attention")
 
 
-class MultiLabelPrototypePrior(CallbackSupportMixin, TokenInputMixin, BaseEstimator):
+def _in_single_precision(tokens):
+    """Return tokens as float32, of their own length unless that is too small or large.
+
+    What cannot be read, NaN and infinity, stays as it is.
+    """
+    limits = np.finfo(np.float32)
+    sizes = np.abs(tokens).max(axis=-1)
+    fits = (sizes == 0) | ((sizes > limits.tiny) & (sizes < limits.max))
+    if not (fits | ~np.isfinite(sizes)).all():
+        tokens = np.where(fits[:, :, None], tokens, unit_rows(tokens))
+    with np.errstate(invalid="ignore"):
+        return tokens.astype(np.float32, copy=False)
+
+
+class MultiLabelPrototypePrior(CallbackSupportMixin, TokenInputMixin, Estimator):
     r"""What many images of base labels teach about few images of other labels.
 
     Trained once, by episodes on base labels [1]_: each draws some labels, a support
@@ -276,7 +297,7 @@ class MultiLabelPrototypePrior(CallbackSupportMixin, TokenInputMixin, BaseEstima
     def _fit(self, X_base, Y_base, label_features):
         self._check_options()
         # The network's numbers are single precision, whatever the features are.
-        array = self._read_tokens(X_base, reset=True).astype(np.float32, copy=False)
+        array = _in_single_precision(self._read_tokens(X_base, reset=True))
         labels = read_labels(Y_base, array.dtype)
         if len(labels.indicator) != len(array):
             raise ValueError(
@@ -305,14 +326,16 @@ class MultiLabelPrototypePrior(CallbackSupportMixin, TokenInputMixin, BaseEstima
         return self
 
     def _check_options(self):
-        if isinstance(self.interaction, str) or set(self.interaction) - set(_STEPS):
+        check_parameters(self.get_params(deep=False))
+        is_sequence = np.ndim(self.interaction) == 1
+        if not is_sequence or set(self.interaction) - set(_STEPS):
             raise ValueError(
                 f"interaction={self.interaction!r} must be a sequence of some of "
                 f"{list(_STEPS)}."
             )
         shots = list(self.shots)
         whole = all(isinstance(n, Integral) for n in shots)
-        if len(shots) != 2 or not whole or not 1 <= shots[0] <= shots[1]:
+        if len(shots) != 2 or not whole or not 1 <= shots[0] <= shots[1] < 2**31:
             raise ValueError(
                 f"shots={self.shots!r} must be two integers, the fewest and the most "
                 "images a label, of which the first is at least 1."
@@ -327,7 +350,7 @@ class MultiLabelPrototypePrior(CallbackSupportMixin, TokenInputMixin, BaseEstima
             )
 
     def _train(self, tokens, indicator, vectors, X):
-        import torch
+        torch = import_torch()
 
         from skfewshot.multilabel.episodes import EpisodeData
         from skfewshot.multilabel.training import train_prior
@@ -383,7 +406,7 @@ class MultiLabelPrototypePrior(CallbackSupportMixin, TokenInputMixin, BaseEstima
         context.call_on_fit_task_end(estimator=self, X=X, y=indicator)
 
     def _network_options(self):
-        n_heads = range(1, self.n_heads + 1)
+        n_heads = range(1, min(self.n_heads, self.width_) + 1)
         return {
             "width": self.width_,
             "steps": tuple(step for step in _STEPS if step in self.interaction),
@@ -392,16 +415,41 @@ class MultiLabelPrototypePrior(CallbackSupportMixin, TokenInputMixin, BaseEstima
             "share": ONE_SHOT_SHARE,
         }
 
+    def _try_predicting(self):
+        mapped = self.map_labels(np.zeros((2, self.width_), np.float32))
+        self.text_shares(self.image_map(mapped.dtype)[1])
+
     # What the classifier asks of a prior
 
     def image_map(self, dtype):
-        """Return the map of image features as (matrix, bias), of `dtype`."""
+        """Return the map of image features.
+
+        Parameters
+        ----------
+        dtype : numpy dtype
+
+        Returns
+        -------
+        matrix : ndarray of shape (d, d)
+        bias : ndarray of shape (d,)
+        """
         check_is_fitted(self)
         matrix = np.eye(self.width_) + self.state_["image_map"]
         return matrix.astype(dtype), self.state_["image_bias"].astype(dtype)
 
     def map_labels(self, vectors):
-        """Return unit rows: label vectors, centred by their mean, after the map."""
+        """Map label vectors.
+
+        Parameters
+        ----------
+        vectors : ndarray of shape (n_labels, d)
+            Centred by their mean.
+
+        Returns
+        -------
+        ndarray of shape (n_labels, d)
+            Unit rows.
+        """
         check_is_fitted(self)
         matrix = self.state_["label_map"].astype(vectors.dtype)
         bias = self.state_["label_bias"].astype(vectors.dtype)
@@ -437,7 +485,7 @@ class MultiLabelPrototypePrior(CallbackSupportMixin, TokenInputMixin, BaseEstima
         -------
         callable or None
             ``encode(mean, features, valid, labels)``; see
-            :func:`skfewshot.multilabel.support.make_pairs`. None where there is no
+            ``skfewshot.multilabel.support.make_pairs``. None where there is no
             interaction.
         """
         check_is_fitted(self)
@@ -445,7 +493,7 @@ class MultiLabelPrototypePrior(CallbackSupportMixin, TokenInputMixin, BaseEstima
             return None
 
         def encode(mean, features, valid, labels):
-            import torch
+            torch = import_torch()
 
             from skfewshot.multilabel.interaction import PriorNetwork
 
@@ -474,6 +522,15 @@ class MultiLabelPrototypePrior(CallbackSupportMixin, TokenInputMixin, BaseEstima
 
     def set_params(self, **params):
         """Set parameters; a fitted prior is frozen and refuses.
+
+        Parameters
+        ----------
+        **params : dict
+            Parameters by name.
+
+        Returns
+        -------
+        self : MultiLabelPrototypePrior
 
         Raises
         ------
@@ -533,7 +590,7 @@ class MultiLabelPrototypePrior(CallbackSupportMixin, TokenInputMixin, BaseEstima
 
     def _check_state(self):
         """Refuse arrays that are not those of the network that was saved."""
-        import torch
+        torch = import_torch()
 
         from skfewshot.multilabel.interaction import PriorNetwork
 

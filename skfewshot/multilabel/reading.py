@@ -4,6 +4,7 @@ import numpy as np
 from sklearn.utils import check_array
 from sklearn.utils.validation import validate_data
 
+from skfewshot._inputs import plain, reading
 from skfewshot._torch import is_tensor
 from skfewshot.classifiers._support import array_of, float_types
 from skfewshot.text import Wording, resolve_prototypes
@@ -33,17 +34,17 @@ class TokenInputMixin:
         reset : bool
             Whether to set, or to compare with, what `fit` learned of the shape.
         """
+        X = plain(X, "X")
         if is_tensor(X):
-            X = array_of(
-                X.detach(), "The multi-label estimators take arrays: pass X.cpu()."
-            )
+            X = array_of(X, "The multi-label estimators take arrays: pass X.cpu().")
         n_dims = X.ndim if hasattr(X, "ndim") else np.asarray(X).ndim
         if n_dims > 3:
             raise ValueError(
                 f"X has the shape {np.shape(X)}; wanted (n_samples, 1 + K, d), "
                 "(n_samples, d) or (n_samples, n_tokens * d)."
             )
-        array = self._read_3d(X, reset) if n_dims == 3 else self._read_2d(X, reset)
+        with reading("X"):
+            array = self._read_3d(X, reset) if n_dims == 3 else self._read_2d(X, reset)
         if reset:
             self._token_dims = n_dims
         elif n_dims != self._token_dims:
@@ -96,7 +97,7 @@ class TokenInputMixin:
                 f"X has {array.shape[1]} columns, which n_tokens={n_tokens} does not "
                 "divide; wanted n_tokens times the width of a token."
             )
-        return array.reshape(len(array), n_tokens, -1)
+        return array.reshape(len(array), int(n_tokens), -1)
 
 
 def resolve_label_features(label_features, **options):

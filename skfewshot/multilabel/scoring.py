@@ -5,8 +5,8 @@ from scipy.special import logsumexp
 
 #: Ways to score a query.
 QUERY_SCORINGS = ("competitive", "local", "global", "both")
-# Logits of the nearest distance that is told apart from zero.
-_SQUARED_DISTANCE_FLOOR = 1e-6
+#: Logits of the nearest distance that is told apart from zero.
+SQUARED_DISTANCE_FLOOR = 1e-6
 
 
 def distance_logits(cosine, scale):
@@ -25,7 +25,7 @@ def distance_logits(cosine, scale):
     ndarray or tensor
         From ``-scale`` to just below ``scale``.
     """
-    return scale * (1 - (2 - 2 * cosine).clip(min=_SQUARED_DISTANCE_FLOOR) ** 0.5)
+    return scale * (1 - (2 - 2 * cosine).clip(min=SQUARED_DISTANCE_FLOOR) ** 0.5)
 
 
 def compete(logits, background, sharpness):

@@ -262,6 +262,11 @@ class _Judge:
     def _precisions(self, network, episode, shares=(None,)):
         """Return the mean average precision of an episode under each share."""
         scores, truth = self.data.scores(network, episode, shares)
+        if not all(np.isfinite(found).all() for found in scores):
+            raise ValueError(
+                "The scores of labels kept aside are not finite; lower learning_rate, "
+                "which is too large, or scale."
+            )
         judged = np.isin(episode.labels, self.aside)
         if not judged.any():
             return [np.nan] * len(scores)

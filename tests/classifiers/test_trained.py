@@ -214,4 +214,4 @@ def test_intercepts_are_learned_only_without_text(task):
 def test_a_diverged_loss_is_named(task):
     X, y, text, _ = task
     with pytest.raises(ValueError, match="a parameter is too large"):
-        TipAdapterClassifier(text, alpha=1e308, **TIP_F).fit(X, y)
+        TipAdapterClassifier(text, beta=1e10, **TIP_F).fit(X, y)
