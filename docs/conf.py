@@ -2,6 +2,7 @@
 
 import os
 import re
+from importlib.util import find_spec
 
 # The build runs the examples; threads that wait must not keep the processor busy.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
@@ -23,6 +24,10 @@ extensions = [
     "sphinx_design",
     "sphinx_gallery.gen_gallery",
 ]
+# MathJax as files of the pages, which then show equations without a network, too. It is
+# in the extra "docs"; without it the reader's browser fetches MathJax.
+if find_spec("sphinx-mathjax-offline"):
+    extensions.append("sphinx-mathjax-offline")
 templates_path = ["_templates"]
 exclude_patterns = ["_build", "gallery", "sg_execution_times.rst"]
 source_suffix = {".rst": "restructuredtext", ".md": "markdown"}

@@ -25,8 +25,9 @@ from skfewshot import (
     ZeroShotClassifier,
 )
 
-# A name that torch has on every machine; nothing is computed by its meta kernels.
-ELSEWHERE = torch.device("meta")
+# A name that torch has on every machine, and of which nothing else is known here: a
+# tensor on "meta" is refused, as it has no numbers.
+ELSEWHERE = torch.device("lazy")
 N_ROWS, N_CLASSES, WIDTH = 300, 5, 24
 #: Model, and whether its fit takes the rows to the CPU.
 MODELS = [

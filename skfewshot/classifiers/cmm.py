@@ -80,7 +80,7 @@ class CMMClassifier(
         Penalty :math:`\lambda_W \ge 0` of the map; infinity leaves it the identity.
     text_penalty : float, default=10.0
         Penalty :math:`\lambda_T \ge 0` of the prototypes' distance from the texts;
-        infinity makes them the texts.
+        infinity makes them the texts, which the Gaussian solver maps by :math:`W`.
     {{logit_scale}}
     learning_rate : float, default=1.0
         First step tried along a quasi-Newton direction; a line search corrects it.
@@ -143,9 +143,10 @@ class CMMClassifier(
 
     .. math::
 
-        \mu_c - m \sim \mathcal N\left(\beta (t_c - m_T),\;
-        \tfrac{1}{\lambda_T} (3 (t_c - m_T)(t_{c'} - m_T)^\top + [c = c'])\right),
-        \qquad f_i \sim \mathcal N(\mu_{y_i}, \Sigma).
+        \mu_c - m &\sim \mathcal N\left(\beta (t_c - m_T),\; K\right), \\
+        K_{c c'} &= \tfrac{1}{\lambda_T}
+        \left(3 (t_c - m_T)(t_{c'} - m_T)^\top + [c = c']\right), \\
+        f_i &\sim \mathcal N(\mu_{y_i}, \Sigma).
 
     The posterior means have a closed form: kernel ridge regression of the class means
     on the texts. With their residuals :math:`e_i` and leverages :math:`h_i`,

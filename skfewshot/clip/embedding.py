@@ -342,6 +342,16 @@ def encoder_of(X):
     Returns
     -------
     EncoderIdentity or None
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skfewshot.clip import CLIPFeaturizer, encoder_of
+    >>> X = CLIPFeaturizer("tiny").encode_text(["a red star"])
+    >>> encoder_of(X).embedding_dim
+    128
+    >>> print(encoder_of(np.asarray(X)))
+    None
     """
     if isinstance(X, EmbeddingArray):
         return X.encoder

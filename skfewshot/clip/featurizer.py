@@ -93,8 +93,9 @@ class CLIPFeaturizer(
     on_error : {"raise", "nan"}, default="raise"
         What to do about an image that is missing or cannot be read: raise
         :class:`~skfewshot.clip.ImageReadError` with its index and path, or warn and
-        give NaN. Files of more pixels than ``PIL.Image.MAX_IMAGE_PIXELS``, 89 million unless you set it,
-        are not decoded: a small file may ask for all the memory there is.
+        give NaN. Files of more pixels than ``PIL.Image.MAX_IMAGE_PIXELS``, 89 million
+        unless you set it, are not decoded: a small file may ask for all the memory
+        there is.
     cache : str, os.PathLike or None, default=None
         A folder in which to keep every embedding, under a hash of the content of the
         image, the weights, the preprocessing, `output`, `dense_mode` and the precision.

@@ -50,6 +50,16 @@ def compete(logits, background, sharpness):
     Returns
     -------
     ndarray of shape (n, K, L)
+
+    Examples
+    --------
+    The first patch fits the first label best, so the second label gets little of it:
+
+    >>> import numpy as np
+    >>> from skfewshot.multilabel.scoring import compete
+    >>> logits = np.array([[[2.0, 1.0], [-1.0, -1.0]]])
+    >>> compete(logits, background=0.0, sharpness=4.0).round(1).tolist()
+    [[[4.0, -4.0], [-4.0, -4.0]]]
     """
     dtype = logits.dtype.type
     logits = dtype(sharpness) * logits

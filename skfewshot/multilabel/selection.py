@@ -46,6 +46,23 @@ def loss_change(parts, present, intercept, label_vectors, labels, scale):
     -------
     ndarray of shape (N, K, L)
         Positive where the feature speaks for what `labels` say of the image.
+
+    Examples
+    --------
+    An image of two patches, of which the first shows the label:
+
+    >>> import numpy as np
+    >>> from skfewshot.multilabel.selection import loss_change
+    >>> scores = loss_change(
+    ...     np.array([[[1.0, 0.2], [0.0, 1.0]]]),
+    ...     present=np.ones((1, 2), bool),
+    ...     intercept=np.zeros(2),
+    ...     label_vectors=np.array([[1.0, 0.0]]),
+    ...     labels=np.ones((1, 1)),
+    ...     scale=20.0,
+    ... )
+    >>> (scores > 0).ravel()
+    array([ True, False])
     """
     n_parts = present.sum(axis=1, keepdims=True).astype(parts.dtype)
     mean = parts.sum(axis=1) / n_parts + intercept
