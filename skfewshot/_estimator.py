@@ -14,6 +14,9 @@ from skfewshot.persistence import VersionWarning
 DOCUMENTATION = "https://skfewshot.readthedocs.io/en/stable/generated/skfewshot"
 # The key of the state that is no attribute.
 _VERSION = "_skfewshot_version"
+# The most features of a row of zeros that is tried: a file that was tampered with must
+# not fill the memory.
+_MOST_FEATURES = 2**24
 
 
 class Estimator(BaseEstimator):
@@ -32,7 +35,8 @@ class Estimator(BaseEstimator):
         return {"name": type(self).__name__}
 
     def __getstate__(self):
-        state = {name: _plain(value) for name, value in vars(self).items()}
+        state = super().__getstate__()
+        state = {name: _plain(value) for name, value in state.items()}
         return {**state, _VERSION: __version__}
 
     def __setstate__(self, state):
@@ -52,6 +56,7 @@ class Estimator(BaseEstimator):
             if is_own and any(name.endswith("_") for name in state):
                 # Of zeros: what is warned of them, such as missing names, is no news.
                 with warnings.catch_warnings(action="ignore"):
+                    _check_width(state)
                     self._try_predicting()
         except Exception as error:
             raise ValueError(
@@ -74,6 +79,12 @@ class Estimator(BaseEstimator):
 
     def _try_predicting(self):
         """Predict anything, to see whether this version can read the fitted state."""
+
+
+def _check_width(state):
+    for name in ("n_features_in_", "width_"):
+        if state.get(name, 0) > _MOST_FEATURES:
+            raise ValueError(f"{name}={state[name]} is more than {_MOST_FEATURES}")
 
 
 def _plain(value):

@@ -35,6 +35,9 @@ class VersionWarning(InconsistentVersionWarning):
     message : str
     """
 
+    # For who catches scikit-learn's and asks it: what differs is not scikit-learn.
+    estimator_name = current_sklearn_version = original_sklearn_version = None
+
     def __init__(self, message):
         Warning.__init__(self, message)
 

@@ -238,11 +238,13 @@ def test_tensors_are_drawn_like_arrays(cmm):
 BAD_GAPS = [
     ({"labels": ["yak"] * 30, "classes": CLASSES}, "labels must be .* got 'yak'"),
     ({"labels": Y[:5]}, r"labels must hold .* \(30,\); got shape \(5,\)"),
-    ({"labels": Y[:20].repeat(2)[:30]}, "classes must name each of the 3 texts; got 2"),
+    ({"labels": Y[:20].repeat(2)[:30]}, "each of the 3 texts, each once; got"),
     ({"mapped_images": X[:5]}, r"mapped_images must be shaped like images, \(30, 6\)"),
     ({"refined_texts": TEXTS[:2]}, r"refined_texts must be shaped like texts"),
     ({"texts": TEXTS * np.nan}, "texts contains NaN"),
-    ({"ax": [1, 2, 3]}, r"ax must hold 2 axes, .* got shape \(3,\)"),
+    ({"ax": [1, 2, 3]}, r"ax must be 2 matplotlib axes, .* got shape \(3,\)"),
+    ({"labels": ["cat"] * 30, "classes": ["cat", "cat", "dog"]}, "each once; got "),
+    ({"classes": "cat"}, "classes must name each of the 3 texts"),
 ]
 
 
@@ -252,6 +254,36 @@ def test_bad_gaps(changed, message):
     arguments["refined_texts"] = TEXTS
     with pytest.raises(ValueError, match=message):
         ModalityGapDisplay.from_predictions(**arguments | changed)
+
+
+def test_a_gap_in_a_part_of_a_figure(cmm):
+    figure = plt.figure(layout="constrained")
+    _, right = figure.subfigures(1, 2)
+    display = ModalityGapDisplay.from_estimator(cmm, X, ax=right.subplots(1, 2))
+    assert display.figure_ is right
+    names = {text.get_text() for text in display.ax_[1].texts}
+    assert names == set(CLASSES)
+
+
+def test_names_are_no_formulas():
+    names = ["$5 bill and $10 bill", r"$a\foo$", "_"]
+    display = ModalityGapDisplay.from_predictions(
+        X, TEXTS, X, TEXTS, labels=np.repeat(names, 10), classes=names
+    )
+    evidence = EvidenceMapDisplay.from_predictions(
+        IMAGES[:1], np.zeros((1, 3, 2, 2)), np.ones((1, 3)), label_names=names
+    )
+    for shown in (display, evidence):
+        shown.figure_.canvas.draw()
+    written = [text.get_text().replace("\n", " ") for text in display.ax_[1].texts]
+    assert set(written) <= set(names) and written
+    assert evidence.ax_[0, 2].get_title() == "$a\\foo$\n1.00"
+
+
+@pytest.mark.parametrize("draw", [gap_of_estimator, gap_of_predictions])
+def test_what_are_no_axes(draw):
+    with pytest.raises(TypeError, match="ax must be 2 matplotlib axes, .* got 'left'"):
+        draw(ax=["left", "right"])
 
 
 def test_gap_of_estimators_and_labels_it_cannot_show(cmm):

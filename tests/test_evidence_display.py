@@ -1,6 +1,7 @@
 """EvidenceMapDisplay: what is computed, where it is drawn, and what is refused."""
 
 import itertools
+import warnings
 
 import matplotlib
 
@@ -119,6 +120,10 @@ def test_chosen_labels_and_their_number(model, query):
             EvidenceMapDisplay.from_estimator(model, X, images=images, labels=labels)
     with pytest.raises(ValueError, match="n_labels must be 1 or more; got 0"):
         EvidenceMapDisplay.from_estimator(model, X, images=images, n_labels=0)
+    with pytest.raises(TypeError, match="n_labels must be an int; got 2.0"):
+        EvidenceMapDisplay.from_estimator(model, X, images=images, n_labels=2.0)
+    display = EvidenceMapDisplay.from_estimator(model, X, images=images, labels=2)
+    np.testing.assert_array_equal(display.shown, [[2], [2]])
 
 
 def test_true_labels_are_marked(model, query):
@@ -161,6 +166,16 @@ def test_padding_is_left_clear(model, query):
     display.figure_.canvas.draw()
 
 
+def test_a_map_that_is_all_padding_warns_of_nothing(query):
+    maps = np.full((2, 1, 2, 2), np.nan)
+    maps[1] = [[-1, 1], [1, -1]]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        display = EvidenceMapDisplay.from_predictions(query[2], maps, np.ones((2, 1)))
+        display.figure_.canvas.draw()
+    assert [len(row[1].collections) for row in display.ax_] == [0, 1]
+
+
 def test_pictures_in_every_form(model, query, tmp_path):
     X, _, images = query
     Image.fromarray(images[0]).save(tmp_path / "a.png")
@@ -183,8 +198,10 @@ def test_axes_of_the_caller(model, query):
         model, X, images=images, n_labels=2, ax=axes
     )
     assert display.ax_ is axes and display.figure_ is figure
-    with pytest.raises(ValueError, match="wanted \\(2, 4\\)"):
+    with pytest.raises(ValueError, match=r"axes of shape \(2, 4\)"):
         EvidenceMapDisplay.from_estimator(model, X, images=images, ax=axes)
+    with pytest.raises(TypeError, match=r"axes of shape \(2, 3\).* got 0"):
+        display.plot(ax=np.zeros((2, 3)))
     display.plot()
     assert display.figure_ is not figure
 

@@ -347,6 +347,7 @@ BAD = [
     ({"scoring": ["accuracy"]}, TypeError, "scoring must be one name"),
     ({"scoring": lambda *_: {"a": 1, "b": 2}}, ValueError, "must return one number"),
     ({"scoring": "acuracy"}, ValueError, "acuracy"),
+    ({"cv": []}, ValueError, "cv must make at least one split"),
     ({"y": None}, ValueError, "y must be an indicator"),
     ({"y": np.linspace(0, 1, 44)}, ValueError, "y must be an indicator"),
     ({"y": np.zeros(43)}, ValueError, "inconsistent numbers of samples"),

@@ -158,6 +158,7 @@ def test_many_curves_have_their_legend_beside_the_axes():
         ({1: [Y, Y[:5]]}, ValueError, r"y_pred\[1\] "),
         ({1: [Y, Y], 2: [Y]}, ValueError, r"as many draws .* holds {1: 2, 2: 1}"),
         ({}, ValueError, "shots must be a sequence"),
+        ({"1": Y, 2: Y}, TypeError, r"ints, for keys; got \['1', 2\]"),
     ],
 )
 def test_bad_predictions(y_pred, error, message):
@@ -172,8 +173,37 @@ def test_bad_predictions(y_pred, error, message):
         ([1], [0.5], "test_scores must"),
         ([1], [[]], "test_scores must"),
         ([0], [[0.5]], "shots must be a sequence of positive ints"),
+        ([np.nan], [[0.5]], "shots must be a sequence of positive ints"),
+        (["one"], [[0.5]], "shots must be a sequence of positive ints"),
     ],
 )
 def test_bad_scores(shots, scores, message):
     with pytest.raises(ValueError, match=message):
         ShotCurveDisplay(shots=shots, test_scores=scores).plot()
+
+
+def test_what_is_no_metric():
+    with pytest.raises(TypeError, match="metric must be a callable; got 'accuracy'"):
+        ShotCurveDisplay.from_predictions(Y, {1: Y}, metric="accuracy")
+
+
+@pytest.mark.parametrize(
+    ("make_ax", "error", "message"),
+    [
+        (lambda: plt.subplots(1, 2)[1], ValueError, r"got shape \(2,\)"),
+        (plt.figure, TypeError, "got <Figure"),
+        (lambda: "left", TypeError, "got 'left'"),
+    ],
+)
+def test_what_is_no_axes(make_ax, error, message):
+    display = ShotCurveDisplay(shots=[1], test_scores=[[0.5]])
+    with pytest.raises(error, match=f"ax must be one matplotlib axes; {message}"):
+        display.plot(ax=make_ax())
+
+
+def test_styles_go_by_any_of_their_names():
+    display = ShotCurveDisplay(shots=[1, 2], test_scores=[[0.5, 0.6], [0.7, 1]])
+    display.plot(std_display_style="errorbar", errorbar_kw={"c": "red", "lw": 4})
+    bars = display.errorbar_.lines[2][0]
+    assert_array_equal(bars.get_color(), [(1, 0, 0, 1)])
+    assert bars.get_linewidth() == 4

@@ -1,11 +1,13 @@
 """What the maps of evidence show: pictures, log odds, and which labels."""
 
 from math import isqrt
+from numbers import Integral
 
 import numpy as np
 from scipy.special import logsumexp
 from sklearn.pipeline import Pipeline
 
+from skfewshot._arrays import as_numpy
 from skfewshot.metrics import check_indicator
 from skfewshot.text import class_names_of
 
@@ -62,6 +64,8 @@ def against_the_others(evidence):
 def choose_labels(labels, probabilities, n_labels):
     """Return the numbers of the labels to show, shape (n_samples, n_shown)."""
     if labels is None:
+        if not isinstance(n_labels, Integral):
+            raise TypeError(f"n_labels must be an int; got {n_labels!r}.")
         if n_labels < 1:
             raise ValueError(f"n_labels must be 1 or more; got {n_labels}.")
         return np.argsort(-probabilities, axis=1, kind="stable")[:, :n_labels]
@@ -76,7 +80,7 @@ def choose_labels(labels, probabilities, n_labels):
 def places_of(labels, classifier):
     """Return the numbers of the labels that are to be shown."""
     place = {label: index for index, label in enumerate(classifier.classes_.tolist())}
-    labels = [labels] if isinstance(labels, str) else np.asarray(labels).tolist()
+    labels = np.atleast_1d(np.asarray(labels)).tolist()
     unknown = [label for label in labels if label not in place]
     if unknown or not labels:
         raise ValueError(
@@ -94,7 +98,7 @@ def names_of(classifier):
 def read_truth(y, classifier):
     """Return true labels as an indicator."""
     if np.ndim(y) == 1 and not hasattr(y, "toarray"):
-        return np.asarray(y)[:, None] == classifier.classes_
+        return np.asarray(as_numpy(y))[:, None] == classifier.classes_
     return y
 
 

@@ -31,7 +31,8 @@ def name_points(ax, points, names, taken=()):
     from matplotlib.patheffects import withStroke
 
     # Layout engines move axes when a figure is drawn, and names need to know where to.
-    ax.figure.draw_without_rendering()
+    # Those of a subfigure are drawn by the figure it is a part of.
+    ax.figure.figure.draw_without_rendering()
     pixels = ax.figure.dpi / 72
     places = ax.transData.transform(points)
     boxes = [_box(place, _RADIUS * pixels) for place in places]
@@ -43,6 +44,7 @@ def name_points(ax, points, names, taken=()):
             xytext=(0, 0),
             textcoords="offset points",
             fontsize=_FONT_SIZE,
+            parse_math=False,
             ha="center",
             va="center",
             linespacing=1,

@@ -1,5 +1,6 @@
 """What all displays share: matplotlib where it is installed, colours, pipelines."""
 
+import numpy as np
 from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted
 
@@ -33,6 +34,40 @@ def check_matplotlib(caller):
         raise ImportError(
             f'{caller} needs matplotlib; run: pip install "skfewshot[plot]"'
         ) from error
+
+
+def check_axes(ax, shape, wanted):
+    """Return axes as an array of a given shape.
+
+    Parameters
+    ----------
+    ax : object
+        What the user passed.
+    shape : tuple of int
+        ``()`` for one axes.
+    wanted : str
+        What `ax` is to be, for the message.
+
+    Returns
+    -------
+    ndarray of matplotlib axes
+
+    Raises
+    ------
+    ValueError
+        If there are others than wanted.
+    TypeError
+        If they are no axes.
+    """
+    from matplotlib.axes import Axes
+
+    axes = np.asarray(ax, dtype=object)
+    if axes.shape != shape:
+        raise ValueError(f"ax must be {wanted}; got shape {axes.shape}.")
+    for item in axes.flat:
+        if not isinstance(item, Axes):
+            raise TypeError(f"ax must be {wanted}; got {item!r}.")
+    return axes
 
 
 def split_pipeline(estimator, X):

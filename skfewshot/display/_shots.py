@@ -1,6 +1,7 @@
 """What curves of scores by shots are made of, and what they are called."""
 
 from collections.abc import Mapping
+from numbers import Integral
 
 import numpy as np
 from sklearn.base import is_classifier
@@ -15,6 +16,10 @@ def read_draws(y_true, y_pred):
         raise TypeError(
             "y_pred must be a dict from the number of shots to predictions; got "
             f"{type(y_pred).__name__}."
+        )
+    if not all(isinstance(n_shots, Integral) for n_shots in y_pred):
+        raise TypeError(
+            f"y_pred must have numbers of shots, ints, for keys; got {list(y_pred)}."
         )
     shape, shots, draws = np.shape(y_true), sorted(y_pred), []
     for n_shots in shots:
@@ -37,7 +42,8 @@ def read_draws(y_true, y_pred):
 def check_scores(shots, scores):
     """Return shots and scores as arrays, in ascending order of the shots."""
     shots, scores = np.asarray(shots), np.asarray(scores, dtype=np.float64)
-    if shots.ndim != 1 or not len(shots) or np.min(shots) <= 0:
+    is_number = shots.dtype.kind in "iuf"
+    if shots.ndim != 1 or not len(shots) or not is_number or not (shots > 0).all():
         raise ValueError(f"shots must be a sequence of positive ints; got {shots!r}.")
     if scores.ndim != 2 or len(scores) != len(shots) or not scores.size:
         raise ValueError(

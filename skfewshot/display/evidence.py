@@ -19,7 +19,7 @@ from skfewshot.display._evidence import (
     read_truth,
     side_of,
 )
-from skfewshot.display._plotting import check_matplotlib, split_pipeline
+from skfewshot.display._plotting import check_axes, check_matplotlib, split_pipeline
 
 #: Over a picture longer names of labels are broken into two lines, and cut after them.
 _LINE = 17
@@ -279,8 +279,8 @@ class EvidenceMapDisplay:
 
         Raises
         ------
-        ValueError
-            If `ax` has another shape.
+        ValueError or TypeError
+            If `ax` has another shape, or holds something else.
         ImportError
             If matplotlib is not installed.
         """
@@ -288,12 +288,8 @@ class EvidenceMapDisplay:
         from matplotlib.cm import ScalarMappable
 
         shape = len(self.maps), 1 + self.maps.shape[1]
-        ax = _make_axes(shape) if ax is None else np.asarray(ax)
-        if ax.shape != shape:
-            raise ValueError(
-                f"ax has the shape {ax.shape}; wanted {shape}: for each image one for "
-                "the picture and one for each map."
-            )
+        wanted = f"matplotlib axes of shape {shape}: a picture and maps for each image"
+        ax = check_axes(_make_axes(shape) if ax is None else ax, shape, wanted)
         self.ax_, self.figure_ = ax, ax[0, 0].figure
         for index, row in enumerate(ax):
             self._draw_picture(row[0], index)
@@ -333,6 +329,7 @@ class EvidenceMapDisplay:
             horizontalalignment="right",
             verticalalignment="center",
             multialignment="left",
+            parse_math=False,
             linespacing=1.5,
         )
         _finish(ax)
@@ -343,7 +340,7 @@ class EvidenceMapDisplay:
         heat = expit(self.maps[index, column])
         options = {"interpolation": "bilinear", "extent": (0, 1, 1, 0)}
         ax.imshow(np.ma.masked_invalid(heat), cmap=_heat(), vmin=0, vmax=1, **options)
-        if np.nanmin(heat) < 0.5 < np.nanmax(heat):
+        if (heat < 0.5).any() and (heat > 0.5).any():
             side = len(heat)
             centers = (np.arange(-1, side + 1) + 0.5) / side
             heat = np.ma.masked_invalid(np.pad(heat, 1, mode="edge"))
@@ -353,7 +350,8 @@ class EvidenceMapDisplay:
         mark, color = self._judge(index, label)
         probability = f"{mark} {self.probabilities[index, label]:.2f}".strip()
         name = fill(self.names[label], _LINE, max_lines=2, placeholder="…")
-        ax.set_title(f"{name}\n{probability}", fontsize=self._font_size(), color=color)
+        style = {"fontsize": self._font_size(), "color": color, "parse_math": False}
+        ax.set_title(f"{name}\n{probability}", **style)
         _finish(ax)
 
     def _font_size(self):

@@ -6,7 +6,12 @@ from sklearn.utils import check_array
 
 from skfewshot._arrays import as_numpy
 from skfewshot.display._names import name_points
-from skfewshot.display._plotting import COLORS, check_matplotlib, split_pipeline
+from skfewshot.display._plotting import (
+    COLORS,
+    check_axes,
+    check_matplotlib,
+    split_pipeline,
+)
 from skfewshot.text import unit_rows
 
 #: More classes than this are not named in the picture: hardly a name would have room.
@@ -194,8 +199,8 @@ class ModalityGapDisplay:
 
         Raises
         ------
-        ValueError
-            If `ax` does not hold 2 axes.
+        ValueError or TypeError
+            If `ax` does not hold 2 axes, or holds something else.
         ImportError
             If matplotlib is not installed.
         """
@@ -204,12 +209,7 @@ class ModalityGapDisplay:
 
         if ax is None:
             _, ax = plt.subplots(1, 2, figsize=(9, 4.5), layout="constrained")
-        ax = np.asarray(ax)
-        if ax.shape != (2,):
-            raise ValueError(
-                "ax must hold 2 axes, for before and after the mapping; got shape "
-                f"{ax.shape}."
-            )
+        ax = check_axes(ax, (2,), "2 matplotlib axes, for before and after the mapping")
         self.ax_, self.figure_ = ax, ax[0].figure
         halves = [
             ("Before", self.images, self.texts, self.gap_before),
@@ -276,10 +276,10 @@ def _read_labels(labels, classes, n_images, n_texts):
             f"{labels.shape}."
         )
     classes = np.unique(labels) if classes is None else np.asarray(classes)
-    if classes.shape != (n_texts,):
+    if classes.shape != (n_texts,) or len(set(classes.tolist())) < n_texts:
         raise ValueError(
-            f"classes must name each of the {n_texts} texts; got {len(classes)} "
-            "classes. Without classes, there must be images of each."
+            f"classes must name each of the {n_texts} texts, each once; got "
+            f"{classes.tolist()}. Without classes, there must be images of each."
         )
     place = {label: index for index, label in enumerate(classes.tolist())}
     unknown = sorted({repr(label) for label in labels.tolist() if label not in place})

@@ -3,7 +3,7 @@
 import numpy as np
 from sklearn.metrics import accuracy_score
 
-from skfewshot.display._plotting import COLORS, check_matplotlib
+from skfewshot.display._plotting import COLORS, check_axes, check_matplotlib
 from skfewshot.display._shots import (
     check_scores,
     name_estimator,
@@ -209,9 +209,11 @@ class ShotCurveDisplay:
             If predictions are not shaped like `y_true`, or draws are not as many for
             all shots.
         TypeError
-            If `y_pred` is no dict.
+            If `y_pred` is no dict from ints, or `metric` is no callable.
         """
         check_matplotlib(f"{cls.__name__}.from_predictions")
+        if not callable(metric):
+            raise TypeError(f"metric must be a callable; got {metric!r}.")
         shots, draws = read_draws(y_true, y_pred)
         weight = {} if sample_weight is None else {"sample_weight": sample_weight}
         display = cls(
@@ -267,6 +269,8 @@ class ShotCurveDisplay:
         ValueError
             If `std_display_style` is another, or the shapes of the shots and scores do
             not match.
+        TypeError
+            If `ax` is no axes.
         ImportError
             If matplotlib is not installed.
         """
@@ -284,6 +288,7 @@ class ShotCurveDisplay:
         shots, scores = check_scores(self.shots, self.test_scores)
         if ax is None:
             _, ax = plt.subplots(layout="constrained")
+        check_axes(ax, (), "one matplotlib axes")
         self.ax_, self.figure_ = ax, ax.figure
         self.fill_between_ = self.errorbar_ = None
         name = self.name if name is None else name
@@ -298,7 +303,8 @@ class ShotCurveDisplay:
                 shots, mean - spread, mean + spread, **style
             )
         elif std_display_style == "errorbar":
-            style = {"color": color, "capsize": 3, "fmt": "none"} | (errorbar_kw or {})
+            style = {"color": color, "capsize": 3, "fmt": "none"}
+            style |= normalize_kwargs(errorbar_kw, Line2D)
             self.errorbar_ = ax.errorbar(shots, mean, spread, **style)
         score_name = self.score_name if score_name is None else score_name
         score_name = score_name or ax.get_ylabel() or "Score"

@@ -90,18 +90,19 @@ def label_array(classes):
     Raises
     ------
     ValueError
-        If they are neither texts nor whole numbers.
+        If they are neither Unicode texts nor whole numbers.
     """
-    if all(isinstance(label, str) for label in classes.tolist()):
-        return classes.astype(object)
     try:
+        if all(isinstance(label, str) for label in classes.tolist()):
+            "".join(classes).encode()  # which lone surrogates refuse
+            return classes.astype(object)
         whole = classes.astype(np.int64)
         if (whole == classes).all():
             return whole
     except (OverflowError, TypeError, ValueError):
         pass
     raise ValueError(
-        "to_onnx can export labels that are texts or whole numbers of 64 bits; this "
+        "to_onnx can export labels that are Unicode texts or integers of 64 bits; this "
         f"classifier was fitted on {classes.tolist()[:5]}."
     )
 

@@ -95,8 +95,8 @@ def shot_curve(
     ------
     ValueError
         If `shots` is empty or below 1, `n_repeats` is below 1, `y` is neither classes
-        nor an indicator, lengths differ, a split has rows on both of its sides, or
-        `scoring` returns several scores.
+        nor an indicator, lengths differ, there is no split, one has rows on both of
+        its sides, or `scoring` returns several scores.
     TypeError
         If `shots` or `n_repeats` are no ints, or `scoring` names several scores.
 
@@ -221,6 +221,8 @@ def _check_splits(cv, X, y, groups, n_samples):
     rows = np.arange(n_samples)
     # Whatever selects rows will do, masks too; as in scikit-learn.
     splits = [(rows[train], rows[test]) for train, test in cv.split(X, y, groups)]
+    if not splits:
+        raise ValueError("cv must make at least one split; got none.")
     for number, (train, test) in enumerate(splits):
         both = np.intersect1d(train, test)
         if len(both):

@@ -82,8 +82,8 @@ def main(folder):
             continue
         raise AssertionError(f"{name} is installed here")
     package = importlib.import_module("skfewshot")
-    modules = ("classifiers", "clip", "export", "metrics", "model_selection")
-    for module in (*modules, "multilabel", "persistence"):
+    modules = ("classifiers", "clip", "display", "export", "metrics")
+    for module in (*modules, "model_selection", "multilabel", "persistence"):
         importlib.import_module(f"skfewshot.{module}")
     for name in package.__all__:
         estimator = getattr(package, name)

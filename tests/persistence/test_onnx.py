@@ -263,9 +263,10 @@ def test_labels_of_all_kinds(classes, expected):
 
 def test_labels_that_onnx_does_not_have():
     X = np.eye(2, dtype=np.float32)
-    model = ZeroShotClassifier(X).fit(X, np.array([1, 2**63 + 1], dtype=np.uint64))
-    with pytest.raises(ValueError, match="texts or whole numbers"):
-        to_onnx(model)
+    for labels in (np.array([1, 2**63 + 1], dtype=np.uint64), ["a", "\ud800"]):
+        model = ZeroShotClassifier(X).fit(X, labels)
+        with pytest.raises(ValueError, match="Unicode texts or integers of 64 bits"):
+            to_onnx(model)
 
 
 def test_what_is_no_fitted_classifier():

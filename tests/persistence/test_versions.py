@@ -99,6 +99,15 @@ def test_a_loss_is_named_at_once_or_does_not_matter(model, queries, predict_all)
     assert n_refused or type(model).__name__ == "CLIPFeaturizer"
 
 
+def test_the_warning_can_be_caught_as_that_of_scikit_learn():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", InconsistentVersionWarning)
+        with pytest.raises(InconsistentVersionWarning) as caught:
+            load_as("0.1.5", CMMClassifier())
+    assert caught.value.original_sklearn_version is None
+    assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
+
+
 def test_trying_it_warns_of_nothing_else():
     """Zeros without names are tried, which is no fault of the estimator."""
     X = pd.DataFrame(
@@ -132,6 +141,14 @@ def test_a_class_of_a_user_is_not_tried():
     with pytest.warns(VersionWarning, match="This OfDictionaries was saved by"):
         loaded = load_as("0.1.5", model)
     assert loaded.predict([{"embedding": [0.2, 0.9]}]).tolist() == ["b"]
+
+
+def test_a_width_that_would_fill_the_memory_is_refused(fitted_models):
+    for name, width in (("cmm", "n_features_in_"), ("prior", "width_")):
+        tampered = copy.copy(fitted_models[name][0])
+        setattr(tampered, width, 2**31)
+        with pytest.raises(ValueError, match=f"{width}=2147483648 is more than"):
+            load_as("0.1.5", tampered)
 
 
 def test_what_is_not_fitted_loads():
@@ -175,3 +192,18 @@ def test_no_tensor_is_saved():
         expected = model.predict_proba(X)
         assert_array_equal(loaded.predict_proba(X), expected)
         assert_array_equal(clone(loaded).fit(X, y).predict_proba(X), expected)
+
+
+class WithoutSecrets:
+    def __getstate__(self):
+        return {**super().__getstate__(), "secret": None}
+
+
+class Guarded(ZeroShotClassifier, WithoutSecrets):
+    """Leaves something out by a mixin, as it can with scikit-learn's estimators."""
+
+
+def test_other_bases_have_their_say():
+    model = Guarded(None).fit(np.eye(2), ["a", "b"])
+    model.secret = "token"
+    assert pickle.loads(pickle.dumps(model)).secret is None
