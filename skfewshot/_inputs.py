@@ -100,8 +100,10 @@ def check_parameters(parameters):
         if not isinstance(value, Real) or value in (np.inf, -np.inf):
             continue
         if abs(value) > MOST_PARAMETER:
+            size = min(abs(value), 1e300)  # integers may be longer than can be shown
             raise ValueError(
-                f"{name} is out of all proportion: more than {MOST_PARAMETER:.0e}."
+                f"{name} is out of all proportion, {size:.3g} or more in size; wanted "
+                f"is at most {MOST_PARAMETER:.0e}."
             )
 
 

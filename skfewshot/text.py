@@ -3,13 +3,13 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
-from warnings import warn
 
 import numpy as np
 from sklearn.utils import check_array
 
 from skfewshot._arrays import as_numpy, like, sum_rows, unit_rows
 from skfewshot._inputs import plain, reading
+from skfewshot._warnings import warn_user
 from skfewshot.clip.embedding import encoder_of
 from skfewshot.clip.prompts import check_templates, fill_templates
 
@@ -221,12 +221,9 @@ def _logit_scale(encoder):
 
 
 def _warn_of_class_means(reason, wording):
-    # Up through resolve_prototypes, _read_support, fit and scikit-learn's wrapper.
-    warn(
+    warn_user(
         f"{reason} The {wording.one} means of the support stand in for the text "
-        "prototypes.",
-        UserWarning,
-        stacklevel=6,
+        "prototypes."
     )
 
 

@@ -305,6 +305,23 @@ def test_the_order_in_which_classes_are_added_does_not_matter():
     assert_same(one, other, X)
 
 
+@pytest.mark.parametrize(
+    "labels", [np.arange(3.0), pd.Series([0, 1, 2], dtype="Int64")], ids=str
+)
+def test_an_integer_is_the_label_of_a_class_among_floats(labels):
+    """scikit-learn makes floats of a nullable column of integers."""
+    X, y, text = make_task(4)
+    X, y = without(X, y, 3)
+    by_label = dict(enumerate(text))
+    y = labels[y]
+    named = CMMClassifier(by_label, extra_classes=[3]).fit(X, y)
+    added = CMMClassifier(by_label).fit(X, y).add_class(3, text[3])
+    assert named.classes_.dtype == added.classes_.dtype == np.float64
+    assert_same(named, added, X)
+    with pytest.raises(ValueError, match="labels of one kind"):
+        added.add_class(2**53 + 1, text[3])  # no float is that number
+
+
 def test_longer_names_are_not_cut_off():
     X, y, text = make_task(n_classes=3)
     model = CMMClassifier(text).fit(X, NAMES[y])

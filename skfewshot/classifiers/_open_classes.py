@@ -35,21 +35,27 @@ def with_extra_classes(classes, extra):
         )
     if not len(extra):
         return classes, np.arange(len(classes))
-    _check_kind("extra_classes", extra, classes)
+    extra = _of_kind(extra, classes, "extra_classes")
     union = np.unique(_join(classes, extra, "extra_classes"))
     return union, np.searchsorted(union, classes)
 
 
-def _check_kind(parameter, labels, classes):
-    """Refuse to mix names with numbers, which cannot be sorted together."""
+def _of_kind(labels, classes, parameter):
+    """Return labels as the classes are; refuse to mix names with numbers.
+
+    Integers become floats: so do those of a nullable column of pandas.
+    """
     if any(label is None or label != label for label in labels.tolist()):
         raise ValueError(f"{parameter} must not be missing; got {labels.tolist()[:5]}.")
-
+    if (_kind(labels), _kind(classes)) == ("i", "f"):
+        whole = labels.astype(classes.dtype)
+        labels = whole if whole.tolist() == labels.tolist() else labels
     if _kind(labels) != _kind(classes):
         raise ValueError(
             f"{parameter} and y must hold labels of one kind; got "
             f"{labels.tolist()[:5]} and {classes.tolist()[:5]}."
         )
+    return labels
 
 
 def _kind(labels):
@@ -108,7 +114,7 @@ class OpenClassesMixin:
             raise ValueError(f"name must be one class label; got {name!r}.")
         name = name.item() if isinstance(name, np.ndarray) else name
         label = np.asarray(plain_labels([name], "name"))
-        _check_kind("name", label, self.classes_)
+        label = _of_kind(label, self.classes_, "name")
         if name in self.classes_.tolist():
             raise ValueError(f"name={name!r} is already one of the classes.")
         if self.prototype_source_ == "image":

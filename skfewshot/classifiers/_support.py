@@ -21,6 +21,7 @@ from skfewshot._inputs import (
     reading,
 )
 from skfewshot._torch import is_tensor
+from skfewshot._warnings import warn_user
 from skfewshot.classifiers._open_classes import with_extra_classes
 from skfewshot.classifiers._rows import merge_rows, row_order
 from skfewshot.clip.embedding import encoder_of
@@ -182,23 +183,7 @@ class SupportReader:
         """
         check_parameters(self.get_params(deep=False))
         encoder = encoder_of(X)
-        X, y = check_rows(X), plain_labels(y)
-        reason = self._why_no_encoder(X, y) if encoder is None else None
-        if reason is not None:
-            warnings.warn(
-                f"{reason}. The class means of the support stand in for the text "
-                "prototypes; pass text_encoder, or text_features=None to do without.",
-                UserWarning,
-                stacklevel=4,
-            )
-        with reading("X or y"):
-            X, y = validate_data(self, X, y, dtype=row_types(X))
-        with warnings.catch_warnings():
-            # Half as many classes as rows is no hint of regression: it is one shot.
-            warnings.filterwarnings("ignore", "The number of unique classes")
-            with reading("y"):
-                check_classification_targets(y)
-        sample_weight = check_weight(sample_weight, X)
+        X, y, sample_weight = self._read_rows(X, y, sample_weight)
         kept = sample_weight > 0
         self.classes_, index = np.unique(y[kept], return_inverse=True)
         n_classes = len(self.classes_)
@@ -252,6 +237,24 @@ class SupportReader:
             features[used], index[used], weight[used], copy[used], text[seen], seen
         )
 
+    def _read_rows(self, X, y, sample_weight, reset=True):
+        """Return rows, labels and weights, checked; `reset` sets what `fit` learns."""
+        is_lost = reset and encoder_of(X) is None
+        X, y = check_rows(X), plain_labels(y)
+        reason = self._why_no_encoder(X, y) if is_lost else None
+        if reason is not None:
+            warn_user(
+                f"{reason}. The class means of the support stand in for the text "
+                "prototypes; pass text_encoder, or text_features=None to do without."
+            )
+        with reading("X or y"):
+            X, y = validate_data(self, X, y, reset=reset, dtype=row_types(X))
+        with warnings.catch_warnings(), reading("y"):
+            # Half as many classes as rows is no hint of regression: it is one shot.
+            warnings.filterwarnings("ignore", "The number of unique classes")
+            check_classification_targets(y)
+        return X, y, check_weight(sample_weight, X)
+
     def _why_no_encoder(self, X, y):
         """Say why X may not know its encoder though it comes from a featurizer."""
         if not isinstance(self.text_features, str) or self.text_encoder is not None:
@@ -267,11 +270,13 @@ class SupportReader:
                 "y holds names, but X is a tensor without an encoder: one straight "
                 "from a CLIPFeaturizer has it, a part or a copy of that has not"
             )
+        if self.class_names is not None or self.prompt_templates is not None:
+            return None  # `resolve_prototypes` warns of them, whatever the rows are.
         if _are_unit_rows(X) and isinstance(next(iter(np.ravel(y)), None), str):
             return (
                 "y holds names, and the rows of X have length one as embeddings have, "
-                "but X does not know its encoder: it was resampled, computed with or "
-                "saved without it"
+                "but X does not know its encoder: it was resampled, computed with, "
+                "saved, or made by other means than a CLIPFeaturizer"
             )
         return None
 

@@ -8,10 +8,9 @@ import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import check_scoring, get_scorer_names
 from sklearn.model_selection import ParameterGrid, check_cv
-from sklearn.utils.validation import validate_data
 
 from skfewshot._arrays import as_numpy, unit_rows
-from skfewshot._inputs import check_parameters, check_weight, plain_labels, reading
+from skfewshot._inputs import check_parameters
 from skfewshot._sklearn import StrOptions
 from skfewshot.classifiers._cmm_fit import NEAR_COPY, SEARCHED
 from skfewshot.classifiers._docs import shared_docs
@@ -22,7 +21,6 @@ from skfewshot.classifiers._search import (
     score_candidates,
     takes_weight,
 )
-from skfewshot.classifiers._support import check_rows, row_types
 from skfewshot.classifiers._training import support_tensors, training
 from skfewshot.classifiers.cmm import CMMClassifier
 
@@ -221,10 +219,7 @@ class CMMClassifierCV(CMMClassifier):
         """Read the support, and search with it while its rows are as they came."""
         grid = self._grid()
         support = super()._read_support(X, y, sample_weight)
-        X, y = check_rows(X), plain_labels(y)
-        with reading("X or y"):
-            X, y = validate_data(self, X, y, reset=False, dtype=row_types(X))
-        sample_weight = check_weight(sample_weight, X)
+        X, y, sample_weight = self._read_rows(X, y, sample_weight, reset=False)
         splits = self._splits(X, y, sample_weight)
         candidates = list(ParameterGrid(grid))
         scores = np.empty((len(candidates), 0))

@@ -7,6 +7,7 @@ damaged file in place of crashing on it. Nothing in the file is ever run or unpi
 
 import math
 import os
+import re
 import sqlite3
 import threading
 import time
@@ -15,6 +16,7 @@ import weakref
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from skfewshot._warnings import warn_user
 from skfewshot.clip.cache_file import (
     MOST_ROW_BYTES,
     PAGE,
@@ -106,7 +108,8 @@ def open_cache(folder, size=DEFAULT_SIZE):
         raise ValueError(
             "cache is an empty string; wanted is a folder, or None for no cache."
         )
-    if "\0" in os.fspath(folder) or "://" in os.fspath(folder):
+    # One letter is a drive of Windows.
+    if "\0" in os.fspath(folder) or re.match(r"[\w+.-]{2,}://", os.fspath(folder)):
         raise ValueError(
             f"cache={str(folder)!r} is no path; wanted is a folder of this machine."
         )
@@ -190,7 +193,8 @@ class EmbeddingCache:
                 self._opened = connect_to_read(self.path)
                 self._say_once(
                     f"The cache {str(self.path)!r} may not be written to; it is read, "
-                    "and new embeddings are not kept."
+                    "and new embeddings are not kept. To keep them, pass another "
+                    "folder as cache."
                 )
             self._inode = os.stat(self.path).st_ino
         return self._opened
@@ -320,7 +324,7 @@ class EmbeddingCache:
     def _say_once(self, message):
         if message not in self._said:
             self._said.add(message)
-            warnings.warn(message, UserWarning, stacklevel=3)
+            warn_user(message)
 
     @contextmanager
     def _excused(self, doing):

@@ -230,7 +230,7 @@ def _on_white(image):
     from PIL import Image
 
     laid = Image.new("RGB", image.size)
-    n_rows = max(1, _STRIP_PIXELS // image.width)
+    n_rows = max(1, _STRIP_PIXELS // max(1, image.width))
     for top in range(0, image.height, n_rows):
         end = min(top + n_rows, image.height)
         strip = image.crop((0, top, image.width, end)).convert("RGBA")

@@ -2,7 +2,9 @@
 
 import hashlib
 import re
-from warnings import warn
+from functools import cached_property
+
+from skfewshot._warnings import warn_user
 
 # Far more characters than a token has on average, for each token that a model reads:
 # what lies beyond would be cut off, but the time that tokenizers take for a long word
@@ -32,6 +34,10 @@ class Tokenizing:
         self.digests = []
         self.cut = []
 
+    @cached_property
+    def _blank(self):
+        return self._tokenizer([""])[0]
+
     def tokens(self, texts):
         """Return the tokens of some texts, as a tensor."""
         if self._length is None:
@@ -51,32 +57,29 @@ class Tokenizing:
         """Note the texts of which one more token could have been read."""
         if self._length is None:
             return
-        # A token has a byte at least, but tokenizers tidy texts up.
-        doubtful = [
-            index
-            for index, text in enumerate(shorter)
-            if 2 * len(text.encode(errors="replace")) > self._length
-        ]
+        # Where a row ends as that of no text does, there was room for another token.
+        # Two, for some tokenizers put the same at the end of all rows.
+        is_full = (tokens[:, -2:] != self._blank[-2:]).any(dim=1)
+        doubtful = is_full.nonzero()[:, 0].tolist()
         if not doubtful:
             return
         longer = self._tokenizer(
             [shorter[index] for index in doubtful], context_length=self._length + 1
         )
-        # Where all was read, what ends a text stays in its place.
-        moved = (longer[:, : self._length] != tokens[doubtful]).any(dim=1).tolist()
-        for index, is_cut in zip(doubtful, moved, strict=True):
+        # Where all was read, there is one more token of padding, and else one of text.
+        padding = self._blank.mode().values
+        before, after = ((t == padding).sum(dim=1) for t in (tokens[doubtful], longer))
+        for index, is_cut in zip(doubtful, (before == after).tolist(), strict=True):
             if is_cut or len(shorter[index]) < len(texts[index]):
                 self.cut.append(texts[index])
 
     def warn_of_cut(self, parameter):
         """Warn of texts of which the model reads the first part alone."""
         if self.cut:
-            warn(
+            warn_user(
                 f"Texts are cut off, for the model reads {self._length} tokens: "
                 f"{len(self.cut)} of those of {parameter}, such as "
-                f"{_show(self.cut[0])}.",
-                UserWarning,
-                stacklevel=3,
+                f"{_show(self.cut[0])}. Say what matters first, or in fewer words."
             )
 
     def warn_of_same(self, names):
@@ -97,12 +100,10 @@ class Tokenizing:
             shown = "; ".join(
                 " and ".join(map(_show, group[:_SHOWN])) for group in same[:_SHOWN]
             )
-            warn(
+            warn_user(
                 "Some names are different, but the same to the model, and so are their "
                 f"embeddings: {shown}. Models may ignore case and spaces, and what "
-                "lies beyond their last token.",
-                UserWarning,
-                stacklevel=3,
+                "lies beyond their last token; choose names that differ in other ways."
             )
 
 

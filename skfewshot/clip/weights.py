@@ -47,8 +47,14 @@ def check_weights(path):
 
 
 def _check_zip(file, size):
-    """Refuse a zip bomb: weights are hardly ever compressed, and random if they are."""
+    """Refuse code, and a zip bomb: random weights are hardly made smaller."""
     with zipfile.ZipFile(file) as archive:
+        if any(name.endswith("/constants.pkl") for name in archive.namelist()):
+            raise ValueError(
+                "it is a TorchScript archive, such as OpenAI's, which is code and is "
+                "not run; wanted is a file of tensors, as torch.save writes of a "
+                "state_dict"
+            )
         unpacked = sum(item.file_size for item in archive.infolist())
     if unpacked > _MOST_UNPACKED * size:
         raise ValueError(f"its {size:,} bytes would unpack to {unpacked:,}")
@@ -152,7 +158,9 @@ def check_numbers(model):
     for name, tensor in model.state_dict().items():
         if not tensor.is_floating_point():
             continue
-        # A sum tells, and takes no memory.
+        # A sum tells, and takes no memory: a double, where the fast one overflows.
+        if torch.isfinite(tensor.sum()):
+            continue
         if not torch.isfinite(tensor.sum(dtype=torch.float64)):
             raise ValueError(f"{name!r} holds values that are not finite")
     if not torch.isfinite(model.logit_scale.detach().exp()).all():

@@ -46,7 +46,8 @@ def _in_single_precision(tokens):
     What cannot be read, NaN and infinity, stays as it is.
     """
     limits = np.finfo(np.float32)
-    sizes = np.abs(tokens).max(axis=-1)
+    # Not the maximum of np.abs, which would copy what may be gigabytes.
+    sizes = np.maximum(tokens.max(axis=-1), -tokens.min(axis=-1))
     fits = (sizes == 0) | ((sizes > limits.tiny) & (sizes < limits.max))
     if not (fits | ~np.isfinite(sizes)).all():
         tokens = np.where(fits[:, :, None], tokens, unit_rows(tokens))

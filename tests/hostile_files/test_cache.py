@@ -71,6 +71,7 @@ def test_a_cache_that_may_be_read_alone(
     with pytest.warns(UserWarning, match="may not be written to; it is read") as caught:
         found = featurizer.transform(images)
     assert len(caught) == 1
+    assert caught[0].filename == __file__
     np.testing.assert_allclose(found, expected, **CLOSE)
     assert sum(embedded) == 1
     again = no_warnings(featurizer, images)

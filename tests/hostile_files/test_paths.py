@@ -117,6 +117,12 @@ def test_folders_that_cannot_be(featurizer, images, tmp_path, monkeypatch, name)
     assert os.listdir(tmp_path) == ["a.png"]
 
 
+def test_a_drive_is_no_address(featurizer, images, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    featurizer.set_params(cache="C://cache").transform(images)
+    assert (tmp_path / "C:" / "cache").is_dir()
+
+
 @pytest.mark.parametrize("name", ["fifo", "loop", "folder", "link to fifo", "endless"])
 def test_no_file_of_a_cache_there(featurizer, images, odd_paths, tmp_path, name):
     folder = tmp_path / "cache"

@@ -1,14 +1,17 @@
 """Prompt templates and class names that are attacks, or that a model takes for one."""
 
 import warnings
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from skfewshot import CMMClassifier
 from skfewshot.clip.prompts import check_names, check_templates, fill_templates
+from skfewshot.clip.tokenizing import Tokenizing
 
 
 def rows(featurizer, names, templates="a {}."):
@@ -116,6 +119,28 @@ def test_texts_that_are_cut_off(featurizer, n_words, is_cut):
     assert all(w.filename == __file__ for w in caught)
 
 
+@pytest.mark.parametrize("pads_left", [False, True])
+@pytest.mark.parametrize("last", [0, 7, None], ids=["as padding", "a sign", "none"])
+def test_tokenizers_of_all_kinds_tell_what_is_cut_off(pads_left, last):
+    """What ends a text may be a sign of its own, none, or look like padding."""
+
+    def tokenizer(texts, context_length=8):
+        rows = torch.zeros(len(texts), context_length, dtype=torch.long)
+        for row, text in zip(rows, texts, strict=True):
+            ends = [] if last is None else [last]
+            words = [9] * min(len(text.split()), context_length - 1 - len(ends))
+            tokens = torch.tensor([5, *words, *ends])
+            row[slice(-len(tokens), None) if pads_left else slice(len(tokens))] = tokens
+        return rows
+
+    tokenizer.context_length = 8
+    tokenizing = Tokenizing(SimpleNamespace(tokenizer=tokenizer))
+    tokenizing.tokens(["cat", "cat " * 5, ""])
+    assert tokenizing.cut == []
+    tokenizing.tokens(["cat", "cat " * 8, "dog " * 20])
+    assert tokenizing.cut == ["cat " * 8, "dog " * 20]
+
+
 def test_spaces_are_not_counted(featurizer):
     found = silent(featurizer, ["cat" + " " * 10**6 + "dog", "bird"])
     np.testing.assert_allclose(
@@ -157,8 +182,9 @@ def test_templates_may_tell_names_apart(featurizer):
 def test_the_warning_reaches_a_classifier(featurizer, images):
     X = featurizer.transform(images)
     y = ["Star", "star", "ring"] * 2
-    with pytest.warns(UserWarning, match="'Star' and 'star'"):
+    with pytest.warns(UserWarning, match="'Star' and 'star'") as caught:
         CMMClassifier(max_iter=2, text_encoder=featurizer).fit(X, y)
+    assert {w.filename for w in caught} == {__file__}
 
 
 @settings(

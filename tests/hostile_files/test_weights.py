@@ -19,6 +19,7 @@ from safetensors.numpy import load_file, save_file
 import skfewshot
 from skfewshot import CLIPFeaturizer, MultiLabelPrototypePrior
 from skfewshot.clip import clear_model_cache, tiny_model_path
+from skfewshot.clip.weights import check_numbers
 
 CONFIG, WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
 
@@ -152,6 +153,28 @@ def test_zip_bombs(model, images):
         for name, part in parts.items():
             archive.writestr(name, part)
     refused(model, images, "bytes would unpack to 4,")
+
+
+@pytest.mark.parametrize(
+    ("values", "sound"),
+    [([3e38, 3e38], True), ([3e38, np.inf], False), ([np.inf, -np.inf], False)],
+)
+def test_numbers_whose_sum_overflows(values, sound):
+    clip = torch.nn.ParameterDict(
+        {"weight": torch.tensor(values), "logit_scale": torch.tensor(1.0)}
+    )
+    if sound:
+        assert check_numbers(clip) is None
+        return
+    with pytest.raises(ValueError, match="'weight' holds values that are not finite"):
+        check_numbers(clip)
+
+
+def test_archives_of_code(model, images):
+    path = in_pytorch(model, {"visual.proj": torch.zeros(3)})
+    with zipfile.ZipFile(path, "a") as archive:  # as torch.jit.save writes
+        archive.writestr(f"{path.stem}/constants.pkl", b"")
+    refused(model, images, "TorchScript archive, such as OpenAI's.*wanted is a file")
 
 
 def test_one_number_that_stands_for_many(model, images):

@@ -351,6 +351,24 @@ def test_steps_that_lose_the_encoder_warn(support, clip, between):
     assert model[-1].prototype_source_ == "text_encoder"
 
 
+@pytest.mark.parametrize(
+    "model",
+    [
+        CMMClassifier(),
+        CMMClassifierCV(cv=2),
+        make_pipeline(FunctionTransformer(), CMMClassifier()),
+        CMMClassifier(class_names={"disk": "a disk"}),
+        CMMClassifier(prompt_templates="a {}"),
+    ],
+    ids=["alone", "searched", "in a pipeline", "named", "prompted"],
+)
+def test_one_warning_at_the_line_of_the_user(support, model):
+    with pytest.warns(UserWarning, match=r"[Pp]ass text_encoder") as caught:
+        model.fit(np.asarray(support.X), support.names)
+    warned = [w for w in caught if "pass text_encoder" in str(w.message).lower()]
+    assert [w.filename for w in warned] == [__file__]
+
+
 def test_no_warning_where_no_text_is_to_be_expected(support):
     X, numbers = np.asarray(support.X), support.codes
     with warnings.catch_warnings():
