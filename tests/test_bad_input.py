@@ -1,7 +1,10 @@
 """Bad input gets an error that names the argument, what came and what is wanted."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
+from PIL import Image
 
 from skfewshot import CMMClassifier
 from skfewshot.clip import EmbeddingArray, EncoderIdentity
@@ -66,6 +69,24 @@ def test_query():
         model.predict(X[:, :3])
     with pytest.raises(ValueError, match="contains NaN"):
         model.predict_proba(NAN)
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (["a.jpg", "b.jpg"] * 3, "X is a list of str; .* Images are embedded first"),
+        ((Path("a.jpg"),) * 6, "X is a tuple of .*Path; wanted embeddings"),
+        ([Image.new("RGB", (8, 8))] * 6, "X is a list of Image; .*CLIPFeaturizer"),
+        (np.zeros((6, 8, 8, 3), np.uint8), "dim 4 as X; .* Images are embedded first"),
+        ([np.zeros((8, 8, 3), np.uint8)] * 6, "dim 4 as X; .*CLIPFeaturizer"),
+        (np.zeros((6, 5, 4)), "dim 3 as X; .* Tokens are for MultiLabelPrototype"),
+    ],
+)
+def test_images_and_tokens_are_no_embeddings(images, message):
+    with pytest.raises(ValueError, match=message):
+        CMMClassifier().fit(images, Y)
+    with pytest.raises(ValueError, match=message):
+        CMMClassifier().fit(X, Y).predict(images)
 
 
 def test_images_that_could_not_be_read_are_named():

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import warnings
 
 import numpy as np
 import pandas as pd
@@ -207,3 +208,17 @@ def test_a_forked_child_can_fit(embedded):
     with multiprocessing.get_context("fork").Pool(1) as pool:
         fitted = pool.apply_async(CMMClassifier().fit, (X, names)).get(timeout=60)
     assert_allclose(fitted.predict_proba(X), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("form", [np.asarray, np.ndarray.tolist, pd.DataFrame])
+def test_a_lost_encoder_is_told_of(embedded, form):
+    X, names = embedded
+    plain = form(np.asarray(X))
+    with pytest.warns(UserWarning, match="X does not know its encoder") as caught:
+        model = CMMClassifier().fit(plain, names)
+    assert model.prototype_source_ == "image"
+    assert [warning.filename for warning in caught] == [__file__]
+    for quiet in (CMMClassifier(None), CMMClassifier(text_encoder=lambda _: X[::6])):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            quiet.fit(plain, names)

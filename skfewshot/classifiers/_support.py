@@ -1,5 +1,6 @@
 """Reading the support: its rows, weights and classes, checked, merged and in order."""
 
+import os
 import warnings
 from dataclasses import dataclass, replace
 from typing import Any
@@ -96,6 +97,7 @@ def check_rows(X):
                 "With array API dispatch X may be a NumPy array or a torch tensor; got "
                 f"{type(X).__module__}.{type(X).__qualname__}."
             )
+    _refuse_images(X)
     if encoder is not None and X.ndim == 2:
         _check_images(X)
     return X
@@ -108,6 +110,27 @@ def array_of(tensor, advice):
     # NumPy has no bfloat16, nor floats of 8 bits.
     is_short = tensor.is_floating_point() and tensor.itemsize < 4
     return (tensor.float() if is_short else tensor).numpy()
+
+
+def _refuse_images(X):
+    """Refuse images, their paths and tokens, and say what makes embeddings of them."""
+    first = X[0] if isinstance(X, list | tuple) and X else None
+    n_dimensions = getattr(X, "ndim", 1 + getattr(first, "ndim", 1))
+    advice = "Images are embedded first: make_pipeline(CLIPFeaturizer(), classifier)."
+    if isinstance(first, str | os.PathLike) or hasattr(first, "convert"):
+        found = f"X is a {type(X).__name__} of {type(first).__name__}"
+    elif n_dimensions == 3:
+        found = "Found array with dim 3 as X"
+        advice = (
+            "Tokens are for MultiLabelPrototypeClassifier; CLIPFeaturizer() gives one "
+            "embedding an image."
+        )
+    elif n_dimensions == 4:
+        found = "Found array with dim 4 as X"
+    else:
+        return
+    wanted = "embeddings, of shape (n_samples, n_features)"
+    raise ValueError(f"{found}; wanted {wanted}. {advice}")
 
 
 def _check_images(X):
@@ -147,7 +170,7 @@ def row_types(rows):
 
 def _are_unit_rows(X):
     """Say whether an array starts with rows such as a CLIPFeaturizer gives."""
-    if not isinstance(X, np.ndarray) or X.ndim != 2 or X.dtype.kind != "f":
+    if is_tensor(X):
         return False
     with np.errstate(over="ignore", invalid="ignore"):
         # Rows that were made up, as by SMOTE, are shorter and come later.
@@ -239,24 +262,27 @@ class SupportReader:
 
     def _read_rows(self, X, y, sample_weight, reset=True):
         """Return rows, labels and weights, checked; `reset` sets what `fit` learns."""
-        is_lost = reset and encoder_of(X) is None
+        given, is_lost = X, reset and encoder_of(X) is None
         X, y = check_rows(X), plain_labels(y)
-        reason = self._why_no_encoder(X, y) if is_lost else None
+        with reading("X or y"):
+            X, y = validate_data(self, X, y, reset=reset, dtype=row_types(X))
+        reason = self._why_no_encoder(given, X, y) if is_lost else None
         if reason is not None:
             warn_user(
                 f"{reason}. The class means of the support stand in for the text "
                 "prototypes; pass text_encoder, or text_features=None to do without."
             )
-        with reading("X or y"):
-            X, y = validate_data(self, X, y, reset=reset, dtype=row_types(X))
         with warnings.catch_warnings(), reading("y"):
             # Half as many classes as rows is no hint of regression: it is one shot.
             warnings.filterwarnings("ignore", "The number of unique classes")
             check_classification_targets(y)
         return X, y, check_weight(sample_weight, X)
 
-    def _why_no_encoder(self, X, y):
-        """Say why X may not know its encoder though it comes from a featurizer."""
+    def _why_no_encoder(self, X, rows, y):
+        """Say why X may not know its encoder though it comes from a featurizer.
+
+        `rows` are those of X as they were read.
+        """
         if not isinstance(self.text_features, str) or self.text_encoder is not None:
             return None
         names = getattr(X, "columns", ())
@@ -272,7 +298,7 @@ class SupportReader:
             )
         if self.class_names is not None or self.prompt_templates is not None:
             return None  # `resolve_prototypes` warns of them, whatever the rows are.
-        if _are_unit_rows(X) and isinstance(next(iter(np.ravel(y)), None), str):
+        if _are_unit_rows(rows) and isinstance(next(iter(np.ravel(y)), None), str):
             return (
                 "y holds names, and the rows of X have length one as embeddings have, "
                 "but X does not know its encoder: it was resampled, computed with, "
