@@ -1,16 +1,20 @@
 """Caches that may not be written to, and caches that somebody has tampered with."""
 
 import os
+import shutil
 import sqlite3
+import tempfile
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from skfewshot import CLIPFeaturizer
 from skfewshot.clip import cache as cache_module
-from skfewshot.clip import cache_file, cache_rows, passes
+from skfewshot.clip import cache_file, cache_rows, passes, tiny_model_path
 from skfewshot.clip.cache import FILE_NAME
 
 CLOSE = {"rtol": 0, "atol": 2e-6}
@@ -28,6 +32,21 @@ def embedded(monkeypatch):
 
     monkeypatch.setattr(passes, "encode_images", counting)
     return counts
+
+
+@pytest.fixture(scope="module")
+def model_of_all():
+    """The embedded model where every user may read it, wherever the package is."""
+    folder = Path(tempfile.mkdtemp()).resolve()
+    shutil.copytree(tiny_model_path(), folder / "model")
+    folder.chmod(0o755)
+    yield f"local-dir:{folder / 'model'}"
+    shutil.rmtree(folder)
+
+
+@pytest.fixture
+def featurizer(model_of_all):
+    return CLIPFeaturizer(model_of_all, num_workers=0, batch_size=4)
 
 
 @pytest.fixture
