@@ -127,3 +127,16 @@ def test_code_beside_an_equation_is_the_only_such_code():
 def test_citation_is_of_this_version():
     citation = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
     assert f"\nversion: {__version__}\n" in citation
+
+
+def test_tests_named_in_the_table_of_reliability_exist():
+    text = (ROOT / "docs" / "reliability.md").read_text(encoding="utf-8")
+    sources = "\n".join(
+        path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("*.py")
+    )
+    defined = set(re.findall(r"def (test_\w+)\(", sources))
+    named = set(re.findall(r"\btest_\w+\b(?!\.py)", text))
+    assert len(named) > 80
+    assert named <= defined, sorted(named - defined)
+    for path in re.findall(r"`([\w/]+\.py)(?:::|`)", text):
+        assert list((ROOT / "tests").rglob(path)), path
