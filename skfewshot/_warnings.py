@@ -16,9 +16,9 @@ _BETWEEN = tuple(
 )
 
 
-def warn_user(message):
-    """Raise a UserWarning at the line that called this package or scikit-learn."""
+def warn_user(message, category=UserWarning):
+    """Raise a warning at the line that called this package or scikit-learn."""
     level, frame = 1, sys._getframe()
     while frame is not None and frame.f_code.co_filename.startswith(_BETWEEN):
         level, frame = level + 1, frame.f_back
-    warn(message, UserWarning, stacklevel=level)
+    warn(message, category, stacklevel=level)

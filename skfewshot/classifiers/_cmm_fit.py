@@ -1,13 +1,13 @@
 """How CMM is fitted: what goes to its two solvers, and what comes back."""
 
 from dataclasses import replace
-from warnings import warn
 
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 
 from skfewshot._memory import in_chunks
 from skfewshot._torch import to_numpy
+from skfewshot._warnings import warn_user
 from skfewshot.classifiers._rows import merge_near_copies
 from skfewshot.classifiers._training import TrainedClassifier
 from skfewshot.text import unit_rows
@@ -43,11 +43,10 @@ class CMMFit(TrainedClassifier):
         solution = super()._learn(self._ready(support), on_iteration)
         self._n_features_out = self.map_.shape[1]
         if not solution.converged and self.max_iter:
-            warn(
+            warn_user(
                 f"CMM stopped after max_iter={self.max_iter} iterations before the "
                 "loss settled; raise max_iter or tol.",
                 ConvergenceWarning,
-                stacklevel=4,
             )
         return solution
 

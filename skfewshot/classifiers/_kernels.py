@@ -29,7 +29,7 @@ def exponential_kernel(F, S, beta):
     kernel -= 1
     kernel *= float(beta)
     if beta > STEEP:
-        # Cosines that rounding leaves above 1 would have no exponential.
+        # Of a cosine that rounding leaves above 1 the exponential would overflow.
         kernel = kernel.clip(max=1.0)
     return exponentials(kernel)
 

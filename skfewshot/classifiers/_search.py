@@ -5,12 +5,13 @@ from dataclasses import dataclass
 from inspect import signature
 from itertools import groupby, product
 from typing import Any
-from warnings import warn
 
 import numpy as np
 from scipy.stats import rankdata
 from sklearn import get_config
 from sklearn.utils.metadata_routing import get_routing_for_object
+
+from skfewshot._warnings import warn_user
 
 # Numbers that one batch works on: those of smaller ones stay in the caches of a CPU.
 _MOST_ON_CPU = 2**22
@@ -161,7 +162,7 @@ def cv_results(candidates, scores):
     if n_folds:
         mean, deviation = scores.mean(axis=1), scores.std(axis=1)
         if not np.isfinite(mean).all():
-            warn(f"Some of the test scores are not finite: {mean}", stacklevel=6)
+            warn_user(f"Some of the test scores are not finite: {mean}")
     if not np.isnan(mean).all():
         ranked = np.where(np.isnan(mean), np.nanmin(mean) - 1, mean)
         rank = rankdata(-ranked, method="min").astype(np.int32)

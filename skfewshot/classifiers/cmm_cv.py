@@ -2,7 +2,6 @@
 
 from numbers import Integral
 from typing import ClassVar
-from warnings import warn
 
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
@@ -12,6 +11,7 @@ from sklearn.model_selection import ParameterGrid, check_cv
 from skfewshot._arrays import as_numpy, unit_rows
 from skfewshot._inputs import check_parameters
 from skfewshot._sklearn import StrOptions
+from skfewshot._warnings import warn_user
 from skfewshot.classifiers._cmm_fit import NEAR_COPY, SEARCHED
 from skfewshot.classifiers._docs import shared_docs
 from skfewshot.classifiers._folds import stratified_folds
@@ -237,12 +237,10 @@ class CMMClassifierCV(CMMClassifier):
                 for default in [defaults[name]]
             }
             self.best_index_ = candidates.index(nearest)
-            warn(
+            warn_user(
                 "The support has no two classes with two photographs each, so it "
                 "cannot be split for cross-validation. Nothing was searched; the "
-                f"parameters are {candidates[self.best_index_]}.",
-                UserWarning,
-                stacklevel=4,
+                f"parameters are {candidates[self.best_index_]}."
             )
         self.best_params_ = candidates[self.best_index_]
         self.best_score_ = float(self.cv_results_["mean_test_score"][self.best_index_])
@@ -307,12 +305,11 @@ class CMMClassifierCV(CMMClassifier):
                 self._solve_together, folds, grid, scorer
             )
         if n_unsettled and self.max_iter:
-            warn(
+            warn_user(
                 f"{n_unsettled} of the {scores.size} fits of the search stopped after "
                 f"max_iter={self.max_iter} iterations before the loss settled; raise "
                 "max_iter or tol.",
                 ConvergenceWarning,
-                stacklevel=5,
             )
         return scores
 

@@ -6,7 +6,6 @@ all cores has its threads wait for each other at every layer, spinning, and the 
 that decode images beside it make that wait long.
 """
 
-import warnings
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, nullcontext
@@ -15,6 +14,7 @@ from functools import partial
 import numpy as np
 
 from skfewshot._torch import limit_threads
+from skfewshot._warnings import warn_user
 from skfewshot.clip.encoding import check_finite, encode_images
 from skfewshot.clip.images import no_images
 from skfewshot.clip.streaming import fill_batches, stream_batches
@@ -294,9 +294,7 @@ def _warn_of(unread):
     indexes = [error.index for error in unread]
     hidden = len(indexes) - _INDEXES_SHOWN
     more = f" and {hidden} more" if hidden > 0 else ""
-    warnings.warn(
+    warn_user(
         f"{len(indexes)} of the images could not be read and are NaN, at the indexes "
-        f"{indexes[:_INDEXES_SHOWN]}{more} of X. The first: {unread[0]}",
-        UserWarning,
-        stacklevel=6,
+        f"{indexes[:_INDEXES_SHOWN]}{more} of X. The first: {unread[0]}"
     )

@@ -153,7 +153,6 @@ def shot_curve(
         shots[-1],
         "shots",
         "they get all that the training side of a split has",
-        stacklevel=3,
     )
     supports, tests = _draw(positive, splits, shots, n_repeats, random_state)
     fits = [

@@ -99,14 +99,12 @@ class MultilabelStratifiedKFold(KFold):
                 "MultilabelStratifiedKFold stratifies by y; got None. Pass the labels."
             )
         positive, names = indicator_and_names(y, "y")
-        # Up through the three generators of scikit-learn.
         warn_of_scarce(
             names,
             positive.sum(axis=0),
             self.n_splits,
             "n_splits",
             "some folds test none of them",
-            stacklevel=6,
         )
         folds = self._deal(positive)
         for fold in range(self.n_splits):

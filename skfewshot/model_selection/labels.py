@@ -1,10 +1,9 @@
 """Labels of any form as an indicator, and the warning of labels with few images."""
 
-from warnings import warn
-
 import numpy as np
 from scipy.sparse import issparse
 
+from skfewshot._warnings import warn_user
 from skfewshot.metrics import check_indicator, to_array
 
 
@@ -39,16 +38,14 @@ def _is_fractional(classes):
     return classes.dtype.kind == "f" and not np.array_equal(classes, np.floor(classes))
 
 
-def warn_of_scarce(names, counts, wanted, parameter, consequence, stacklevel):
+def warn_of_scarce(names, counts, wanted, parameter, consequence):
     """Name the labels with fewer positives than `wanted`."""
     scarce = np.flatnonzero(counts < wanted)
     if not len(scarce):
         return
     shown = ", ".join(f"{names[label]!r} ({counts[label]})" for label in scarce[:10])
     more = f" and {len(scarce) - 10} more" if len(scarce) > 10 else ""
-    warn(
+    warn_user(
         f"Labels with fewer positive images than {parameter}={wanted}: {shown}{more}; "
-        f"{consequence}.",
-        UserWarning,
-        stacklevel=stacklevel,
+        f"{consequence}."
     )

@@ -72,9 +72,7 @@ def sample_support(Y, shots, random_state=None):
         raise ValueError(f"shots must be 1 or more; got {shots}.")
     positive, names = indicator_and_names(Y, "Y")
     counts = positive.sum(axis=0)
-    warn_of_scarce(
-        names, counts, int(shots), "shots", "they get all that they have", stacklevel=3
-    )
+    warn_of_scarce(names, counts, int(shots), "shots", "they get all that they have")
     return draw_support(positive, shots, check_random_state(random_state))
 
 

@@ -1,10 +1,10 @@
 """From the labelled images of a support to prototypes; no estimator in sight."""
 
 from dataclasses import dataclass, replace
-from warnings import warn
 
 import numpy as np
 
+from skfewshot._warnings import warn_user
 from skfewshot.multilabel.calibration import background_level, fit_sigmoid
 from skfewshot.multilabel.prototypes import (
     Pairs,
@@ -246,12 +246,10 @@ def choose_share(mapped, pairs, label_vectors, indicator, weight, scorer, expect
 def _check_text(gain, n_judged):
     """Warn where texts alone do not tell left-out images apart, by `gain` in nats."""
     if n_judged >= 3 and gain < _LEAST_GAIN:
-        warn(
+        warn_user(
             "The label vectors tell the support's images apart no better than chance. "
             "Do their rows follow classes_, and are they by the model that embedded "
-            "the images? If so, label_features=None may do better.",
-            UserWarning,
-            stacklevel=7,
+            "the images? If so, label_features=None may do better."
         )
 
 
