@@ -1,6 +1,15 @@
-"""The only importer of scikit-learn's private names, so that a rename hurts once."""
+"""The border with scikit-learn: its private names, warnings, and the base estimator."""
 
-from sklearn.base import _fit_context
+import os
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import joblib
+import sklearn
+from sklearn.base import BaseEstimator, _fit_context
+from sklearn.exceptions import InconsistentVersionWarning
 from sklearn.utils._param_validation import (
     HasMethods,
     Interval,
@@ -9,17 +18,107 @@ from sklearn.utils._param_validation import (
 from sklearn.utils._set_output import _get_output_config
 from sklearn.utils.validation import _check_sample_weight
 
+from skfewshot import __version__
+from skfewshot._torch import is_device, is_tensor, to_numpy
+
 __all__ = [
+    "Estimator",
     "HasMethods",
     "Interval",
     "StrOptions",
+    "VersionWarning",
     "_check_sample_weight",
     "_fit_context",
     "_get_output_config",
     "has_callbacks",
+    "warn_user",
 ]
 
+#: Where the pages of the public classes are.
+DOCUMENTATION = "https://skfewshot.readthedocs.io/en/stable/generated/skfewshot"
+# The key of the state that is no attribute.
+_VERSION = "_skfewshot_version"
+# What stands between a user's line and a warning: this package, and the wrappers,
+# pipelines and searches of scikit-learn.
+_BETWEEN = tuple(
+    f"{Path(file).parent}{os.sep}"
+    for file in (__file__, sklearn.__file__, joblib.__file__)
+)
 
-def has_callbacks(estimator):
+
+def has_callbacks(estimator: BaseEstimator) -> bool:
     """Say whether callbacks were set on an estimator, or propagated to it."""
     return bool(getattr(estimator, "_skl_callbacks", None))
+
+
+def warn_user(message: str, category: type[Warning] = UserWarning) -> None:
+    """Raise a warning at the line that called this package or scikit-learn."""
+    level, frame = 1, sys._getframe()
+    while frame is not None and frame.f_code.co_filename.startswith(_BETWEEN):
+        level, frame = level + 1, frame.f_back  # type: ignore[assignment]
+    warnings.warn(message, category, stacklevel=level)
+
+
+class VersionWarning(InconsistentVersionWarning):
+    """Warns that an estimator was saved by another version of this package.
+
+    It is a :class:`sklearn.exceptions.InconsistentVersionWarning`, so that a filter for
+    that one finds it too.
+
+    Parameters
+    ----------
+    message : str
+    """
+
+    # For who catches scikit-learn's and asks it: what differs is not scikit-learn.
+    estimator_name = current_sklearn_version = original_sklearn_version = None
+
+    def __init__(self, message: str) -> None:
+        Warning.__init__(self, message)
+
+    __str__ = Warning.__str__
+
+
+class Estimator(BaseEstimator):
+    """Base of the public estimators: links to their documentation, and their state.
+
+    A saved estimator knows the version of this package and holds nothing of torch. One
+    that another version saved is loaded with a warning.
+    """
+
+    _doc_link_module = "skfewshot"
+    _doc_link_template = f"{DOCUMENTATION}.{{name}}.html"
+
+    def _doc_link_url_param_generator(self) -> dict[str, str]:
+        return {"name": type(self).__name__}
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = super().__getstate__()
+        state = {name: _plain(value) for name, value in state.items()}
+        return {**state, _VERSION: __version__}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        state = dict(state)
+        version = state.pop(_VERSION, None)
+        super().__setstate__(state)
+        if version != __version__:
+            warn_user(
+                f"This {type(self).__name__} was saved by skfewshot "
+                f"{version or 'of an unknown version'}, and this is skfewshot "
+                f"{__version__}. It may predict otherwise, or not at all: load it with "
+                "the version that saved it, or fit it again.",
+                VersionWarning,
+            )
+
+
+def _plain(value: Any) -> Any:
+    """Return tensors as arrays, and devices as their names, wherever a user put one."""
+    if is_tensor(value):
+        return to_numpy(value)
+    if is_device(value):
+        return str(value)
+    if isinstance(value, dict) and any(is_tensor(item) for item in value.values()):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple) and any(is_tensor(item) for item in value):
+        return [_plain(item) for item in value]
+    return value

@@ -1,6 +1,5 @@
 """Measures of predictions: mean average precision with its scorer, and calibration."""
 
-from collections.abc import Set
 from numbers import Integral
 from warnings import warn
 
@@ -12,8 +11,8 @@ from sklearn.metrics import average_precision_score
 from sklearn.utils import check_array
 from sklearn.utils.metadata_routing import UNUSED
 
-from skfewshot._arrays import as_numpy
-from skfewshot._inputs import plain, reading, without_mask
+from skfewshot._labels import check_indicator, some, to_array
+from skfewshot._rows import as_numpy, plain, reading
 from skfewshot._sklearn import _check_sample_weight
 
 __all__ = [
@@ -304,65 +303,6 @@ class MeanAveragePrecisionScorer(BaseEstimator):
 mean_average_precision_scorer = MeanAveragePrecisionScorer()
 
 
-def check_indicator(Y, parameter):
-    """Return a dense boolean copy of a multi-label indicator.
-
-    Parameters
-    ----------
-    Y : {array-like, sparse matrix} of shape (n_samples, n_labels)
-        Zeros and ones.
-    parameter : str
-        What the caller calls it.
-
-    Returns
-    -------
-    ndarray of shape (n_samples, n_labels)
-
-    Raises
-    ------
-    ValueError
-        If it has no row, no column or another number of dimensions, or holds anything
-        but zeros and ones.
-    """
-    array = Y.toarray() if issparse(Y) else to_array(Y, parameter)
-    wanted = "an indicator of zeros and ones of shape (n_samples, n_labels)"
-    if array.ndim != 2 or 0 in array.shape:
-        raise ValueError(
-            f"{parameter} must be {wanted}; got an array of shape {array.shape}."
-        )
-    try:
-        is_known = np.isin(array, (0, 1))
-    except TypeError as error:  # pandas.NA
-        raise ValueError(
-            f"{parameter} must be {wanted}; it has missing values."
-        ) from error
-    if not is_known.all():
-        unknown = _some(array[~is_known].tolist())
-        raise ValueError(f"{parameter} must be {wanted}; it holds {unknown}.")
-    return array == 1
-
-
-def to_array(y, parameter):
-    """Return labels as an array, unless they are sets of labels."""
-    y = as_numpy(without_mask(y, parameter))
-    try:
-        array = np.asarray(y)
-    except ValueError:  # Lists of several lengths.
-        is_sets = True
-    else:
-        # Sets are told by their type: comparing them does not fail, but sorts nothing.
-        is_sets = array.dtype == object and any(
-            isinstance(labels, Set | list | tuple | np.ndarray) for labels in array.flat
-        )
-    if is_sets:
-        raise ValueError(
-            f"{parameter} holds lists or sets of labels; wanted an indicator of zeros "
-            "and ones of shape (n_samples, n_labels), which "
-            "sklearn.preprocessing.MultiLabelBinarizer makes of them."
-        )
-    return array
-
-
 def _read_weight(sample_weight, rows, **options):
     """Return weights of rows, which may be all zero, as an array."""
     weight = as_numpy(plain(sample_weight, "sample_weight"))
@@ -403,7 +343,7 @@ def _check_targets(y_true, y_score, labels):
                 "y_true in one dimension needs labels, the class of each column of "
                 "y_score, unless it holds zeros and ones only and y_score has one "
                 f"dimension too; got y_score of shape {scores.shape} and y_true with "
-                f"the values {_some(y_true.tolist())}."
+                f"the values {some(y_true.tolist())}."
             )
         positive, scores = check_indicator(y_true[:, None], "y_true"), scores[:, None]
     elif labels is not None:
@@ -479,8 +419,8 @@ def _one_hot(y_true, labels, scores="y_score"):
     unknown = y_true[~positive.any(axis=1)].tolist()
     if unknown:
         raise ValueError(
-            f"y_true holds {_some(unknown)}, which labels does not have; it has "
-            f"{_some(labels.tolist())}."
+            f"y_true holds {some(unknown)}, which labels does not have; it has "
+            f"{some(labels.tolist())}."
         )
     return positive
 
@@ -532,15 +472,8 @@ def _warn_of_left_out(left_out, n_labels):
         message = "No label has a positive image: the mean average precision is NaN."
     else:
         message = (
-            f"The labels of the columns {_some(left_out.tolist())} have no positive "
+            f"The labels of the columns {some(left_out.tolist())} have no positive "
             "image: their average precision is undefined, and the mean leaves them out."
         )
     # Up through mean_average_precision.
     warn(message, UndefinedMetricWarning, stacklevel=3)
-
-
-def _some(values):
-    """Show the first ten values of a list, each once."""
-    values = list(dict.fromkeys(values))
-    shown = ", ".join(map(repr, values[:10]))
-    return f"[{shown}{', ...' if len(values) > 10 else ''}]"

@@ -1,6 +1,6 @@
 """What to know when a saved estimator is loaded: trusted types, and versions."""
 
-from sklearn.exceptions import InconsistentVersionWarning
+from skfewshot._sklearn import VersionWarning
 
 __all__ = ["TRUSTED_TYPES", "VersionWarning"]
 
@@ -22,23 +22,3 @@ TRUSTED_TYPES = (
     "skfewshot.multilabel.classifier.MultiLabelPrototypeClassifier",
     "skfewshot.multilabel.prior.MultiLabelPrototypePrior",
 )
-
-
-class VersionWarning(InconsistentVersionWarning):
-    """Warns that an estimator was saved by another version of this package.
-
-    It is a :class:`sklearn.exceptions.InconsistentVersionWarning`, so that a filter for
-    that one finds it too.
-
-    Parameters
-    ----------
-    message : str
-    """
-
-    # For who catches scikit-learn's and asks it: what differs is not scikit-learn.
-    estimator_name = current_sklearn_version = original_sklearn_version = None
-
-    def __init__(self, message):
-        Warning.__init__(self, message)
-
-    __str__ = Warning.__str__

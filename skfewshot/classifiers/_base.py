@@ -10,18 +10,21 @@ from sklearn.metrics import accuracy_score
 from sklearn.utils import gen_batches
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from skfewshot._arrays import (
+from skfewshot._labels import plain_labels
+from skfewshot._rows import (
     as_numpy,
+    check_encoder,
     concatenate,
     exponentials,
     labels_like,
     like,
     log_softmax,
+    plain,
+    reading,
     unit_rows,
 )
-from skfewshot._estimator import Estimator
-from skfewshot._inputs import plain, plain_labels, reading
 from skfewshot._sklearn import (
+    Estimator,
     HasMethods,
     Interval,
     StrOptions,
@@ -29,12 +32,7 @@ from skfewshot._sklearn import (
     has_callbacks,
 )
 from skfewshot._torch import fork_safe_threads, is_tensor
-from skfewshot.classifiers._support import (
-    SupportReader,
-    check_encoder,
-    check_rows,
-    row_types,
-)
+from skfewshot.classifiers._support import SupportReader, check_rows, row_types
 
 # Rows that are predicted at a time, and their numbers or logits on a GPU.
 _BLOCK, _BLOCK_ON_GPU = 1024, 2**26

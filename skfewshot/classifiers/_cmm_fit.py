@@ -5,12 +5,10 @@ from dataclasses import replace
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 
-from skfewshot._memory import in_chunks
-from skfewshot._torch import to_numpy
-from skfewshot._warnings import warn_user
-from skfewshot.classifiers._rows import merge_near_copies
+from skfewshot._rows import merge_near_copies, unit_rows
+from skfewshot._sklearn import warn_user
+from skfewshot._torch import in_chunks, to_numpy
 from skfewshot.classifiers._training import TrainedClassifier
-from skfewshot.text import unit_rows
 
 # Cosine of two rows of a class that are taken for one photograph.
 NEAR_COPY = 0.97

@@ -3,8 +3,7 @@
 import numpy as np
 from sklearn.model_selection import StratifiedKFold
 
-from skfewshot._arrays import with_column
-from skfewshot.classifiers._rows import find_copies, find_near_copies
+from skfewshot._rows import find_copies, find_near_copies, with_column
 
 
 def stratified_folds(features, y, weight, *, n_folds, cosine):

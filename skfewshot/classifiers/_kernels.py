@@ -3,7 +3,7 @@
 import numpy as np
 from scipy.sparse import csr_array
 
-from skfewshot._arrays import concatenate, exponentials, like
+from skfewshot._rows import concatenate, exponentials, like
 from skfewshot._torch import is_tensor, to_tensor
 
 # Entries of one block of a kernel matrix: 128 MB in single precision.

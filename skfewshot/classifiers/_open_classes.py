@@ -5,8 +5,8 @@ from collections.abc import Mapping
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
-from skfewshot._inputs import plain_labels
-from skfewshot.text import resolve_prototypes
+from skfewshot._labels import plain_labels
+from skfewshot._text import resolve_prototypes
 
 
 def with_extra_classes(classes, extra):

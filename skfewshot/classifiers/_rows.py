@@ -4,7 +4,7 @@ import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from skfewshot._arrays import as_numpy, like, sum_rows, unit_rows, with_column
+from skfewshot._rows import as_numpy, like, sum_rows, unit_rows, with_column
 from skfewshot._torch import is_tensor
 
 # Entries of one block of rows and cosines that are looked through on a device.

@@ -11,7 +11,7 @@ from scipy.stats import rankdata
 from sklearn import get_config
 from sklearn.utils.metadata_routing import get_routing_for_object
 
-from skfewshot._warnings import warn_user
+from skfewshot._sklearn import warn_user
 
 # Numbers that one batch works on: those of smaller ones stay in the caches of a CPU.
 _MOST_ON_CPU = 2**22

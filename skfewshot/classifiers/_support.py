@@ -11,22 +11,24 @@ from sklearn.utils.class_weight import compute_class_weight
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import validate_data
 
-from skfewshot._arrays import as_numpy, unit_rows
-from skfewshot._inputs import (
+from skfewshot._labels import plain_labels, with_extra_classes
+from skfewshot._rows import (
     MOST_WEIGHT,
+    as_numpy,
     check_parameters,
     check_weight,
     check_weight_range,
+    class_means,
+    merge_rows,
     plain,
-    plain_labels,
     reading,
+    row_order,
+    unit_rows,
 )
+from skfewshot._sklearn import warn_user
+from skfewshot._text import resolve_prototypes
 from skfewshot._torch import is_tensor
-from skfewshot._warnings import warn_user
-from skfewshot.classifiers._open_classes import with_extra_classes
-from skfewshot.classifiers._rows import merge_rows, row_order
 from skfewshot.clip.embedding import encoder_of
-from skfewshot.text import class_means, resolve_prototypes
 
 
 @dataclass(frozen=True)

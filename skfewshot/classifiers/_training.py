@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from skfewshot._arrays import like
+from skfewshot._rows import like, unit_rows
 from skfewshot._torch import (
     fork_safe_threads,
     import_torch,
@@ -17,7 +17,6 @@ from skfewshot._torch import (
     to_tensor,
 )
 from skfewshot.classifiers._base import FewShotClassifier
-from skfewshot.text import unit_rows
 
 
 @dataclass(frozen=True)

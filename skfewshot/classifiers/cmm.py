@@ -5,13 +5,12 @@ from typing import ClassVar
 
 from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
 
-from skfewshot._arrays import like
+from skfewshot._rows import like, unit_rows
 from skfewshot._sklearn import Interval, StrOptions
 from skfewshot.classifiers._base import SHARED_CONSTRAINTS
 from skfewshot.classifiers._cmm_fit import CMMFit, prototypes_of
 from skfewshot.classifiers._docs import shared_docs
 from skfewshot.classifiers._open_classes import OpenClassesMixin
-from skfewshot.text import unit_rows
 
 
 @shared_docs

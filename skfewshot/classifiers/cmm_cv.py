@@ -8,10 +8,8 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import check_scoring, get_scorer_names
 from sklearn.model_selection import ParameterGrid, check_cv
 
-from skfewshot._arrays import as_numpy, unit_rows
-from skfewshot._inputs import check_parameters
-from skfewshot._sklearn import StrOptions
-from skfewshot._warnings import warn_user
+from skfewshot._rows import as_numpy, check_parameters, unit_rows
+from skfewshot._sklearn import StrOptions, warn_user
 from skfewshot.classifiers._cmm_fit import NEAR_COPY, SEARCHED
 from skfewshot.classifiers._docs import shared_docs
 from skfewshot.classifiers._folds import stratified_folds

@@ -5,7 +5,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from skfewshot._arrays import like
+from skfewshot._rows import like
 from skfewshot._sklearn import Interval, StrOptions
 from skfewshot.classifiers._base import SHARED_CONSTRAINTS, FewShotClassifier
 from skfewshot.classifiers._blend import FACTORS, fit_blend, judging_rows

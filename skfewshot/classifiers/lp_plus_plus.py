@@ -3,7 +3,7 @@
 from numbers import Integral
 from typing import ClassVar
 
-from skfewshot._arrays import like
+from skfewshot._rows import like
 from skfewshot._sklearn import Interval
 from skfewshot.classifiers._base import SHARED_CONSTRAINTS
 from skfewshot.classifiers._docs import shared_docs

@@ -3,16 +3,12 @@
 from numbers import Integral, Real
 from typing import ClassVar
 
-from skfewshot._arrays import as_numpy, like
+from skfewshot._rows import as_numpy, like
 from skfewshot._sklearn import Interval
 from skfewshot._torch import to_numpy
 from skfewshot.classifiers._base import SHARED_CONSTRAINTS
 from skfewshot.classifiers._docs import shared_docs
-from skfewshot.classifiers._kernels import (
-    exponential_kernel,
-    in_blocks,
-    label_product,
-)
+from skfewshot.classifiers._kernels import exponential_kernel, in_blocks, label_product
 from skfewshot.classifiers._training import TrainedClassifier
 
 

@@ -16,7 +16,7 @@ import weakref
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from skfewshot._warnings import warn_user
+from skfewshot._sklearn import warn_user
 from skfewshot.clip.cache_file import (
     MOST_ROW_BYTES,
     PAGE,

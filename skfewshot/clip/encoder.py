@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from skfewshot._estimator import Estimator
+from skfewshot._sklearn import Estimator
 from skfewshot._torch import resolve_device
 from skfewshot.clip.embedding import EmbeddingArray
 from skfewshot.clip.encoding import embed_texts

@@ -7,12 +7,7 @@ from io import BytesIO
 
 import numpy as np
 
-from skfewshot.clip.files import (
-    check_image_file,
-    explain,
-    most_image_bytes,
-    open_file,
-)
+from skfewshot.clip.files import check_image_file, explain, most_image_bytes, open_file
 
 _LONGEST_REPR = 80
 _EXIF_ORIENTATION = 0x0112

@@ -13,8 +13,8 @@ from functools import partial
 
 import numpy as np
 
+from skfewshot._sklearn import warn_user
 from skfewshot._torch import limit_threads
-from skfewshot._warnings import warn_user
 from skfewshot.clip.encoding import check_finite, encode_images
 from skfewshot.clip.images import no_images
 from skfewshot.clip.streaming import fill_batches, stream_batches

@@ -4,7 +4,7 @@ import hashlib
 import re
 from functools import cached_property
 
-from skfewshot._warnings import warn_user
+from skfewshot._sklearn import warn_user
 
 # Far more characters than a token has on average, for each token that a model reads:
 # what lies beyond would be cut off, but the time that tokenizers take for a long word

@@ -7,9 +7,9 @@ import numpy as np
 from scipy.special import logsumexp
 from sklearn.pipeline import Pipeline
 
-from skfewshot._arrays import as_numpy
-from skfewshot.metrics import check_indicator
-from skfewshot.text import class_names_of
+from skfewshot._labels import check_indicator
+from skfewshot._rows import as_numpy
+from skfewshot._text import class_names_of
 
 #: Grey values that a picture spans at least: below it, stretching would show noise.
 _LEAST_CONTRAST = 90

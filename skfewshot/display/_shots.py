@@ -7,7 +7,7 @@ import numpy as np
 from sklearn.base import is_classifier
 from sklearn.pipeline import Pipeline
 
-from skfewshot.metrics import to_array
+from skfewshot._labels import to_array
 
 
 def read_draws(y_true, y_pred):

@@ -5,7 +5,7 @@ from textwrap import fill
 import numpy as np
 from scipy.special import expit
 
-from skfewshot._arrays import as_numpy
+from skfewshot._rows import as_numpy
 from skfewshot.clip.images import as_images, read_image
 from skfewshot.display._evidence import (
     against_the_others,

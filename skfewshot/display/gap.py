@@ -4,7 +4,7 @@ import numpy as np
 from sklearn.decomposition import PCA
 from sklearn.utils import check_array
 
-from skfewshot._arrays import as_numpy
+from skfewshot._rows import as_numpy, unit_rows
 from skfewshot.display._names import name_points
 from skfewshot.display._plotting import (
     COLORS,
@@ -12,7 +12,6 @@ from skfewshot.display._plotting import (
     check_matplotlib,
     split_pipeline,
 )
-from skfewshot.text import unit_rows
 
 #: More classes than this are not named in the picture: hardly a name would have room.
 _MOST_NAMED = 40

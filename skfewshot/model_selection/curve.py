@@ -7,8 +7,8 @@ from scipy.sparse import issparse
 from sklearn.model_selection import check_cv, cross_validate
 from sklearn.utils import Bunch, check_random_state, indexable
 
+from skfewshot._labels import indicator_and_names, warn_of_scarce
 from skfewshot.model_selection.folds import MultilabelStratifiedKFold
-from skfewshot.model_selection.labels import indicator_and_names, warn_of_scarce
 from skfewshot.model_selection.support import draw_support
 
 _FOLDS = 5

@@ -4,7 +4,7 @@ import numpy as np
 from sklearn.model_selection import KFold
 from sklearn.utils import check_random_state
 
-from skfewshot.model_selection.labels import indicator_and_names, warn_of_scarce
+from skfewshot._labels import indicator_and_names, warn_of_scarce
 
 
 class MultilabelStratifiedKFold(KFold):

@@ -5,7 +5,7 @@ from numbers import Integral
 import numpy as np
 from sklearn.utils import check_random_state
 
-from skfewshot.model_selection.labels import indicator_and_names, warn_of_scarce
+from skfewshot._labels import indicator_and_names, warn_of_scarce
 
 
 def sample_support(Y, shots, random_state=None):

@@ -8,30 +8,24 @@ from scipy.special import expit
 from sklearn.base import ClassifierMixin
 from sklearn.utils.validation import check_is_fitted
 
-from skfewshot._estimator import Estimator
-from skfewshot._inputs import check_parameters, check_weight, plain
-from skfewshot._sklearn import (
-    HasMethods,
-    Interval,
-    StrOptions,
-    _fit_context,
+from skfewshot._labels import Labels, read_labels
+from skfewshot._rows import (
+    check_parameters,
+    check_weight,
+    distinct_rows,
+    plain,
+    unit_rows,
 )
-from skfewshot.classifiers._rows import distinct_rows
+from skfewshot._sklearn import Estimator, HasMethods, Interval, StrOptions, _fit_context
 from skfewshot.clip.embedding import encoder_of
 from skfewshot.multilabel.calibration import (
     cardinality_threshold,
     fit_sigmoid,
     fit_softmax,
 )
-from skfewshot.multilabel.labels import Labels, read_labels
 from skfewshot.multilabel.predictions import PrototypePredictionMixin
 from skfewshot.multilabel.prior import MultiLabelPrototypePrior
-from skfewshot.multilabel.prototypes import (
-    Scorer,
-    label_sums,
-    mix,
-    text_shares,
-)
+from skfewshot.multilabel.prototypes import Scorer, label_sums, mix, text_shares
 from skfewshot.multilabel.reading import TokenInputMixin, resolve_label_features
 from skfewshot.multilabel.scoring import QUERY_SCORINGS
 from skfewshot.multilabel.selection import SELECTIONS
@@ -46,7 +40,6 @@ from skfewshot.multilabel.support import (
     select,
 )
 from skfewshot.multilabel.tokens import digests, split_tokens
-from skfewshot.text import unit_rows
 
 
 class MultiLabelPrototypeClassifier(

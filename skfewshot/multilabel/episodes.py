@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
+from skfewshot._rows import unit_rows
 from skfewshot._torch import to_numpy, to_tensor
 from skfewshot.multilabel.calibration import fit_sigmoid
 from skfewshot.multilabel.prototypes import Scorer, label_sums, mix, text_shares
@@ -18,7 +19,6 @@ from skfewshot.multilabel.support import (
     score_left_out,
     select,
 )
-from skfewshot.text import unit_rows
 
 
 @dataclass(frozen=True)

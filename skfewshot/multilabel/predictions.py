@@ -5,11 +5,9 @@ from scipy.special import expit, softmax
 from sklearn.metrics import accuracy_score
 from sklearn.utils.validation import check_is_fitted
 
-from skfewshot._arrays import as_numpy
-from skfewshot._inputs import plain
-from skfewshot.classifiers._base import check_encoder
+from skfewshot._labels import read_labels
+from skfewshot._rows import as_numpy, check_encoder, plain
 from skfewshot.multilabel.calibration import Calibration
-from skfewshot.multilabel.labels import read_labels
 from skfewshot.multilabel.prototypes import Scorer, score
 from skfewshot.multilabel.support import FeatureMap
 from skfewshot.multilabel.tokens import blocks, split_tokens

@@ -10,9 +10,10 @@ from sklearn.utils import check_random_state
 from sklearn.utils.metadata_routing import UNUSED
 from sklearn.utils.validation import check_is_fitted
 
-from skfewshot._estimator import Estimator
-from skfewshot._inputs import check_parameters
+from skfewshot._labels import read_labels
+from skfewshot._rows import check_parameters, unit_rows
 from skfewshot._sklearn import (
+    Estimator,
     HasMethods,
     Interval,
     StrOptions,
@@ -27,7 +28,6 @@ from skfewshot._torch import (
     to_tensor,
 )
 from skfewshot.clip.embedding import encoder_of
-from skfewshot.multilabel.labels import read_labels
 from skfewshot.multilabel.prior_file import read_prior, save_prior
 from skfewshot.multilabel.prototypes import Scorer
 from skfewshot.multilabel.reading import TokenInputMixin, resolve_label_features
@@ -35,7 +35,6 @@ from skfewshot.multilabel.scoring import QUERY_SCORINGS
 from skfewshot.multilabel.selection import SELECTIONS
 from skfewshot.multilabel.support import ONE_SHOT_SHARE, feature_means
 from skfewshot.multilabel.tokens import split_tokens
-from skfewshot.text import unit_rows
 
 _STEPS = ("gate", "convolution", "attention")
 

@@ -4,9 +4,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from skfewshot._rows import unit_rows
 from skfewshot.multilabel.scoring import compete, distance_logits, pool
 from skfewshot.multilabel.tokens import Tokens, blocks
-from skfewshot.text import unit_rows
 
 
 @dataclass(frozen=True)

@@ -4,10 +4,8 @@ import numpy as np
 from sklearn.utils import check_array
 from sklearn.utils.validation import validate_data
 
-from skfewshot._inputs import plain, reading
-from skfewshot._torch import is_tensor
-from skfewshot.classifiers._support import array_of, float_types
-from skfewshot.text import Wording, resolve_prototypes
+from skfewshot._rows import float_types, plain, reading
+from skfewshot._text import Wording, resolve_prototypes
 
 #: What the multi-label estimators call their parameters.
 LABELS = Wording(
@@ -35,8 +33,6 @@ class TokenInputMixin:
             Whether to set, or to compare with, what `fit` learned of the shape.
         """
         X = plain(X, "X")
-        if is_tensor(X):
-            X = array_of(X, "The multi-label estimators take arrays: pass X.cpu().")
         n_dims = X.ndim if hasattr(X, "ndim") else np.asarray(X).ndim
         if n_dims > 3:
             raise ValueError(

@@ -4,7 +4,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from skfewshot._warnings import warn_user
+from skfewshot._rows import unit_rows
+from skfewshot._sklearn import warn_user
 from skfewshot.multilabel.calibration import background_level, fit_sigmoid
 from skfewshot.multilabel.prototypes import (
     Pairs,
@@ -17,7 +18,6 @@ from skfewshot.multilabel.prototypes import (
 from skfewshot.multilabel.scoring import distance_logits
 from skfewshot.multilabel.selection import select_top, selection_scores
 from skfewshot.multilabel.tokens import Tokens, token_mean
-from skfewshot.text import unit_rows
 
 #: The text's share of a prototype where no label has a second image to judge it by.
 ONE_SHOT_SHARE = 0.6

@@ -5,7 +5,7 @@ from hashlib import blake2b
 
 import numpy as np
 
-from skfewshot.text import unit_rows
+from skfewshot._rows import unit_rows
 
 
 @dataclass(frozen=True)

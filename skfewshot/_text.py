@@ -7,9 +7,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from sklearn.utils import check_array
 
-from skfewshot._arrays import as_numpy, like, sum_rows, unit_rows
-from skfewshot._inputs import plain, reading
-from skfewshot._warnings import warn_user
+from skfewshot._rows import as_numpy, plain, reading, unit_rows
+from skfewshot._sklearn import warn_user
 from skfewshot.clip.embedding import encoder_of
 from skfewshot.clip.prompts import check_templates, fill_templates
 
@@ -195,25 +194,6 @@ def _numbers(class_names, classes):
     return not any(isinstance(key, str) for key in class_names) and all(
         isinstance(label, str) and label in names for label in classes
     )
-
-
-def class_means(features, y, sample_weight, n_classes):
-    """Return the unit-norm weighted mean of the rows of each class.
-
-    Parameters
-    ----------
-    features : ndarray or tensor of shape (n_samples, n_features)
-    y : ndarray of shape (n_samples,)
-        Class indices in ``[0, n_classes)``.
-    sample_weight : ndarray of shape (n_samples,)
-    n_classes : int
-
-    Returns
-    -------
-    ndarray or tensor of shape (n_classes, n_features)
-    """
-    weighted = features * like(sample_weight, features)[:, None]
-    return unit_rows(sum_rows(weighted, y, n_classes))
 
 
 def _logit_scale(encoder):
