@@ -7,10 +7,10 @@ import json
 import os
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import joblib
 import numpy as np
@@ -20,8 +20,9 @@ from skfewshot._sklearn import warn_user
 from skfewshot.clip.embedding import EmbeddingArray
 from skfewshot.clip.identity import read_identity
 
-if TYPE_CHECKING:
+with suppress(ImportError):  # of which `require` tells
     import pyarrow as pa
+    from pyarrow import compute, dataset, fs, parquet, types
 
 #: The column of the embeddings.
 EMBEDDING = "embedding"
@@ -50,39 +51,22 @@ def read_embeddings(
 
     Raises
     ------
-    FileNotFoundError
-        If there are no embeddings in `path`.
-    ValueError
-        If `path` holds predictions, an id is there twice, or the files are not as
-        :func:`embed_dataset` writes them.
+    FileNotFoundError, ValueError
+        If there are no embeddings in `path`, an id is there twice, or the files are not
+        as :func:`embed_dataset` writes them.
 
     Warns
     -----
     UserWarning
         If the run that writes the folder has not come to its end, so that rows lack.
-
-    Examples
-    --------
-    >>> from skfewshot import CMMClassifier
-    >>> from skfewshot.distributed import read_embeddings
-    >>> X, table = read_embeddings("embeddings")  # doctest: +SKIP
-    >>> model = CMMClassifier().fit(X, table["name"].to_pylist())  # doctest: +SKIP
     """
     require("pyarrow")
-    from pyarrow import compute
-
     folder = Folder(path, filesystem)
     manifest = folder.read_manifest()
-    if manifest is None or not folder.files():
+    if not (manifest and manifest["encoder"] and folder.files()):
         raise FileNotFoundError(
             f"There are no embeddings in path={path!r}; wanted is a folder that "
             "embed_dataset wrote."
-        )
-    encoder = manifest["encoder"]
-    if encoder is None:
-        raise ValueError(
-            f"path={path!r} holds predictions, not embeddings; read them with "
-            "pyarrow, pandas or polars."
         )
     if not manifest["complete"]:
         warn_user(
@@ -98,20 +82,18 @@ def read_embeddings(
             "time. Start one of them again, which removes the copies."
         )
     order = compute.sort_indices(ids).to_numpy()
-    place, start, width = np.argsort(order), 0, encoder.embedding_dim
+    place, end = np.argsort(order), 0
+    width = manifest["encoder"].embedding_dim
     X: NDArray[np.float32] | None = None
     for part in files.to_batches([EMBEDDING]):  # to hold no more than X in memory
         rows = to_array(part[EMBEDDING])
         if X is None:
             X = np.empty((len(table), *rows.shape[1:]), dtype=np.float32)
-        if rows.shape[1:] != X.shape[1:] or rows.shape[-1] != width:
-            raise ValueError(
-                f"The column {EMBEDDING!r} in path={path!r} has rows of shapes "
-                f"{X.shape[1:]} and {rows.shape[1:]}; its encoder gives {width} numbers."
-            )
-        X[place[start : start + len(rows)]] = rows
-        start += len(rows)
-    return EmbeddingArray(X, encoder), table.take(order)
+        start, end = end, end + len(rows)
+        if X[start:end].shape != rows.shape or X.shape[-1] != width:
+            raise ValueError(f"path={path!r} has rows of shape {rows.shape[1:]}.")
+        X[place[start:end]] = rows
+    return EmbeddingArray(X, manifest["encoder"]), table.take(order)
 
 
 class Folder:
@@ -119,18 +101,9 @@ class Folder:
 
     A file is written under a temporary name and then renamed. Its name follows from
     the ids in it, so that a batch that is written twice is there once.
-
-    Parameters
-    ----------
-    path : str or os.PathLike
-        A path, or a URI such as ``s3://bucket/folder``.
-    filesystem : pyarrow.fs.FileSystem, fsspec.AbstractFileSystem or None
-        ``None`` is that of the URI, or the local one.
     """
 
-    def __init__(self, path: str | os.PathLike[str], filesystem: Any) -> None:
-        from pyarrow import fs
-
+    def __init__(self, path: Any, filesystem: Any) -> None:
         path = os.fspath(path)
         if filesystem is None and "://" in path:
             filesystem, path = fs.FileSystem.from_uri(path)
@@ -142,15 +115,11 @@ class Folder:
 
     def files(self, start: str = "", end: str = ".parquet") -> list[str]:
         """Return the paths of the files whose names start and end so, sorted."""
-        from pyarrow import fs
-
         selector = fs.FileSelector(self.path, allow_not_found=True)
         infos = self.filesystem.get_file_info(selector)
-        names = [info.base_name for info in infos if info.type == fs.FileType.File]
-        found = [
-            name for name in names if name.startswith(start) and name.endswith(end)
-        ]
-        return [f"{self.path}/{name}" for name in sorted(found)]
+        names = sorted(info.base_name for info in infos if info.is_file)
+        found = [x for x in names if x.startswith(start) and x.endswith(end)]
+        return [f"{self.path}/{name}" for name in found]
 
     def read_manifest(self) -> dict[str, Any] | None:
         """Return the manifest, its encoder as an identity, or None if there is none."""
@@ -180,12 +149,9 @@ class Folder:
                 stream.write(content)
 
     def dataset(self) -> Any:
-        """Return the files as one ``pyarrow.dataset.Dataset``, in their order."""
-        from pyarrow import dataset
-
-        format_ = dataset.ParquetFileFormat()
+        """Return the files as one dataset, in their order."""
         factory = dataset.FileSystemDatasetFactory(
-            self.filesystem, self.files(), format_
+            self.filesystem, self.files(), dataset.ParquetFileFormat()
         )
         # A column of which some file has nothing but null has its type from others.
         schema = factory.inspect(promote_options="permissive", fragments=None)
@@ -193,14 +159,8 @@ class Folder:
 
     def write(self, table: pa.Table, ids: list[Any]) -> None:
         """Write a table of rows with those ids."""
-        from pyarrow import parquet, types
-
-        # A dictionary of floats is as large as they are, and costs time.
-        plain = [item.name for item in table.schema if not types.is_nested(item.type)]
         with self._replacing(f"part-{joblib.hash(ids)}.parquet") as temporary:
-            parquet.write_table(
-                table, temporary, filesystem=self.filesystem, use_dictionary=plain
-            )
+            parquet.write_table(table, temporary, filesystem=self.filesystem)
 
     @contextmanager
     def _replacing(self, name: str) -> Iterator[str]:
@@ -210,17 +170,14 @@ class Folder:
         self.filesystem.move(temporary, f"{self.path}/{name}")
 
     def recover(self, id_column: str) -> set[Any]:
-        """Clear away what a kill left, and return the ids that are there.
-
-        Unfinished files go. So does a file that has a row of an earlier one, as a
-        worker writes that outlived its killed run: its other rows are made again.
-        """
+        """Clear away what a kill left, and return the ids that are there."""
         for path in self.files(_TEMPORARY, ""):
             self.filesystem.delete_file(path)
         if not self.files():
             return set()
         table = self.dataset().to_table([id_column, "__filename"])
         rows = table.set_column(0, "id", check_ids(table[id_column])).to_pandas()
+        # A worker that outlived its run may have written rows once more.
         copies = set(rows["__filename"][rows.duplicated("id")])
         for path in copies:
             self.filesystem.delete_file(path)
@@ -238,16 +195,11 @@ def require(name: str) -> ModuleType:
 
 
 def _refuse(value: object) -> None:
-    raise ValueError(
-        f"{value!r} cannot be written beside the embeddings. If it is a function among "
-        "the featurizer's prompt_templates, give it to the classifier later on."
-    )
+    raise ValueError(f"{value!r}, as of prompt_templates, cannot be written as JSON.")
 
 
 def to_array(column: pa.Array) -> NDArray[Any]:
     """Turn a column of (nested) lists of floats, all of one length, into one array."""
-    from pyarrow import compute, types
-
     shape, values = [len(column)], column
     while hasattr(values.type, "value_type") and not values.null_count:
         widths = compute.unique(compute.list_value_length(values)).to_pylist() or [0]
@@ -264,8 +216,6 @@ def to_array(column: pa.Array) -> NDArray[Any]:
 
 def to_column(array: NDArray[Any]) -> pa.Array:
     """Turn an array into an Arrow array; inner axes become lists of fixed size."""
-    import pyarrow as pa
-
     flat = np.ascontiguousarray(array).reshape(-1)
     column = pa.array(flat.tolist() if flat.dtype.kind in "OUS" else flat)
     for width in reversed(array.shape[1:]):
@@ -275,8 +225,6 @@ def to_column(array: NDArray[Any]) -> pa.Array:
 
 def check_ids(ids: pa.ChunkedArray) -> pa.ChunkedArray:
     """Refuse ids of which one is neither a string, of either kind, nor an integer."""
-    from pyarrow import types
-
     is_text = str(ids.type).removeprefix("large_") in ("string", "binary")
     if ids.null_count or not (is_text or types.is_integer(ids.type)):
         raise ValueError(

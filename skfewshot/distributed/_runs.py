@@ -8,9 +8,9 @@ import pickle
 import traceback
 import warnings
 from collections import Counter
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import joblib
 import numpy as np
@@ -19,8 +19,7 @@ from sklearn.base import BaseEstimator, clone
 from sklearn.utils.validation import check_is_fitted
 
 from skfewshot._sklearn import warn_user
-from skfewshot.clip.featurizer import CLIPFeaturizer
-from skfewshot.clip.images import ImageReadError
+from skfewshot.clip import CLIPFeaturizer, ImageReadError
 from skfewshot.distributed._folder import (
     EMBEDDING,
     Folder,
@@ -30,19 +29,14 @@ from skfewshot.distributed._folder import (
     to_column,
 )
 
-if TYPE_CHECKING:
+with suppress(ImportError):  # of which `require` tells
     import pyarrow as pa
     import ray.data
+    from ray.data.block import BlockAccessor
 
 #: The methods of an estimator that predict, and the columns of what they return.
-OUTPUTS = {
-    "predict": "prediction",
-    "predict_proba": "probability",
-    "predict_log_proba": "log_probability",
-    "decision_function": "decision",
-}
-# Entries of a manifest that two runs into one folder need not have in common.
-_FREE = {"complete", "classes"}
+OUTPUTS = {"predict": "prediction", "predict_proba": "probability"}
+OUTPUTS |= {"predict_log_proba": "log_probability", "decision_function": "decision"}
 
 
 @dataclass(frozen=True)
@@ -83,8 +77,8 @@ def embed_dataset(
     dataset : ray.data.Dataset
         All its columns but the images are written beside the embeddings.
     output : str or os.PathLike
-        The folder, as a path or a URI such as ``s3://bucket/folder``. On a cluster all
-        the nodes must see it. One run at a time may write to it.
+        The folder, which all nodes must see, as a path or a URI such as
+        ``s3://bucket/folder``. One run at a time may write to it.
     featurizer : CLIPFeaturizer
         Fitted, or else this process loads its model once, to know the encoder. Its
         `on_error` says what to do about images that cannot be read.
@@ -92,18 +86,17 @@ def embed_dataset(
         The column of the images: paths that all nodes can open, the bytes of image
         files, structs of ``bytes`` and ``path``, or uint8 arrays (H, W, C).
     id_column : str
-        The column of strings or integers that tell the rows apart, with no two alike.
-        A resumed run knows rows by it. It may be the column of paths.
+        The column of strings or integers, no two alike, by which a run that goes on
+        knows rows. It may be the column of paths.
     filesystem : pyarrow.fs.FileSystem or fsspec.AbstractFileSystem, default=None
         Where `output` is; ``None`` is that of the URI, or the local one.
     concurrency : int or tuple of two int, default=1
-        The number of actors, or the least and the most of a pool that grows as needed.
+        The number of actors, or the least and the most of them.
     **options
-        Of ``ray.data.Dataset.map_batches``: `batch_size` (256), the rows of a file,
-        and what a kill costs an actor; `num_cpus` (1) and `num_gpus` (0) of an actor,
-        which may be fractions; `memory`, `resources`, `runtime_env` and the like. An
-        actor uses `num_cpus` threads, unless ``OMP_NUM_THREADS`` is set, and sees no
-        GPU if it is given none. Leave a CPU for Ray, to read the dataset with.
+        Of ``ray.data.Dataset.map_batches``: `batch_size` (256), the rows of a file;
+        `num_cpus` (1) and `num_gpus` (0) of an actor, which may be fractions;
+        `memory`, `runtime_env` and the like. An actor uses `num_cpus` threads, unless
+        ``OMP_NUM_THREADS`` is set, and sees no GPU if it is given none.
 
     Returns
     -------
@@ -111,41 +104,27 @@ def embed_dataset(
 
     Raises
     ------
-    TypeError, ValueError
-        If an argument is not as above, a column is missing, an id is null or occurs
-        twice, or `output` was written by another encoder, or with other settings.
-    ImageReadError
-        If an image cannot be read, under ``on_error="raise"``; it names the id.
-
-    Warns
-    -----
-    UserWarning
-        If images could not be read, or the actors leave no CPU to read `dataset` with.
+    TypeError, ValueError, ImageReadError
+        If an id is null or occurs twice, `output` was written by another encoder or
+        with other settings, or an image cannot be read under ``on_error="raise"``.
 
     Notes
     -----
-    The column ``embedding`` is a list of fixed size of float32, or of such lists. Rows
-    are in no particular order. The driver holds all ids, to see in the end that each is
-    there once; an actor holds those to be skipped. Ray Data's ``write_parquet`` and its
-    checkpoints are not used, as a kill leaves half a file, or rows twice (Ray 2.60).
+    The column ``embedding`` has lists of float32. The driver and the actors hold all
+    ids. Ray's ``write_parquet`` is not used: killed, it leaves half a file.
     """
     require("ray.data")
     if not isinstance(featurizer, CLIPFeaturizer):
         raise TypeError(f"featurizer must be a CLIPFeaturizer; got {featurizer!r}.")
     model = clone(featurizer)
     model.__dict__.pop("_skl_callbacks", None)  # they stay with the driver
-    encoder = getattr(featurizer, "encoder_", None)
-    if encoder is None:  # it is the same on any device
-        encoder = (
-            clone(model).set_params(device="cpu", precision="fp32").load().identity
-        )
-    # From now on the model refuses to be loaded with other weights.
+    # The encoder is the same on any device; the model refuses other weights afterwards.
+    here = clone(model).set_params(device="cpu", precision="fp32")
+    encoder = getattr(featurizer, "encoder_", None) or here.load().identity
     model.encoder_ = replace(encoder, prompt_templates=model.prompt_templates)
-    precision = model.precision
-    if precision == "auto":  # two runs may find different devices
-        precision = "fp16" if options.get("num_gpus") else "fp32"
     about = {"output": model.output, "dense_mode": model.dense_mode}
-    about |= {"precision": precision, "encoder": model.encoder_}
+    about |= {"precision": model.precision, "on_gpu": bool(options.get("num_gpus"))}
+    about |= {"encoder": model.encoder_}
     folder = Folder(output, filesystem)
     job = _Job(model, "transform", image_column, id_column, EMBEDDING, folder)
     return _run(dataset, job, about, concurrency, **options)
@@ -174,24 +153,16 @@ def predict_dataset(
         classifier of embeddings.
     input_column : str
         The column of images, as `image_column` of :func:`embed_dataset`, or of
-        embeddings: lists or tensors of floats. Nothing tells which encoder made these;
-        it must be that of the classifier's support.
+        embeddings by the encoder of the classifier's support: lists of floats.
     method : {"predict", "predict_proba", "predict_log_proba", "decision_function"}, \
             default="predict"
-        The method of `estimator`. It names the column that is written: ``prediction``,
-        ``probability``, ``log_probability`` or ``decision``, where a number for each
-        class makes a list, in the order of ``estimator.classes_``, which the file
-        ``_skfewshot.json`` lists too. Embeddings of NaN are predicted as null.
+        Writes the column ``prediction``, ``probability``, ``log_probability`` or
+        ``decision``, where a number for each class makes a list, in the order of
+        ``classes`` in the file ``_skfewshot.json``. NaN is predicted as null.
 
     Returns
     -------
     RunSummary
-
-    Raises
-    ------
-    TypeError, ValueError, ImageReadError
-        As for :func:`embed_dataset`, also if `estimator` is not fitted, or lacks the
-        method, or `output` was written by another estimator.
     """
     require("ray.data")
     if method not in OUTPUTS:
@@ -220,8 +191,6 @@ class _Job:
 
     def work(self, table: pa.Table, done: set[Any]) -> tuple[list[Any], ...]:
         """Write the rows not done; return all ids, the new ones, those of no image."""
-        import pyarrow as pa
-
         ids = check_ids(table[self.id_column]).to_pylist()
         new = np.array([item not in done for item in ids], dtype=bool)
         if not new.any():
@@ -236,20 +205,16 @@ class _Job:
 
     def compute(self, X: Any, ids: list[Any]) -> tuple[pa.Array, NDArray[np.bool_]]:
         """Return the column of results, and which rows had nothing to compute from."""
-        import pyarrow as pa
-
-        is_nan = np.zeros(len(ids), dtype=bool)
+        is_nan: NDArray[np.bool_] = np.zeros(len(ids), dtype=bool)
         if isinstance(X, np.ndarray) and X.dtype.kind == "f":
-            is_nan = np.isnan(X).reshape(len(X), -1).all(axis=1)
+            is_nan |= np.isnan(X).reshape(len(X), -1).all(axis=1)
             # Anything finite in their place: the column has its type if no row is left.
             X = np.where(is_nan.reshape(-1, *(1,) * (X.ndim - 1)), X.dtype.type(1), X)
         try:
             found = np.asarray(getattr(self.estimator, self.method)(X))
         except ImageReadError as error:
             raise ImageReadError(
-                f"The image of {self.id_column}={ids[error.index]!r} could not be read "
-                f"(of bytes it may be that they are none). {error}",
-                error.index,
+                f"{self.id_column}={ids[error.index]!r}: {error}", error.index
             ) from error
         if self.method == "transform":
             return to_column(found), np.isnan(found).reshape(len(ids), -1).all(axis=1)
@@ -258,11 +223,9 @@ class _Job:
 
 
 class _Actor:
-    """A process that does its job with tables, and returns pickled receipts of them."""
+    """A process that does its job with tables, and returns receipts of them."""
 
     def __init__(self, job: _Job, done: ray.ObjectRef) -> None:
-        import ray
-
         if not ray.get_gpu_ids():  # for Ray leaves all GPUs in sight
             os.environ["CUDA_VISIBLE_DEVICES"] = ""
         # The featurizer knows rows of a batch alone; the driver warns with the ids.
@@ -271,8 +234,6 @@ class _Actor:
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """Return what `work` does, or its error, of which Ray would hide the class."""
-        import pyarrow as pa
-
         try:
             receipt = pickle.dumps(self._job.work(table, self._done))
         except Exception as error:
@@ -290,20 +251,17 @@ def _run(
     **options: Any,
 ) -> RunSummary:
     """Compute and write what the folder lacks; check that all is there."""
-    import ray
-
     least, most = np.broadcast_to(concurrency, 2).tolist()
     pool = ray.data.ActorPoolStrategy(min_size=least, max_size=most)
     options = {"batch_size": 256, "num_cpus": 1, **options}
-    manifest = {"method": job.method, "id_column": job.id_column}
-    manifest |= {"columns": _columns(dataset, job), "complete": False, **about}
+    manifest = {**about, "method": job.method, "id_column": job.id_column}
+    manifest |= {"columns": _columns(dataset, job), "complete": False}
     folder, n_cpus = job.folder, ray.cluster_resources().get("CPU", 0)
     if n_cpus - least * options["num_cpus"] < 1:
         warn_user(
             f"The actors take {least} times num_cpus={options['num_cpus']} of the "
             f"cluster's {n_cpus:g} CPUs, and reading most datasets takes 1 more: the "
-            "run will hang unless the cluster grows. Take fewer actors, or "
-            "num_cpus=0.5."
+            "run will hang unless the cluster grows. Take fewer, or num_cpus=0.5."
         )
     _claim(folder, manifest)
     done = ray.put(folder.recover(job.id_column))
@@ -314,15 +272,16 @@ def _run(
         compute=pool,
         **options,
     )
-    seen, written, unread = [], [], []
-    with closing(iter(receipts.iter_rows())) as rows:  # or actors outlive an error
+    found: Any = ([], [], [])
+    rows: Any = iter(receipts.iter_rows())
+    with closing(rows):  # or actors outlive an error
         for row in rows:
             receipt = pickle.loads(row["receipt"])
             if isinstance(receipt, Exception):
                 raise receipt
-            seen += receipt[0]
-            written += receipt[1]
-            unread += receipt[2]
+            for whole, part in zip(found, receipt, strict=True):
+                whole += part
+    seen, written, unread = found
     if twice := [item for item, count in Counter(seen).items() if count > 1]:
         raise ValueError(
             f"id_column={job.id_column!r} must tell the rows apart, but {len(twice)} "
@@ -330,8 +289,8 @@ def _run(
         )
     if missing := set(seen) - folder.recover(job.id_column):
         raise RuntimeError(
-            f"{len(missing)} of {len(seen)} rows are not in output={folder.path!r}, "
-            "though they were written. Do all nodes see the same folder?"
+            f"{len(missing)} of {len(seen)} rows did not arrive in {folder.path!r}. Do "
+            "all nodes see the same folder?"
         )
     folder.write_manifest({**manifest, "complete": True})
     if unread:
@@ -344,8 +303,6 @@ def _run(
 
 def _columns(dataset: ray.data.Dataset, job: _Job) -> list[str]:
     """Check the dataset, and return the names of the columns to write."""
-    import ray
-
     if not isinstance(dataset, ray.data.Dataset):
         raise TypeError(f"dataset must be a ray.data.Dataset; got {dataset!r:.200}.")
     there = dataset.columns() or []
@@ -356,7 +313,7 @@ def _columns(dataset: ray.data.Dataset, job: _Job) -> list[str]:
             f"{job.input_column!r} and none that is named {job.output_column!r}."
         )
     dropped = {job.input_column} - {job.id_column}
-    return [*(name for name in there if name not in dropped), job.output_column]
+    return [name for name in [*there, job.output_column] if name not in dropped]
 
 
 def _claim(folder: Folder, manifest: dict[str, Any]) -> None:
@@ -365,7 +322,7 @@ def _claim(folder: Folder, manifest: dict[str, Any]) -> None:
     different = "; ".join(
         f"{name}: {there.get(name)!r} there, {value!r} now"
         for name, value in manifest.items()
-        if name not in _FREE and value != there.get(name)
+        if name not in ("complete", "classes") and value != there.get(name)
     )
     if different and folder.files():
         raise ValueError(
@@ -377,12 +334,9 @@ def _claim(folder: Folder, manifest: dict[str, Any]) -> None:
 
 def to_input(column: pa.ChunkedArray) -> Any:
     """Turn a column into images that a featurizer takes, or an array of embeddings."""
-    import pyarrow as pa
-    from ray.data.block import BlockAccessor
-
     kind = column.type
     if isinstance(kind, pa.BaseExtensionType):  # Ray's tensors, or its Python objects
-        array = BlockAccessor.for_block(pa.table({"x": column})).to_numpy("x")
+        array: Any = BlockAccessor.for_block(pa.table({"x": column})).to_numpy("x")
         return list(array) if array.dtype == object else array
     if not pa.types.is_struct(kind) and hasattr(kind, "value_type"):
         return to_array(column.combine_chunks())
