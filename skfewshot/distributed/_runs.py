@@ -68,9 +68,8 @@ def embed_dataset(
 ) -> RunSummary:
     """Embed the images of a Ray Dataset into a folder of Parquet files.
 
-    A pool of Ray actors, each with one model, takes a batch of rows at a time and
-    writes it as one file. A run that was killed goes on when it is started again with
-    the same arguments: what is in the folder already is not embedded again.
+    Each of a pool of Ray actors takes a batch of rows at a time and writes a file.
+    A run that was killed goes on when it is started again with the same arguments.
 
     Parameters
     ----------
@@ -118,13 +117,14 @@ def embed_dataset(
         raise TypeError(f"featurizer must be a CLIPFeaturizer; got {featurizer!r}.")
     model = clone(featurizer)
     model.__dict__.pop("_skl_callbacks", None)  # they stay with the driver
-    # The encoder is the same on any device; the model refuses other weights afterwards.
-    here = clone(model).set_params(device="cpu", precision="fp32")
-    encoder = getattr(featurizer, "encoder_", None) or here.load().identity
+    encoder = getattr(featurizer, "encoder_", None)
+    if encoder is None:  # it is the same on any device
+        here = clone(model).set_params(device="cpu", precision="fp32")
+        encoder = here.load().identity
+    # From now on the model refuses to be loaded with other weights.
     model.encoder_ = replace(encoder, prompt_templates=model.prompt_templates)
-    about = {"output": model.output, "dense_mode": model.dense_mode}
-    about |= {"precision": model.precision, "on_gpu": bool(options.get("num_gpus"))}
-    about |= {"encoder": model.encoder_}
+    about = {x: getattr(model, x) for x in ("output", "dense_mode", "precision")}
+    about |= {"encoder": model.encoder_, "on_gpu": bool(options.get("num_gpus"))}
     folder = Folder(output, filesystem)
     job = _Job(model, "transform", image_column, id_column, EMBEDDING, folder)
     return _run(dataset, job, about, concurrency, **options)
