@@ -16,7 +16,6 @@ import skfewshot
 from skfewshot import (
     CLAPClassifier,
     CMMClassifier,
-    CMMClassifierCV,
     GaussianDiscriminantClassifier,
     LPPlusPlusClassifier,
     MultiLabelPrototypeClassifier,
@@ -88,7 +87,6 @@ CLASSIFIERS = [
     CMMClassifier(),
     CMMClassifier(solver="gradient"),
     CMMClassifier(alpha=0.0),
-    CMMClassifierCV(map_penalties=(1.0,), text_penalties=(10.0, 30.0), cv=2),
     GaussianDiscriminantClassifier(),
     GaussianDiscriminantClassifier(alpha=1.0, class_weight="balanced"),
     LPPlusPlusClassifier(max_iter=30),
@@ -281,7 +279,6 @@ def test_what_is_no_fitted_classifier():
     for unfitted in (
         CMMClassifier(),
         MultiLabelPrototypeClassifier(),
-        CMMClassifierCV(refit=False, cv=2, map_penalties=(1.0,)).fit(X, y),
     ):
         with pytest.raises(NotFittedError):
             to_onnx(unfitted)
