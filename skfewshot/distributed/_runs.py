@@ -237,8 +237,7 @@ class _Actor:
         try:
             receipt = pickle.dumps(self._job.work(table, self._done))
         except Exception as error:
-            error.add_note(f"In an actor:\n{traceback.format_exc()}")
-            receipt = pickle.dumps(error)
+            receipt = pickle.dumps((error, traceback.format_exc()))
             pickle.loads(receipt)  # if it cannot be copied, Ray is to tell of it
         return pa.table({"receipt": pa.array([receipt], pa.large_binary())})
 
@@ -277,8 +276,8 @@ def _run(
     with closing(rows):  # or actors outlive an error
         for row in rows:
             receipt = pickle.loads(row["receipt"])
-            if isinstance(receipt, Exception):
-                raise receipt
+            if isinstance(receipt[0], Exception):
+                raise receipt[0] from RuntimeError(f"In an actor:\n{receipt[1]}")
             for whole, part in zip(found, receipt, strict=True):
                 whole += part
     seen, written, unread = found

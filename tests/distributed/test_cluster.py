@@ -167,7 +167,7 @@ def test_an_unreadable_image_stops_the_run_or_is_recorded(embed, rows, tmp_path)
     featurizer = CLIPFeaturizer("tiny")  # not fitted
     with pytest.raises(ImageReadError, match=r"^number=6: .*broken\.png") as caught:
         embed(bad, featurizer, **options)
-    assert "In an actor" in caught.value.__notes__[0]
+    assert "In an actor:\nTraceback" in str(caught.value.__cause__)
     with pytest.warns(UserWarning, match="1 of the images .* number: 6") as warned:
         done = embed(bad, featurizer.set_params(on_error="nan"), **options)
     assert done == RunSummary(3, 4, 1)
@@ -197,7 +197,7 @@ def test_other_rows_are_refused(embed, write, colours, rows, tmp_path):
         with pytest.raises(ValueError, match="other arguments.*there, .* now"):
             embed(dataset, **change)
     other = colours()
-    other.encoder_ = encoder_of(CLIPFeaturizer("tiny").encode_text("a"))
+    other.encoder_ = encoder_of(CLIPFeaturizer("tiny").encode_text(["a"]))
     with pytest.raises(ValueError, match="encoder: .*colours.* there"):
         embed(dataset, other)
     for change in ({"id_column": "x"}, {"image_column": "x"}):
@@ -221,7 +221,7 @@ def test_rows_that_do_not_arrive_are_missed(embed, rows, monkeypatch):
 
 def test_actors_that_take_every_cpu_are_warned_of(embed, rows):
     with pytest.warns(UserWarning, match="2 times num_cpus=1 of the cluster's 2 CPUs"):
-        with pytest.raises(ValueError, match="batch"):
+        with pytest.raises(ValueError, match="Batch size"):
             embed(rows[:2], num_cpus=1, batch_size=-1)
 
 
@@ -250,7 +250,7 @@ def test_predicts_from_embeddings_and_from_images(embed, rows, files, tmp_path):
         assert manifest["classes"] == model.classes_.tolist()
         other = CMMClassifier(alpha=2.0).fit(X, names)
         with pytest.raises(ValueError, match="other arguments.*estimator"):
-            predict_dataset(embedded, output, other, **options)
+            predict_dataset(dataset, output, other, **options)
 
 
 def test_grid_search_on_rays_joblib_backend(cluster, files):
