@@ -159,7 +159,7 @@ def to_tensor(array: Any, *, device: Any, dtype: Any = None) -> "Tensor":
     return torch.from_numpy(copied).to(device=device, dtype=dtype)
 
 
-def to_numpy(tensor: "Tensor", *, dtype: DTypeLike = None) -> NDArray:
+def to_numpy(tensor: "Tensor", *, dtype: DTypeLike | None = None) -> NDArray:
     """Return `tensor` as a NumPy array in memory of its own."""
     array = tensor.detach().cpu().numpy()
     return np.array(array, dtype=dtype, copy=True)
@@ -213,6 +213,7 @@ def minimise(
     *,
     max_iter: int,
     tol: float,
+    ftol: float = 0.0,
     on_step: Callable[[int, float, "Tensor"], bool] | None = None,
 ) -> tuple["Tensor", list[float], bool]:
     """Minimise a sum of tensors by SciPy's L-BFGS, with gradients by autograd.
@@ -227,6 +228,9 @@ def minimise(
     tol : float
         Stop once five iterations lowered the loss by less than `tol` times the loss
         each, on average.
+    ftol : float, default=0
+        Stop too once an iteration lowered the loss by less than `ftol` times the loss,
+        or times 1 if that is more.
     on_step : callable, default=None
         ``on_step(iteration, loss, x)`` after each iteration; True stops.
 
@@ -280,11 +284,11 @@ def minimise(
     if not len(start):
         value = float(sum(part.detach() for part in parts(start)))
         return start, [value], True
-    # Its own criteria are off: they compare with numbers that are not ours to scale.
+    # The gradient is in units that are not ours to compare with a number.
     options = {
         "maxiter": max_iter,
         "maxfun": 100 * max_iter + 100,
-        "ftol": 0,
+        "ftol": ftol,
         "gtol": 0,
     }
     found = minimize(

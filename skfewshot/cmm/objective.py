@@ -103,7 +103,7 @@ class Loss:
     Attributes
     ----------
     frozen : callable
-        ``frozen(rows)`` gives the cosines of some rows to the frozen texts.
+        ``frozen(rows)`` gives the logits ``s / tau f T0' / (1 + alpha)`` of some rows.
     mapped : callable
         ``mapped(rows, values)`` gives the rows, mapped to unit norm.
     y : int64 tensor of shape (N,)
@@ -131,8 +131,8 @@ class Loss:
         of a map is for `mapped`.
         """
         cosines = self.mapped(rows, values) @ normalize(values["text"]).T
-        logits = torch.add(self.frozen(rows), cosines, alpha=self.alpha)
-        logits = logits * (self.scale / (1 + self.alpha))
+        scale = self.scale / (1 + self.alpha) * self.alpha
+        logits = torch.add(self.frozen(rows), cosines, alpha=scale)
         if "intercept" in values:
             logits = logits + values["intercept"]
         y = self.y[rows]
@@ -163,11 +163,13 @@ def triplet(cosines: Tensor, y: Tensor, margin: float) -> Tensor:
     tensor of shape (n,)
     """
     at_y = y[:, None]
-    squares = 2 - 2 * cosines + _DISTANCE_EPS
-    distances = squares.clamp_min(_DISTANCE_EPS).sqrt()
-    nearness = (distances / -_NEAREST_SOFTNESS).scatter(1, at_y, -torch.inf)
-    to_wrong = -_NEAREST_SOFTNESS * torch.logsumexp(nearness, dim=1)
-    violation = distances.gather(1, at_y)[:, 0] - to_wrong + margin
+    # In few passes over (n, C) numbers: half of a squared distance, then minus the
+    # distance in units of the softness.
+    halves = torch.rsub(cosines, 1 + _DISTANCE_EPS / 2).clamp_min(_DISTANCE_EPS / 2)
+    nearness = halves.sqrt() * -(2**0.5 / _NEAREST_SOFTNESS)
+    to_true = nearness.gather(1, at_y)[:, 0]
+    to_wrong = torch.logsumexp(nearness.scatter(1, at_y, -torch.inf), dim=1)
+    violation = _NEAREST_SOFTNESS * (to_wrong - to_true) + margin
     slope = ((violation + _HINGE_ROUNDING) / (2 * _HINGE_ROUNDING)).clamp(0, 1)
     return torch.where(slope < 1, _HINGE_ROUNDING * slope.square(), violation)
 
@@ -255,7 +257,8 @@ def solve_gaussian(
     scales = find_scales(
         support, start, alpha=settings.alpha, text_penalty=settings.text_penalty
     )
-    mapped, frozen = normalize(start.mapped), F @ support.text.T
+    mapped, scale = normalize(start.mapped), support.logit_scale / scales.temperature
+    frozen = scale / (1 + scales.alpha) * F @ support.text.T
     penalty = settings.text_penalty / float(total)
     unknowns = {
         "text": Unknown(normalize(start.prototypes), penalty),
@@ -271,7 +274,7 @@ def solve_gaussian(
         y=support.y,
         row_weight=support.weight / total,
         alpha=scales.alpha,
-        scale=support.logit_scale / scales.temperature,
+        scale=scale,
         triplet_weight=settings.triplet_weight,
         margin=settings.margin,
     )
@@ -307,13 +310,13 @@ def solve_gradient(
     """
     F, y, text, weight = support.features, support.y, support.text, support.weight
     width, alpha = F.shape[1], 1.0 if settings.alpha is None else settings.alpha
-    row_weight, frozen = weight / weight.sum(), frozen_cosines(support)
+    row_weight, frozen = weight / weight.sum(), frozen_logits(support)
     # Without text a column of ones makes the last row of the map's block a constant.
     inputs = F
     if support.text_seen:
         inputs = torch.cat([F, F.new_ones(len(F), 1)], dim=1)
     loss = Loss(
-        frozen=frozen,
+        frozen=lambda rows: frozen(rows) / (1 + alpha),
         mapped=lambda rows, values: normalize(F[rows] + inputs[rows] @ values["map"]),
         y=y,
         row_weight=row_weight,
@@ -329,9 +332,7 @@ def solve_gradient(
         doubt = 0.0
         for first in range(0, len(F), chunk_size):
             rows = slice(first, first + chunk_size)
-            losses = cross_entropy(
-                support.logit_scale * frozen(rows), y[rows], reduction="none"
-            )
+            losses = cross_entropy(frozen(rows), y[rows], reduction="none")
             doubt += float(row_weight[rows] @ losses)
     trust = 1 / max(doubt * float(weight.sum()) / len(torch.unique(y)), 1e-30)
     identity = torch.eye(width, dtype=F.dtype, device=F.device)
@@ -364,19 +365,20 @@ def solve_gradient(
     return _minimise(loss, unknowns, solution, settings, chunk_size, on_iteration)
 
 
-def frozen_cosines(support: Support) -> Callable[[slice], Tensor]:
-    """Return the function from rows of a support to their cosines to the texts.
+def frozen_logits(support: Support) -> Callable[[slice], Tensor]:
+    """Return the function from rows of a support to their zero-shot logits.
 
     Where the texts are class means, a row is much nearer to a mean that it is part of
     than a query will be: it meets the mean of its class without itself.
     """
     F, y, text, weight = support.features, support.y, support.text, support.weight
+    texts = support.logit_scale * text.T
     if not support.text_seen:
-        return lambda rows: F[rows] @ text.T
+        return lambda rows: F[rows] @ texts
     sums = torch.zeros_like(text).index_add_(0, y, weight[:, None] * F)
     weights = weight.new_zeros(len(text)).index_add_(0, y, weight)
     # At least half of the weight of a class is left, so that one row alone is its mean.
     removed = torch.minimum(weight.clamp_max(1), weights[y] / 2)
     means = normalize(sums[y] - removed[:, None] * F)
-    own = (F * means).sum(dim=1, keepdim=True)
-    return lambda rows: (F[rows] @ text.T).scatter_(1, y[rows, None], own[rows])
+    own = support.logit_scale * (F * means).sum(dim=1, keepdim=True)
+    return lambda rows: (F[rows] @ texts).scatter_(1, y[rows, None], own[rows])

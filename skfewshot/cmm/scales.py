@@ -31,8 +31,8 @@ _INTERCEPT_VARIANCE, _LEAST_PENALTY = 2.5, 0.01
 # Weight, in finding the temperature, of a row whose class has no other.
 _ALONE = 0.1
 _MOST_NEWCOMER_INTERCEPT = 10.0
-# The minimiser's: a thousandth of a nat is no difference.
-_MAX_ITER, _TOL = 50, 1e-5
+# The minimiser's.
+_MAX_ITER, _FTOL = 50, 1e-5
 
 
 class LeftOut(NamedTuple):
@@ -193,26 +193,24 @@ def find_weight(
         ratio = loss(alone, sharp, weight) / weight.sum() / _EVEN_SURPRISE / sharp.exp()
         log_ratio = ratio.clamp(*_RATIO_BOUNDS).log()
     if alpha is None and judges.any():
-        found = _move(
+        prior = log_ratio
+        moves = _move(
             lambda x: loss(
-                log_ratio + _WEIGHT_SPREAD * x[0],
+                prior + _WEIGHT_SPREAD * x[0],
                 log_sharpness + _SHARPNESS_SPREAD * x[1],
                 judges,
             ),
             *(z0, 2),
         )
-        log_ratio = log_ratio + _WEIGHT_SPREAD * found[0]
+        log_ratio = prior + _WEIGHT_SPREAD * moves[0]
     # The temperature once more, by all rows, for the weight that was found.
     (move,) = _move(
         lambda x: loss(log_ratio, log_sharpness + _SHARPNESS_SPREAD * x[0], sure),
         *(z0, 1),
     )
-    ratio, sharpness = (
-        math.exp(log_ratio),
-        math.exp(log_sharpness + _SHARPNESS_SPREAD * move),
-    )
-    alpha = ratio / gain
-    return alpha, (1 + ratio) / (1 + alpha) / sharpness
+    sharpness = math.exp(log_sharpness + _SHARPNESS_SPREAD * move)
+    odds = math.exp(log_ratio)
+    return odds / gain, (1 + odds) / (1 + odds / gain) / sharpness
 
 
 def find_intercepts(
@@ -298,6 +296,7 @@ def _move(loss: Callable[[Tensor], Tensor], like: Tensor, size: int) -> Tensor:
         lambda x: (loss(x) + x.square().sum() / 2,),
         start,
         max_iter=_MAX_ITER,
-        tol=_TOL,
+        tol=0,
+        ftol=_FTOL,
     )
     return x
