@@ -243,20 +243,15 @@ def minimise(
         return torch.tensor(x, dtype=start.dtype, device=start.device)
 
     def value_and_gradient(x: np.ndarray) -> tuple[float, np.ndarray]:
-        point = tensor(x).requires_grad_()
-        value = torch.zeros((), dtype=start.dtype, device=start.device)
-        for part in parts(point):
-            part.backward()
-            value += part.detach()
+        value, gradient = _differentiate(parts, tensor(x))
         if not curve:
             if not math.isfinite(value):
                 raise ValueError(
-                    f"The loss is {float(value)} before the first step; a parameter is "
-                    "too large."
+                    f"The loss is {value} before the first step; a parameter is too "
+                    "large."
                 )
-            curve.append(float(value))
-        assert point.grad is not None
-        return float(value), point.grad.cpu().numpy().astype(np.float64)
+            curve.append(value)
+        return value, gradient.cpu().numpy().astype(np.float64)
 
     def after(intermediate_result: OptimizeResult) -> None:
         nonlocal stopped
@@ -271,12 +266,7 @@ def minimise(
         value = float(sum(part.detach() for part in parts(start)))
         return start, [value], True
     # The gradient is in units that are not ours to compare with a number.
-    options = {
-        "maxiter": max_iter,
-        "maxfun": 100 * max_iter + 100,
-        "ftol": ftol,
-        "gtol": 0,
-    }
+    options = {"maxiter": max_iter, "maxfun": 10**6, "ftol": ftol, "gtol": 0}
     found = minimize(
         value_and_gradient,
         start.cpu().numpy().astype(np.float64),
@@ -288,6 +278,19 @@ def minimise(
     # Where no step lowers the loss by more than rounding errors, there is the minimum.
     spent = len(curve) > max_iter and not _is_settled(curve, tol)
     return tensor(found.x), curve, not (stopped or spent)
+
+
+def _differentiate(
+    parts: Callable[[Tensor], Iterable[Tensor]], x: Tensor
+) -> tuple[float, Tensor]:
+    """Return a sum of tensors and its gradient; each goes before the next one comes."""
+    x.requires_grad_()
+    value = torch.zeros((), dtype=x.dtype, device=x.device)
+    for part in parts(x):
+        part.backward()
+        value += part.detach()
+    assert x.grad is not None
+    return float(value), x.grad
 
 
 def _is_settled(curve: list[float], tol: float) -> bool:
@@ -379,11 +382,7 @@ def solve_gradient(
         triplet_weight=settings.triplet_weight,
         margin=settings.margin,
     )
-    # Texts have not seen the support, so their loss on it tells honestly how far to
-    # trust them. Class means have, and their loss tells nothing: log C is chance.
-    doubt = math.log(len(text))
-    if not support.text_seen:
-        doubt = float(weighted_entropy(frozen, y, row_weight))
+    doubt = _doubt(support, frozen)
     trust = 1 / max(doubt * float(weight.sum()) / len(torch.unique(y)), 1e-30)
     identity = torch.eye(width, dtype=F.dtype, device=F.device)
     unknowns = {
@@ -413,6 +412,18 @@ def solve_gradient(
 
     settings = settings._replace(tol=_GRADIENT_TOL * settings.tol)
     return minimise_loss(loss, unknowns, solution, settings, chunk_size, on_iteration)
+
+
+def _doubt(support: Support, frozen: Tensor) -> float:
+    """Cross-entropy of the texts alone, by which the penalties are divided.
+
+    Texts have not seen the support, so their loss on it tells honestly how far to trust
+    them. Class means have, and their loss tells nothing: log C is chance.
+    """
+    if support.text_seen:
+        return math.log(len(support.text))
+    share = support.weight / support.weight.sum()
+    return float(weighted_entropy(frozen, support.y, share))
 
 
 def frozen_logits(support: Support) -> Tensor:
