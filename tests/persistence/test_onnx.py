@@ -100,8 +100,15 @@ CLASSIFIERS = [
 ]
 
 
-@pytest.mark.parametrize("classifier", CLASSIFIERS, ids=str)
-@pytest.mark.parametrize("kind", ["names", "no text", "float64", "two classes"])
+#: Of each class one with its own labels, and all of them with names.
+KINDS = [(classifier, "names") for classifier in CLASSIFIERS] + [
+    (next(item for item in CLASSIFIERS if type(item) is kind_of), kind)
+    for kind in ("no text", "float64", "two classes")
+    for kind_of in dict.fromkeys(map(type, CLASSIFIERS))
+]
+
+
+@pytest.mark.parametrize(("classifier", "kind"), KINDS, ids=str)
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 def test_single_label(classifier, kind):
     X, y, text = make_task(dtype=np.float64 if kind == "float64" else np.float32)
@@ -117,9 +124,8 @@ def test_single_label(classifier, kind):
     assert_parity(classifier, odd_rows(), atol=1e-4)
     assert_parity(classifier, X[:1])
     # Nothing that is not finite comes out as an answer.
-    for bad in (np.nan, np.inf):
-        broken = [np.full(WIDTH, bad), [bad] + [0] * 15]
-        assert np.isnan(run(classifier, broken)[1]).all()
+    rows = ([np.full(WIDTH, bad), [bad] + [0] * 15] for bad in (np.nan, np.inf))
+    assert np.isnan(run(classifier, np.concatenate(list(rows)))[1]).all()
 
 
 def test_saved_models(fitted_models):
