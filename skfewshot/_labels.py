@@ -314,9 +314,9 @@ def read_labels(
     with warnings.catch_warnings(), reading(name):
         # Half as many classes as rows is no hint of regression: it is one shot.
         warnings.filterwarnings("ignore", "The number of unique classes")
-        kind = type_of_target(y, input_name=name)
+        kind = type_of_target(y, input_name=name) if np.size(y) else "empty"
     array = np.asarray(y)
-    if kind not in ("binary", "multiclass") or not array.size:
+    if kind not in ("binary", "multiclass"):
         raise ValueError(
             f"Unknown label type: {kind!r}. {name} must hold class labels, shape "
             "(n_samples,), or indicators 0 and 1 of labels, shape (n_samples, "
