@@ -23,7 +23,7 @@ def mean_average_precision(
     labels: ArrayLike | None = None,
     sample_weight: ArrayLike | None = None,
     return_left_out: bool = False,
-) -> float | tuple[float, NDArray[np.intp]]:
+) -> Any:
     """Average the average precision of each label over the labels.
 
     It is ``average_precision_score(y_true, y_score, average="macro")`` of
@@ -194,11 +194,9 @@ class MeanAveragePrecisionScorer(BaseEstimator):
             scores = _label_scores(estimator, X, y.shape[1])
         else:
             scores, classes = _class_scores(estimator, X, y)
-        found = mean_average_precision(
+        return mean_average_precision(
             y, scores, labels=classes, sample_weight=sample_weight
         )
-        assert isinstance(found, float)
-        return found
 
     def _accept_sample_weight(self) -> bool:
         # A search over several scorings asks each of them, by this name.
