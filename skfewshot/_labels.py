@@ -171,12 +171,30 @@ def with_extra_classes(
         )
     if not len(extra):
         return classes, np.arange(len(classes))
-    extra = labels_of_kind(extra, classes, "extra_classes")
-    union = np.unique(join_classes(classes, extra, "extra_classes"))
+    extra = _of_kind(extra, classes, "extra_classes")
+    union = np.unique(_join(classes, extra, "extra_classes"))
     return union, np.searchsorted(union, classes)
 
 
-def labels_of_kind(labels: NDArray, classes: NDArray, parameter: str) -> NDArray:
+def with_class(classes: NDArray, name: Any) -> tuple[NDArray, NDArray]:
+    """Return sorted classes with a new one behind them, and the order that sorts all.
+
+    Raises
+    ------
+    ValueError
+        If `name` is no label, one of the classes already, or of another kind.
+    """
+    if np.ndim(name):
+        raise ValueError(f"name must be one class label; got {name!r}.")
+    name = name.item() if isinstance(name, np.ndarray) else name
+    label = _of_kind(np.asarray(plain_labels([name], "name")), classes, "name")
+    if name in classes.tolist():
+        raise ValueError(f"name={name!r} is already one of the classes.")
+    joined = _join(classes, label, "name")
+    return joined, np.argsort(joined, kind="stable")
+
+
+def _of_kind(labels: NDArray, classes: NDArray, parameter: str) -> NDArray:
     """Return labels as the classes are; refuse to mix names with numbers.
 
     Integers become floats: so do those of a nullable column of pandas.
@@ -202,7 +220,7 @@ def _kind(labels: NDArray) -> str:
     return "i" if kind == "u" else kind
 
 
-def join_classes(classes: NDArray, labels: NDArray, parameter: str) -> NDArray:
+def _join(classes: NDArray, labels: NDArray, parameter: str) -> NDArray:
     """Put labels behind classes, without rounding one of them."""
     joined = np.concatenate([classes, labels])
     if _kind(joined) != _kind(classes):  # signed and unsigned
@@ -377,10 +395,3 @@ def read_indicator(
         f"got the values {np.unique(array.astype(str))[:5].tolist()}. {_BINARIZER} "
         "makes indicators of label sets."
     )
-
-
-def some(values: Iterable[Any]) -> str:
-    """Show the first ten values of a list, each once."""
-    values = list(dict.fromkeys(values))
-    shown = ", ".join(map(repr, values[:10]))
-    return f"[{shown}{', ...' if len(values) > 10 else ''}]"

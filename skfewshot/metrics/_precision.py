@@ -1,5 +1,6 @@
 """Mean average precision of labels, and its scorer."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from sklearn.metrics import average_precision_score
 from sklearn.utils import check_array
 from sklearn.utils.metadata_routing import UNUSED
 
-from skfewshot._labels import plain_labels, read_indicator, some
+from skfewshot._labels import plain_labels, read_indicator
 from skfewshot._rows import plain, reading
 from skfewshot._sklearn import _check_sample_weight, warn_user
 
@@ -249,7 +250,7 @@ def _check_targets(
                 "y_true in one dimension needs labels, the class of each column of "
                 "y_score, unless it holds zeros and ones only and y_score has one "
                 f"dimension too; got y_score of shape {scores.shape} and y_true with "
-                f"the values {some(y_true.tolist())}."
+                f"the values {_some(y_true.tolist())}."
             )
         positive, scores = read_indicator(y_true[:, None], "y_true"), scores[:, None]
     elif labels is not None:
@@ -281,8 +282,8 @@ def compare_classes(
     unknown = y_true[~positive.any(axis=1)].tolist()
     if unknown:
         raise ValueError(
-            f"y_true holds {some(unknown)}, which labels does not have; it has "
-            f"{some(labels.tolist())}."
+            f"y_true holds {_some(unknown)}, which labels does not have; it has "
+            f"{_some(labels.tolist())}."
         )
     return positive
 
@@ -334,7 +335,14 @@ def _warn_of_left_out(left_out: NDArray, n_labels: int) -> None:
         message = "No label has a positive image: the mean average precision is NaN."
     else:
         message = (
-            f"The labels of the columns {some(left_out.tolist())} have no positive "
+            f"The labels of the columns {_some(left_out.tolist())} have no positive "
             "image: their average precision is undefined, and the mean leaves them out."
         )
     warn_user(message, UndefinedMetricWarning)
+
+
+def _some(values: Iterable[Any]) -> str:
+    """Show the first ten values of a list, each once."""
+    values = list(dict.fromkeys(values))
+    shown = ", ".join(map(repr, values[:10]))
+    return f"[{shown}{', ...' if len(values) > 10 else ''}]"
