@@ -373,8 +373,8 @@ def read_indicator(
     array = Y.toarray() if issparse(Y) else np.asarray(plain_labels(Y, name))
     if array.ndim != 2 or 0 in array.shape or (shape and array.shape != shape):
         raise ValueError(
-            f"{name} has the shape {array.shape}; wanted is an indicator of zeros and "
-            f"ones of shape {shape or '(n_samples, n_labels)'}."
+            f"{name} has shape {array.shape}; wanted "
+            f"{shape or '(n_samples, n_labels)'}, an indicator of zeros and ones."
         )
     if array.dtype.kind == "c":
         raise ValueError(f"Complex data not supported: {name} is {array.dtype}.")
