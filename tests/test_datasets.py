@@ -119,11 +119,11 @@ def test_global_generator_is_left_alone(make):
 
 @pytest.fixture(scope="module")
 def singles():
-    return make_object_images(4, random_state=0)
+    return make_object_images(2, random_state=0)
 
 
 def test_object_images_have_the_documented_form(singles):
-    n = 4 * len(KINDS)
+    n = 2 * len(KINDS)
     assert singles.kinds == KINDS
     assert singles.images.shape == (n, 64, 64, 3)
     assert singles.images.dtype == np.uint8
@@ -133,11 +133,11 @@ def test_object_images_have_the_documented_form(singles):
     assert set(singles.colors) | set(singles.backgrounds) <= set(COLORS)
     names, counts = np.unique(singles.labels, return_counts=True)
     assert names.tolist() == sorted(KINDS)
-    assert (counts == 4).all()
+    assert (counts == 2).all()
 
 
 def test_labels_are_shuffled_unless_told(singles):
-    assert (singles.labels != np.repeat(KINDS, 4)).any()
+    assert (singles.labels != np.repeat(KINDS, 2)).any()
     kinds = ["plain star", "plain arrow"]
     _, labels = make_object_images(
         2, kinds=kinds, shuffle=False, return_X_y=True, random_state=0
@@ -168,7 +168,7 @@ def test_object_captions_name_the_label_and_true_colours(singles):
 
 def test_the_strongest_edge_of_a_clean_image_is_the_object():
     plain = [kind for kind in KINDS if kind.startswith("plain")]
-    data = make_object_images(6, kinds=plain, clutter=0, noise=0, random_state=1)
+    data = make_object_images(4, kinds=plain, clutter=0, noise=0, random_state=1)
     grey = data.images.astype(float).sum(axis=3)
     edges = (
         np.abs(np.diff(grey, axis=2))[:, :-1] + np.abs(np.diff(grey, axis=1))[:, :, :-1]
@@ -191,18 +191,18 @@ def test_objects_differ_from_what_surrounds_them():
 
 @pytest.fixture(scope="module")
 def scenes():
-    return make_scenes(120, random_state=0)
+    return make_scenes(60, random_state=0)
 
 
 def test_scenes_have_the_documented_form(scenes):
     assert scenes.kinds == BASE_KINDS
-    assert scenes.images.shape == (120, 64, 64, 3)
+    assert scenes.images.shape == (60, 64, 64, 3)
     assert scenes.images.dtype == np.uint8
-    assert scenes.labels.shape == (120, len(BASE_KINDS))
+    assert scenes.labels.shape == (60, len(BASE_KINDS))
     assert set(np.unique(scenes.labels)) == {0, 1}
     assert set(map(len, scenes.objects)) == {1, 2, 3, 4}
     for key in ("captions", "boxes", "masks", "colors", "backgrounds"):
-        assert len(scenes[key]) == 120
+        assert len(scenes[key]) == 60
 
 
 def test_scene_labels_objects_and_captions_agree(scenes):
@@ -335,6 +335,7 @@ def test_few_kinds_bound_the_number_of_objects():
     assert max(map(len, scenes.objects)) <= 2
 
 
+@pytest.mark.slow
 def test_datasets_do_not_import_torch():
     code = "import sys, skfewshot.datasets; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -172,7 +172,9 @@ def test_gap_of_a_pipeline_and_of_its_parts(cmm):
     assert_array_equal(CLASSES[predicted.labels], cmm.predict(X))
 
 
-@pytest.mark.parametrize("size", [(9, 4.5), (5, 2.5)])
+@pytest.mark.parametrize(
+    "size", [(9, 4.5), pytest.param((5, 2.5), marks=pytest.mark.slow)]
+)
 def test_names_of_texts_neither_overlap_nor_leave_the_axes(size):
     rng = np.random.default_rng(0)
     texts = rng.normal(size=(20, 8))
