@@ -1,12 +1,14 @@
 """What is learned on left-one-out scores: the text's share, and probabilities."""
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize
 from scipy.special import expit, log_softmax, logit
 
+from skfewshot._rows import plain
 from skfewshot._sklearn import warn_user
 from skfewshot.multilabel._prototypes import (
     Pairs,
@@ -170,6 +172,51 @@ def cardinality_threshold(
     if n_taken >= len(values):
         return float(values[-1])
     return float((values[n_taken - 1] + values[n_taken]) / 2)
+
+
+def calibrate(
+    scores: NDArray, support: Support, is_multilabel: bool, thresholds: NDArray | None
+) -> tuple[Calibration, NDArray]:
+    """Return calibration and thresholds from the scores of left-out images.
+
+    Thresholds of None are those at which as many labels are predicted as there are.
+    With one label an image there are none.
+    """
+    indicator, weight = support.indicator, support.weight
+    n_labels = indicator.shape[1]
+    if not is_multilabel:
+        fitted = fit_softmax(scores, indicator, weight)
+        return fitted, np.full(n_labels, np.nan)
+    fitted = fit_sigmoid(scores, indicator, weight, weight @ indicator)
+    if thresholds is None:
+        likely = expit(fitted.logits(scores))
+        found = cardinality_threshold(likely, indicator, weight)
+        thresholds = np.full(n_labels, found)
+    return fitted, thresholds
+
+
+def read_thresholds(threshold: Any, n_labels: int) -> NDArray | None:
+    """Return the given thresholds, one for each label, or None if none are."""
+    if isinstance(threshold, str):
+        return None
+    try:
+        given = plain(threshold, "threshold")
+        thresholds = np.asarray(given, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"threshold={threshold!r} must be a number, one for each label, or "
+            "'cardinality'."
+        ) from error
+    if thresholds.ndim > 1 or thresholds.size not in (1, n_labels):
+        raise ValueError(
+            f"threshold has the shape {thresholds.shape}; wanted one number, or one "
+            f"for each of the {n_labels} labels."
+        )
+    if not ((thresholds >= 0) & (thresholds <= 1)).all():
+        raise ValueError(
+            f"threshold must hold probabilities from 0 to 1; got {thresholds}."
+        )
+    return np.broadcast_to(thresholds, n_labels).copy()
 
 
 def _center_spread(scores: NDArray, weight: NDArray) -> tuple[float, float]:

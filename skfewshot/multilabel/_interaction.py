@@ -17,6 +17,8 @@ from skfewshot.multilabel._scoring import Scorer, distance_logits
 from skfewshot.multilabel._selection import Selection, select
 from skfewshot.multilabel._tokens import FeatureMap, Support
 
+#: Mapped features: whole, parts, present.
+Mapped: TypeAlias = tuple[Tensor, Tensor, Tensor]
 # Width between the two dynamic convolutions.
 _HIDDEN = 64
 # Width through which their kernels are generated; straight from the label's vector they
@@ -192,44 +194,26 @@ class PriorNetwork(nn.Module):
         """Return the text's share of a prototype made from so many images."""
         return torch.sigmoid(self.share[0] - self.share[1].exp() * torch.log(shots))
 
-    def pair_vectors(
-        self,
-        mean: Tensor,
-        features: Tensor,
-        valid: Tensor,
-        mapped_labels: Tensor,
-        label_vectors: Tensor,
-        labels: Tensor,
-    ) -> Tensor:
+    def pair_vectors(self, mean: Tensor, *pairs: Tensor) -> Tensor:
         """Return what each image says of a label, shape (n_pairs, d).
 
-        Parameters
-        ----------
-        mean : tensor of shape (n_pairs, d)
-            The mean of the selected features.
-        features, valid, mapped_labels, label_vectors, labels
-            See :meth:`CrossInteraction.forward`.
+        Besides the mean of the selected features it takes what
+        :meth:`CrossInteraction.forward` does.
         """
         if self.interaction is None:
             return mean
-        z = self.interaction(features, valid, mapped_labels, label_vectors, labels)
+        z = self.interaction(*pairs)
         z = z / math.sqrt(z.shape[1])
         return mean + self.interaction_weight * z if self.residual else z
 
     def prototypes(
         self, sums: Tensor, counts: Tensor, psi: Tensor, share: float | None = None
     ) -> Tensor:
-        """Return the prototypes, shape (L, d), from what images say of the labels.
+        """Return the prototypes, shape (L, d).
 
-        Parameters
-        ----------
-        sums : tensor of shape (L, d)
-        counts : tensor of shape (L,)
-            The images of each label.
-        psi : tensor of shape (L, d)
-            The mapped label vectors.
-        share : float or None
-            The text's share; None is that of the network.
+        They are made from the sums of what images say of the labels, the number of
+        images of each, the mapped label vectors, and the text's share; None takes the
+        network's.
         """
         found = self.text_share(counts.clip(min=1)) if share is None else share
         of_text = torch.where(counts > 0, torch.as_tensor(found).to(psi), 1.0)[:, None]
@@ -237,7 +221,7 @@ class PriorNetwork(nn.Module):
         return F.normalize(mixed, dim=-1)
 
     def query_scores(
-        self, queries: "Mapped", prototypes: Tensor, scorer: Scorer
+        self, queries: Mapped, prototypes: Tensor, scorer: Scorer
     ) -> Tensor:
         """Return the scores of mapped images, shape (n, L); to be differentiated."""
         whole, parts, present = queries
@@ -269,26 +253,14 @@ def _compete(logits: Tensor, level: Tensor) -> Tensor:
     return logits - others.scatter(2, best, of_best)
 
 
-#: Mapped features: whole, parts, present.
-Mapped: TypeAlias = tuple[Tensor, Tensor, Tensor]
-
-
 @dataclass(frozen=True)
 class Episode:
-    """A few-shot problem: rows of the base set, and columns of its labels.
-
-    Attributes
-    ----------
-    support, query : ndarray of int
-        Disjoint images.
-    labels : ndarray of int
-    shots : int
-        Images a label that the support was to have.
-    """
+    """A few-shot problem: disjoint rows of the base set, and columns of its labels."""
 
     support: NDArray
     query: NDArray
     labels: NDArray
+    #: Images a label that the support was to have.
     shots: int
 
 
@@ -387,17 +359,14 @@ def _learn(
     label_noise: float = 0.0,
     generator: torch.Generator | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return psi and whole, and what the support says of the labels: sums and counts."""
+    """Return psi, whole, and what the support says of labels: sums and counts."""
     vectors = base.vectors[episode.labels]
     psi = network.map_labels(base.tensor(centre_labels(vectors)))
     whole, parts, _ = map_features(network, base, episode.support)
     selection = _select(network, base, episode, psi)
-    images, labels, chosen, valid = (
-        torch.from_numpy(array).to(base.device)
-        for array in (
-            *(selection.images, selection.labels),
-            *(selection.chosen, selection.valid),
-        )
+    images, labels, chosen, valid = map(
+        base.tensor,
+        (selection.images, selection.labels, selection.chosen, selection.valid),
     )
     features = parts[images[:, None], chosen] * valid[:, :, None]
     mean = features.sum(1) / valid.sum(1, keepdim=True)

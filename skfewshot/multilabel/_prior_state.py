@@ -3,14 +3,17 @@
 import json
 import os
 from collections.abc import Callable, Sequence
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 from scipy.special import expit
+from sklearn.utils.validation import check_is_fitted
 
-from skfewshot._rows import unit_rows
+from skfewshot._rows import check_parameters, unit_rows
+from skfewshot._text import Prototypes
 from skfewshot._torch import (
     fork_safe_threads,
     import_torch,
@@ -39,6 +42,24 @@ _FITTED = (
 State = dict[str, NDArray]
 
 
+def check_options(prior: Any) -> None:
+    """Refuse parameters of a prior that are not what they should be."""
+    check_parameters(prior.get_params(deep=False))
+    is_sequence = np.ndim(prior.interaction) == 1
+    if not is_sequence or set(prior.interaction) - set(STEPS):
+        raise ValueError(
+            f"interaction={prior.interaction!r} must be a sequence of some of "
+            f"{list(STEPS)}."
+        )
+    shots = list(prior.shots)
+    whole = all(isinstance(n, Integral) for n in shots)
+    if len(shots) != 2 or not whole or not 1 <= shots[0] <= shots[1] < 2**31:
+        raise ValueError(
+            f"shots={prior.shots!r} must be two integers, the fewest and the most "
+            "images a label, of which the first is at least 1."
+        )
+
+
 def network_options(
     width: int, interaction: Sequence[str], n_heads: int, residual: bool, share: float
 ) -> dict[str, Any]:
@@ -51,6 +72,28 @@ def network_options(
         "residual": bool(residual),
         "share": share,
     }
+
+
+def check_prior(prior: Any, found: Prototypes, width: int) -> None:
+    """Refuse a prior that does not go with the label vectors and the tokens."""
+    check_is_fitted(prior)
+    if found.features is None:
+        raise ValueError(
+            "prior needs label vectors, but there are none: pass label_features, or "
+            "label_names with tokens straight from a CLIPFeaturizer or with "
+            "text_encoder."
+        )
+    if prior.width_ != width:
+        raise ValueError(
+            f"prior was trained on tokens of width {prior.width_}, but X has tokens of "
+            f"width {width}."
+        )
+    known = prior.encoder_
+    if known is not None and found.encoder is not None and known != found.encoder:
+        raise ValueError(
+            f"prior was trained on tokens of {known}, but X has those of "
+            f"{found.encoder}."
+        )
 
 
 def image_map(state: State, dtype: DTypeLike) -> tuple[NDArray, NDArray]:

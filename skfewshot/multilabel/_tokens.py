@@ -285,6 +285,21 @@ def split_tokens(array: NDArray) -> Tokens:
     return tokens
 
 
+def in_single_precision(array: NDArray) -> NDArray:
+    """Return tokens as float32, of their own length unless that is too small or large.
+
+    What cannot be read, NaN and infinity, stays as it is.
+    """
+    limits = np.finfo(np.float32)
+    # Not the maximum of np.abs, which would copy what may be gigabytes.
+    sizes = np.maximum(array.max(axis=-1), -array.min(axis=-1))
+    fits = (sizes == 0) | ((sizes > limits.tiny) & (sizes < limits.max))
+    if not (fits | ~np.isfinite(sizes)).all():
+        array = np.where(fits[:, :, None], array, unit_rows(array))
+    with np.errstate(invalid="ignore"):
+        return array.astype(np.float32, copy=False)
+
+
 def _check_values(array: NDArray, missing: NDArray, absent: NDArray) -> None:
     """Refuse tokens that are NaN in part, and infinity."""
     broken = missing.any(axis=2) & ~absent

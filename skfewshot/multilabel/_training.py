@@ -41,7 +41,7 @@ _JUDGED = 3
 _FEW = ("calibration", "interaction_weight")
 _FEW_RATE = 100.0
 #: Shares of the text that are tried on the labels kept aside.
-_TRIED_SHARES = np.linspace(0.05, 0.95, 19)
+_TRIED_SHARES = np.linspace(0.05, 0.95, 19).tolist()
 # Mean average precision that a share has to gain to be far from the usual one: few
 # labels are kept aside, and what they want differs by chance.
 _SHARE_PULL = 0.1
@@ -77,7 +77,7 @@ def train_prior(
     rng: np.random.RandomState,
     n_episodes: int,
     n_way: int,
-    shots: tuple[int, int],
+    shots: tuple[int, ...],
     n_query: int,
     learning_rate: float,
     map_penalty: float,
@@ -118,8 +118,11 @@ def train_prior(
     noise = torch.Generator(device="cpu").manual_seed(int(generator.integers(2**31)))
     history = History(scores=[judge.score(network)], state=_state(network))
     since_best = 0
-    sizes = {"n_way": n_way, "shots": shots, "n_query": n_query}
-    draw = partial(draw_episode, generator, indicator, **sizes)
+
+    def draw(labels: NDArray, images: NDArray) -> Episode:
+        sizes: dict[str, Any] = {"n_way": n_way, "shots": shots, "n_query": n_query}
+        return draw_episode(generator, indicator, labels, images, **sizes)
+
     for number in range(1, n_episodes + 1):
         episode = draw(split.labels, split.images)
         query_loss, alignment = episode_losses(
@@ -163,7 +166,7 @@ def draw_episode(
     images: NDArray,
     *,
     n_way: int,
-    shots: tuple[int, int],
+    shots: tuple[int, ...],
     n_query: int,
 ) -> Episode:
     """Draw labels, a support with about `shots` images of each, and queries.
@@ -316,7 +319,7 @@ class _Judge:
         generator: np.random.Generator,
         *,
         n_way: int,
-        shots: tuple[int, int],
+        shots: tuple[int, ...],
     ) -> None:
         self.base = base
         self.aside = split.labels_aside
@@ -350,10 +353,10 @@ class _Judge:
         for episode in self.episodes:
             found = self._precisions(network, episode, _TRIED_SHARES)
             by_shots.setdefault(episode.shots, []).append(found)
-        tried = _TRIED_SHARES[1:-1]
+        tried = np.array(_TRIED_SHARES[1:-1])
         points = []
-        for shots, found in sorted(by_shots.items()):
-            curve = np.convolve(np.nanmean(found, axis=0), [0.25, 0.5, 0.25], "valid")
+        for shots, curves in sorted(by_shots.items()):
+            curve = np.convolve(np.nanmean(curves, axis=0), [0.25, 0.5, 0.25], "valid")
             cost = _SHARE_PULL * (tried - ONE_SHOT_SHARE) ** 2 - curve
             points.append((np.log(shots), logit(tried[cost.argmin()])))
         slope = np.exp(state["share"][1])

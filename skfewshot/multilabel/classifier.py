@@ -20,18 +20,21 @@ from skfewshot._rows import (
     unit_rows,
 )
 from skfewshot._sklearn import Estimator, HasMethods, Interval, StrOptions, _fit_context
-from skfewshot._text import Prototypes
 from skfewshot.clip.embedding import encoder_of
 from skfewshot.multilabel._calibration import (
     ONE_SHOT_SHARE,
     Calibration,
-    cardinality_threshold,
+    calibrate,
     choose_share,
-    fit_sigmoid,
-    fit_softmax,
+    read_thresholds,
     score_left_out,
 )
-from skfewshot.multilabel._prior_state import image_map, map_labels, pair_encoder
+from skfewshot.multilabel._prior_state import (
+    check_prior,
+    image_map,
+    map_labels,
+    pair_encoder,
+)
 from skfewshot.multilabel._prototypes import (
     Pairs,
     centre_labels,
@@ -68,27 +71,23 @@ class MultiLabelPrototypeClassifier(ClassifierMixin, Estimator):
     1. *Label vectors.* Features and texts are centred by their means,
        :math:`\varphi(x) = \mathrm{norm}(x - \mu_x)` and
        :math:`\psi(w) = \mathrm{norm}(w - (1 - 1/L) \mu_w)` for L labels, which closes
-       the gap between the two modalities. Logits are
-       :math:`s(a, b) = s \, (1 - \|a - b\|)`.
-    2. *Selection.* In each support image and for each of its labels, the `n_select`
-       local features are kept of which the loss between the mean feature and the label
-       vector gains most: Loss Change Measurement, in closed form
-       (:func:`skfewshot.multilabel.loss_change`).
-    3. *Prototypes.* The mean :math:`m_l` of the selected features of a label's images,
-       mixed with its text: :math:`p_l = \mathrm{norm}((1 - a_l) \,
-       \mathrm{norm}(m_l) + a_l \psi(w_l))`, where the share :math:`a_l` of the text
-       falls with the images of the label.
+       the gap between the two. Logits are :math:`s(a, b) = s \, (1 - \|a - b\|)`.
+    2. *Selection.* Of each support image and each of its labels the `n_select` local
+       features are kept from which the label's loss gains most: Loss Change
+       Measurement, in closed form (:func:`~skfewshot.multilabel.loss_change`).
+    3. *Prototypes.* The mean :math:`m_l` of what was selected, mixed with the text:
+       :math:`p_l = \mathrm{norm}((1 - a_l) \, \mathrm{norm}(m_l) + a_l \psi(w_l))`,
+       of which the text's share :math:`a_l` falls with the images of the label.
     4. *Scoring.* Labels, and a background, compete for every patch of a query
-       (:func:`skfewshot.multilabel.compete`), and a label scores the mean over
-       its `n_select` best patches.
-    5. *Calibration.* A slope and a bias for all labels turn scores into log odds, and
-       each label with two images or more has a bias of its own, pulled toward the
-       shared one. They are fitted on scores of support images by prototypes to which
-       these did not contribute.
+       (:func:`~skfewshot.multilabel.compete`); a label scores the mean over its
+       `n_select` best patches.
+    5. *Calibration.* A slope and a bias for all labels turn scores into log odds; each
+       label with two images or more has a bias of its own, pulled toward the shared
+       one. They are fitted on scores of support images by prototypes without these.
 
     Steps 4 and 5, the mixture and the signed, per-label selection are this library's.
-    With a `prior` that was trained on base labels the two maps are learned, and what
-    each image says of a label goes through the paper's multi-modal cross-interaction.
+    With a `prior` the maps of step 1 are learned, and what each image says of a label
+    goes through the paper's multi-modal cross-interaction.
 
     Parameters
     ----------
@@ -330,26 +329,20 @@ class MultiLabelPrototypeClassifier(ClassifierMixin, Estimator):
         check_parameters(self.get_params(deep=False))
         support, labels, rows = read_support(self, X, y, sample_weight)
         self.classes_, self._is_multilabel = labels.classes, labels.is_multilabel
-        n_labels = len(self.classes_)
-        given_thresholds = self._read_thresholds(n_labels)
+        thresholds = read_thresholds(self.threshold, len(self.classes_))
         vectors = self._find_label_vectors(encoder_of(X), support.tokens)
         self.scale_ = float(self.scale if self.prior is None else self.prior.scale)
-        means = feature_means(support.tokens, support.weight)
-        self.part_mean_, self.whole_mean_ = means
-        self._map: tuple = (None, None)
-        if self.prior is not None:
-            self._map = image_map(self.prior.state_, support.weight.dtype)
-        feature_map = self._feature_map()
-        mapped = support.mapped(feature_map)
-        psi = self._map_label_vectors(vectors, mapped)
+        self.label_vectors_ = psi = self._learn_maps(vectors, support)
         selection = select(
             support,
-            feature_map,
+            self._feature_map(),
             psi,
             method=self.selection,
             n_select=self.n_select,
             scale=self.scale_,
         )
+        self.selected_ = [selection.of_label(i, rows) for i in range(len(psi))]
+        mapped = support.mapped(self._feature_map())
         pairs = make_pairs(
             mapped,
             selection,
@@ -358,10 +351,19 @@ class MultiLabelPrototypeClassifier(ClassifierMixin, Estimator):
             scale=self.scale_,
             encode=self._interaction(psi, vectors),
         )
-        self.label_vectors_ = psi
-        self.selected_ = [selection.of_label(i, rows) for i in range(n_labels)]
-        left_out = self._build(mapped, pairs, psi)
-        self._calibrate(left_out, mapped, given_thresholds)
+        scoring = self.query_scoring
+        if scoring == "competitive" and mapped.tokens.parts.shape[1] == 1:
+            scoring = "local"
+        scorer = Scorer(self.scale_, scoring, self.n_select)
+        shares = self._text_shares(mapped, pairs, psi, scorer)
+        self.prototypes_ = mix(pairs, psi, shares)
+        scorer, left_out = score_left_out(mapped, pairs, psi, shares, scorer)
+        self.background_, self.sharpness_ = scorer.background, scorer.sharpness
+        self._query_scoring, self._n_pooled = scorer.scoring, scorer.n_top
+        fitted, self.thresholds_ = calibrate(
+            left_out, support, self._is_multilabel, thresholds
+        )
+        self.slope_, self.biases_ = fitted.slope, fitted.bias
         return self
 
     def _find_label_vectors(self, encoder: Any, tokens: Tokens) -> NDArray | None:
@@ -376,12 +378,18 @@ class MultiLabelPrototypeClassifier(ClassifierMixin, Estimator):
         )
         self.prototype_source_, self.encoder_ = found.source, found.encoder
         if self.prior is not None:
-            _check_prior(self.prior, found, tokens.whole.shape[1])
+            check_prior(self.prior, found, tokens.whole.shape[1])
         return found.features
 
-    def _map_label_vectors(self, vectors: NDArray | None, mapped: Support) -> NDArray:
+    def _learn_maps(self, vectors: NDArray | None, support: Support) -> NDArray:
+        """Set the map of features; return the mapped label vectors."""
+        means = feature_means(support.tokens, support.weight)
+        self.part_mean_, self.whole_mean_ = means
+        self._map: tuple = (None, None)
+        if self.prior is not None:
+            self._map = image_map(self.prior.state_, support.weight.dtype)
         if vectors is None:
-            return image_label_vectors(mapped)
+            return image_label_vectors(support.mapped(self._feature_map()))
         centred = centre_labels(vectors)
         if self.prior is not None:
             return map_labels(self.prior.state_, centred)
@@ -393,79 +401,24 @@ class MultiLabelPrototypeClassifier(ClassifierMixin, Estimator):
         options = self.prior._network_options()
         return pair_encoder(self.prior.state_, options, psi, vectors, self.device)
 
-    def _build(self, mapped: Support, pairs: Pairs, psi: NDArray) -> NDArray:
-        """Mix the prototypes; return the scores of images that are left out."""
-        scoring = self.query_scoring
-        if scoring == "competitive" and mapped.tokens.parts.shape[1] == 1:
-            scoring = "local"
-        scorer = Scorer(self.scale_, scoring, self.n_select)
-        _, counts = label_sums(pairs, len(psi))
-        shares = self._text_shares(mapped, pairs, psi, scorer, counts)
-        self.text_weight_ = float(shares[counts > 0].mean())
-        self.prototypes_ = mix(pairs, psi, shares)
-        scorer, left_out = score_left_out(mapped, pairs, psi, shares, scorer)
-        self.background_, self.sharpness_ = scorer.background, scorer.sharpness
-        self._query_scoring, self._n_pooled = scorer.scoring, scorer.n_top
-        return left_out
-
     def _text_shares(
-        self,
-        mapped: Support,
-        pairs: Pairs,
-        psi: NDArray,
-        scorer: Scorer,
-        counts: NDArray,
+        self, mapped: Support, pairs: Pairs, psi: NDArray, scorer: Scorer
     ) -> NDArray:
         """Return the text's share of each label's prototype."""
+        _, counts = label_sums(pairs, len(psi))
         if self.prototype_source_ == "image":
-            return text_shares(0.0, counts, False)
-        if not isinstance(self.text_weight, str):
-            return text_shares(float(self.text_weight), counts, True)
-        expected = ONE_SHOT_SHARE
-        if self.prior is not None:
-            mean_count = counts[counts > 0].mean(keepdims=True)
-            expected = float(self.prior.text_shares(mean_count)[0])
-        share = choose_share(mapped, pairs, psi, scorer, expected)
-        return text_shares(share, counts, True)
-
-    def _calibrate(
-        self, left_out: NDArray, support: Support, thresholds: NDArray | None
-    ) -> None:
-        indicator, weight = support.indicator, support.weight
-        if self._is_multilabel:
-            fitted = fit_sigmoid(left_out, indicator, weight, weight @ indicator)
-            if thresholds is None:
-                likely = expit(fitted.logits(left_out))
-                found = cardinality_threshold(likely, indicator, weight)
-                thresholds = np.full(len(self.classes_), found)
+            shares = text_shares(0.0, counts, False)
+        elif not isinstance(self.text_weight, str):
+            shares = text_shares(float(self.text_weight), counts, True)
         else:
-            fitted = fit_softmax(left_out, indicator, weight)
-            thresholds = np.full(len(self.classes_), np.nan)
-        self.slope_, self.biases_ = fitted.slope, fitted.bias
-        self.thresholds_ = thresholds
-
-    def _read_thresholds(self, n_labels: int) -> NDArray | None:
-        """Return the given thresholds, one for each label, or None if none are."""
-        if isinstance(self.threshold, str):
-            return None
-        try:
-            given = plain(self.threshold, "threshold")
-            thresholds = np.asarray(given, dtype=np.float64)
-        except (TypeError, ValueError) as error:
-            raise ValueError(
-                f"threshold={self.threshold!r} must be a number, one for each label, "
-                "or 'cardinality'."
-            ) from error
-        if thresholds.ndim > 1 or thresholds.size not in (1, n_labels):
-            raise ValueError(
-                f"threshold has the shape {thresholds.shape}; wanted one number, or "
-                f"one for each of the {n_labels} labels."
-            )
-        if not ((thresholds >= 0) & (thresholds <= 1)).all():
-            raise ValueError(
-                f"threshold must hold probabilities from 0 to 1; got {thresholds}."
-            )
-        return np.broadcast_to(thresholds, n_labels).copy()
+            expected = ONE_SHOT_SHARE
+            if self.prior is not None:
+                mean_count = counts[counts > 0].mean(keepdims=True)
+                expected = float(self.prior.text_shares(mean_count)[0])
+            share = choose_share(mapped, pairs, psi, scorer, expected)
+            shares = text_shares(share, counts, True)
+        self.text_weight_ = float(shares[counts > 0].mean())
+        return shares
 
     def _feature_map(self) -> FeatureMap:
         return FeatureMap(self.part_mean_, self.whole_mean_, *self._map)
@@ -603,27 +556,3 @@ class MultiLabelPrototypeClassifier(ClassifierMixin, Estimator):
         tags.classifier_tags.multi_label = True
         tags.input_tags.three_d_array = True
         return tags
-
-
-def _check_prior(
-    prior: MultiLabelPrototypePrior, found: Prototypes, width: int
-) -> None:
-    """Refuse a prior that does not go with the label vectors and the tokens."""
-    check_is_fitted(prior)
-    if found.features is None:
-        raise ValueError(
-            "prior needs label vectors, but there are none: pass label_features, "
-            "or label_names with tokens straight from a CLIPFeaturizer or with "
-            "text_encoder."
-        )
-    if prior.width_ != width:
-        raise ValueError(
-            f"prior was trained on tokens of width {prior.width_}, but X has "
-            f"tokens of width {width}."
-        )
-    known = prior.encoder_
-    if known is not None and found.encoder is not None and known != found.encoder:
-        raise ValueError(
-            f"prior was trained on tokens of {known}, but X has those of "
-            f"{found.encoder}."
-        )

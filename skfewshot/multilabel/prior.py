@@ -13,7 +13,6 @@ from sklearn.utils.metadata_routing import UNUSED
 from sklearn.utils.validation import check_is_fitted
 
 from skfewshot._labels import read_labels
-from skfewshot._rows import check_parameters, unit_rows
 from skfewshot._sklearn import (
     Estimator,
     HasMethods,
@@ -26,7 +25,7 @@ from skfewshot._torch import fork_safe_threads, import_torch, resolve_device
 from skfewshot.clip.embedding import encoder_of
 from skfewshot.multilabel._calibration import ONE_SHOT_SHARE
 from skfewshot.multilabel._prior_state import (
-    STEPS,
+    check_options,
     check_state,
     learned_text_shares,
     network_options,
@@ -40,6 +39,7 @@ from skfewshot.multilabel._tokens import (
     Support,
     feature_means,
     find_label_vectors,
+    in_single_precision,
     read_array,
     split_tokens,
 )
@@ -50,21 +50,6 @@ _PLAN = (
     *("alignment_weight", "label_noise", "validation_fraction"),
     *("eval_every", "patience"),
 )
-
-
-def _in_single_precision(tokens: NDArray) -> NDArray:
-    """Return tokens as float32, of their own length unless that is too small or large.
-
-    What cannot be read, NaN and infinity, stays as it is.
-    """
-    limits = np.finfo(np.float32)
-    # Not the maximum of np.abs, which would copy what may be gigabytes.
-    sizes = np.maximum(tokens.max(axis=-1), -tokens.min(axis=-1))
-    fits = (sizes == 0) | ((sizes > limits.tiny) & (sizes < limits.max))
-    if not (fits | ~np.isfinite(sizes)).all():
-        tokens = np.where(fits[:, :, None], tokens, unit_rows(tokens))
-    with np.errstate(invalid="ignore"):
-        return tokens.astype(np.float32, copy=False)
 
 
 class MultiLabelPrototypePrior(CallbackSupportMixin, Estimator):
@@ -312,9 +297,9 @@ class MultiLabelPrototypePrior(CallbackSupportMixin, Estimator):
     def _fit(
         self, X_base: Any, Y_base: Any, label_features: Any
     ) -> "MultiLabelPrototypePrior":
-        self._check_options()
+        check_options(self)
         # The network's numbers are single precision, whatever the features are.
-        array = _in_single_precision(read_array(self, X_base, reset=True))
+        array = in_single_precision(read_array(self, X_base, reset=True))
         labels = read_labels(Y_base, array.dtype)
         if len(labels.indicator) != len(array):
             raise ValueError(
@@ -347,22 +332,6 @@ class MultiLabelPrototypePrior(CallbackSupportMixin, Estimator):
         support = Support(split_tokens(array), labels.indicator, weight)
         self._train(support, found.features, X_base)
         return self
-
-    def _check_options(self) -> None:
-        check_parameters(self.get_params(deep=False))
-        is_sequence = np.ndim(self.interaction) == 1
-        if not is_sequence or set(self.interaction) - set(STEPS):
-            raise ValueError(
-                f"interaction={self.interaction!r} must be a sequence of some of "
-                f"{list(STEPS)}."
-            )
-        shots = list(self.shots)
-        whole = all(isinstance(n, Integral) for n in shots)
-        if len(shots) != 2 or not whole or not 1 <= shots[0] <= shots[1] < 2**31:
-            raise ValueError(
-                f"shots={self.shots!r} must be two integers, the fewest and the most "
-                "images a label, of which the first is at least 1."
-            )
 
     def _train(self, support: Support, vectors: NDArray, X: Any) -> None:
         torch = import_torch()
@@ -493,7 +462,7 @@ class MultiLabelPrototypePrior(CallbackSupportMixin, Estimator):
         try:
             prior = cls(**parameters)
             prior._validate_params()
-            prior._check_options()
+            check_options(prior)
             for name, value in fitted.items():
                 setattr(prior, name, value)
             prior._token_dims, prior.state_ = 3, state
