@@ -282,5 +282,5 @@ def test_tensors_are_read_on_the_cpu_and_refused_elsewhere():
     rows = torch.from_numpy(X).requires_grad_()
     found = MultiLabelPrototypeClassifier(**texts).fit(rows, Y).predict_proba(rows)
     np.testing.assert_array_equal(found, expected)
-    with pytest.raises(TypeError, match="X is a tensor on meta.*pass X.cpu()"):
+    with pytest.raises(TypeError, match="meta"):
         MultiLabelPrototypeClassifier(**texts).fit(rows.to("meta"), Y)

@@ -9,10 +9,9 @@ from scipy.optimize import check_grad, minimize, minimize_scalar
 from scipy.special import expit, log_softmax
 from sklearn.linear_model import LogisticRegression
 
-from skfewshot.multilabel import calibration
-from skfewshot.multilabel.calibration import (
+from skfewshot.multilabel import _calibration
+from skfewshot.multilabel._calibration import (
     Calibration,
-    background_level,
     cardinality_threshold,
     fit_sigmoid,
     fit_softmax,
@@ -102,7 +101,7 @@ def test_gradients_are_those_of_finite_differences(method, monkeypatch):
             )
         return minimize(objective, start, **options)
 
-    monkeypatch.setattr(calibration, "minimize", check_then_minimize)
+    monkeypatch.setattr(_calibration, "minimize", check_then_minimize)
     options = {"counts": np.array([5, 2, 1, 0])} if method is fit_sigmoid else {}
     method(scores, labels, weight, **options)
     assert len(checked) == 3
@@ -184,13 +183,11 @@ def test_a_row_of_weight_two_is_two_rows():
     assert_allclose([other.slope, *other.bias], [one.slope, *one.bias], rtol=1e-4)
 
 
-def test_logits_border_and_background():
+def test_logits():
     found = Calibration(2.0, np.array([5.0, 7.0]))
     scores = np.array([[1.0, -3.0]], dtype=np.float32)
     assert_array_equal(found.logits(scores), [[7.0, 1.0]])
     assert found.logits(scores).dtype == np.float32
-    assert found.border() == -3.0
-    assert background_level(found) < found.border()
 
 
 @settings(max_examples=100, deadline=None)

@@ -28,10 +28,6 @@ SETTINGS = [
 OUTPUTS = ("decision_function", "predict_proba", "predict", "explain")
 
 
-def unit(rows):
-    return rows / np.linalg.norm(rows, axis=-1, keepdims=True)
-
-
 def make(data, **params):
     return MultiLabelPrototypeClassifier(**{"label_features": data.text, **params})
 
@@ -197,7 +193,7 @@ def test_images_of_different_numbers_of_regions(planted):
         assert_allclose(together[image], alone[0], rtol=1e-9)
 
 
-def test_a_missing_global_token_is_the_mean_of_the_local_ones(planted):
+def test_a_missing_global_token_is_the_mean_of_the_local_ones(planted, unit):
     data = planted(12)
     tokens = unit(data.X)
     tokens[:, 0] = tokens[:, 1:].mean(axis=1)
@@ -533,7 +529,7 @@ def test_the_evidence_is_highest_where_the_label_was_planted(planted, features):
 # Prototypes
 
 
-def test_prototypes_are_the_documented_equation(planted):
+def test_prototypes_are_the_documented_equation(planted, unit):
     data = planted(12)
     model = make(data, text_weight=0.4, n_select=3).fit(data.X, data.Y)
     tokens = unit(data.X)
@@ -554,7 +550,7 @@ def test_prototypes_are_the_documented_equation(planted):
     assert_allclose(model.text_weight_, (kappa / (kappa + counts)).mean(), rtol=1e-9)
 
 
-def test_pooling_by_agreement_is_the_documented_softmax(planted):
+def test_pooling_by_agreement_is_the_documented_softmax(planted, unit):
     data = planted(12)
     model = make(data, pooling="agreement", text_weight=0.0, n_select=3)
     model.fit(data.X, data.Y)
