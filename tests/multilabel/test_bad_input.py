@@ -253,7 +253,7 @@ def test_priors():
         MultiLabelPrototypeClassifier(TEXT, prior=unfitted).fit(X, Y)
     rng = np.random.default_rng(0)
     base = np.tile(np.eye(4, dtype=int), (5, 1))
-    prior = MultiLabelPrototypePrior(n_episodes=1, random_state=0).fit(
+    prior = MultiLabelPrototypePrior(interaction=(), n_episodes=1, random_state=0).fit(
         rng.normal(size=(20, 1 + K, D)), base, label_features=rng.normal(size=(4, D))
     )
     with pytest.raises(ValueError, match="prior needs label vectors.*label_features"):

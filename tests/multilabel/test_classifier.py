@@ -52,7 +52,7 @@ def assert_same_fit(one, other):
 
 
 @pytest.mark.parametrize("params", SETTINGS, ids=str)
-@settings(max_examples=4, deadline=None)
+@settings(max_examples=3)
 @given(seed=st.integers(0, 10_000))
 def test_permuting_local_tokens_permutes_the_evidence_and_nothing_else(
     planted, params, seed
@@ -79,7 +79,7 @@ def test_permuting_local_tokens_permutes_the_evidence_and_nothing_else(
 
 
 @pytest.mark.parametrize("params", SETTINGS, ids=str)
-@settings(max_examples=4, deadline=None)
+@settings(max_examples=3)
 @given(seed=st.integers(0, 10_000))
 def test_permuting_labels_permutes_the_columns(planted, params, seed):
     data, queries = planted(12, seed=seed), planted(5, seed=seed + 1)
@@ -98,7 +98,7 @@ def test_permuting_labels_permutes_the_columns(planted, params, seed):
 
 
 @pytest.mark.parametrize("params", SETTINGS, ids=str)
-@settings(max_examples=4, deadline=None)
+@settings(max_examples=3)
 @given(seed=st.integers(0, 10_000))
 def test_the_order_of_the_images_does_not_matter_at_all(planted, params, seed):
     data = planted(12, seed=seed)
@@ -113,7 +113,7 @@ def test_the_order_of_the_images_does_not_matter_at_all(planted, params, seed):
 
 
 @pytest.mark.parametrize("params", SETTINGS, ids=str)
-@settings(max_examples=4, deadline=None)
+@settings(max_examples=3)
 @given(seed=st.integers(0, 10_000), row=st.integers(0, 11))
 def test_duplicating_an_image_is_doubling_its_weight(planted, params, seed, row):
     data = planted(12, seed=seed)

@@ -82,7 +82,7 @@ def slow_prototype(pairs, label, text, share, without=None):
     return unit_rows((1 - share) * image + share * text[label])
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 10_000))
 def test_mixed_cosine_is_the_cosine_to_the_mixture(seed):
     rng = np.random.default_rng(seed)
@@ -122,7 +122,7 @@ def test_label_sums_add_weighted_vectors():
         assert_allclose(counts[label], pairs.weight[of_label].sum())
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     share=st.floats(0, 1),
     counts=st.lists(st.integers(0, 50), min_size=1, max_size=8).filter(any),

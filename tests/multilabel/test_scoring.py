@@ -51,7 +51,7 @@ def test_distance_logits_of_tensors_have_finite_gradients():
     assert torch.isfinite(cosine.grad).all()
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     seed=st.integers(0, 10_000),
     background=st.floats(-20, 20),
@@ -86,7 +86,7 @@ def test_compete_keeps_the_dtype_and_does_not_overflow(dtype):
     assert_allclose(close[0, 0, 0], 40 - np.log(1 + np.e), rtol=1e-6)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(seed=st.integers(0, 10_000), n_top=st.integers(1, 9))
 def test_pool_top_is_the_mean_of_the_largest(seed, n_top):
     evidence, present = make_evidence(seed)
@@ -96,7 +96,7 @@ def test_pool_top_is_the_mean_of_the_largest(seed, n_top):
         assert_allclose(found[j, label], np.mean(values), rtol=1e-9, atol=1e-12)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 10_000), n_top=st.integers(1, 9))
 def test_pool_top_does_not_see_the_order_nor_the_padding(seed, n_top):
     evidence, present = make_evidence(seed)

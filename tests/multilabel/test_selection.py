@@ -80,7 +80,7 @@ def test_paper_scores_are_unsigned_slopes_added_up_over_labels():
     assert np.isneginf(found[~present]).all()
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(seed=st.integers(0, 100_000), n_parts=st.integers(2, 12))
 def test_lcm_ranks_by_text_agreement_less_what_the_image_explains(seed, n_parts):
     problem = make_problem(seed, n_parts=n_parts, padding=False)
@@ -183,7 +183,7 @@ def test_select_top_takes_all_there_are(n_select):
     assert valid.all()
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(seed=st.integers(0, 100_000), n_select=st.integers(1, 8))
 def test_no_feature_that_was_left_out_scores_above_one_that_was_taken(seed, n_select):
     rng = np.random.default_rng(seed)
