@@ -34,10 +34,8 @@ _PARAMETERS = (
     *("query_scoring", "scale"),
 )
 #: What was learned of the training, beside the arrays.
-_FITTED = (
-    *("width_", "n_features_in_", "n_iter_", "best_episode_"),
-    *("loss_curve_", "validation_scores_"),
-)
+_COUNTS = ("width_", "n_features_in_", "n_iter_", "best_episode_")
+_CURVES = ("loss_curve_", "validation_scores_")
 
 State = dict[str, NDArray]
 
@@ -174,14 +172,20 @@ def check_state(state: State, options: dict[str, Any]) -> None:
 
     from skfewshot.multilabel._interaction import PriorNetwork
 
+    # First of all: a network of a width that somebody made up may fit no memory.
+    if state["image_bias"].shape != (options["width"],):
+        raise ValueError(f"saved holds arrays of another width than {options['width']}")
     with torch.device("meta"):
         network = PriorNetwork(**options).state_dict()
     wanted = {name: tuple(value.shape) for name, value in network.items()}
     found = {name: value.shape for name, value in state.items()}
-    finite = all(np.isfinite(value).all() for value in state.values())
-    if wanted != found or not finite:
+    sound = all(
+        value.dtype in (np.float32, np.float64) and np.isfinite(value).all()
+        for value in state.values()
+    )
+    if wanted != found or not sound:
         raise ValueError(
-            f"saved holds arrays {found}, all finite: {finite}; wanted {wanted}."
+            f"saved holds arrays {found}, all finite floats: {sound}; wanted {wanted}."
         )
 
 
@@ -191,7 +195,7 @@ def save_prior(prior: Any, path: str | os.PathLike) -> None:
 
     about = {
         "parameters": {name: _plain(getattr(prior, name)) for name in _PARAMETERS},
-        "fitted": {name: _plain(getattr(prior, name)) for name in _FITTED},
+        "fitted": {name: _plain(getattr(prior, name)) for name in _COUNTS + _CURVES},
         "encoder": None if prior.encoder_ is None else describe_encoder(prior.encoder_),
     }
     metadata = {"skfewshot_prior": _FORMAT, "about": json.dumps(about)}
@@ -226,7 +230,7 @@ def read_prior(
         with safe_open(path, "numpy") as file:
             state = {name: file.get_tensor(name) for name in file.keys()}
             metadata = file.metadata() or {}
-    except SafetensorError as error:
+    except (SafetensorError, AttributeError, TypeError) as error:  # no NumPy dtype
         raise ValueError(f"{path} is no safetensors file: {error}") from error
     if metadata.get("skfewshot_prior") != _FORMAT:
         raise ValueError(
@@ -235,12 +239,22 @@ def read_prior(
         )
     try:
         about = json.loads(metadata["about"])
-        fitted = {name: about["fitted"][name] for name in _FITTED}
+        fitted = {name: about["fitted"][name] for name in _COUNTS + _CURVES}
+        _check_fitted(fitted)
         encoder = about["encoder"]
         fitted["encoder_"] = None if encoder is None else read_identity(encoder)
         return dict(about["parameters"]), fitted, state
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} describes no prior: {error!r}") from error
+
+
+def _check_fitted(fitted: dict[str, Any]) -> None:
+    """Refuse numbers that no training gives."""
+    counts = [fitted[name] for name in _COUNTS]
+    curves = [value for name in _CURVES for value in fitted[name]]
+    is_sound = all(type(value) is int and value >= 0 for value in counts)
+    if not is_sound or not all(type(value) in (int, float) for value in curves):
+        raise ValueError(f"no training gives {fitted!r:.200}")
 
 
 def describe_encoder(encoder: EncoderIdentity) -> dict[str, Any]:
