@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -27,10 +28,29 @@ from skfewshot.multilabel._interaction import (
     BaseSet,
     CrossInteraction,
     PriorNetwork,
+    episode_losses,
     map_features,
 )
+from skfewshot.multilabel._prior_state import (
+    image_map,
+    learned_text_shares,
+    map_labels,
+)
+from skfewshot.multilabel._prototypes import (
+    Pairs,
+    centre_labels,
+    label_sums,
+    make_pairs,
+    mix,
+)
 from skfewshot.multilabel._scoring import Scorer, score
-from skfewshot.multilabel._tokens import FeatureMap, Support, split_tokens
+from skfewshot.multilabel._selection import select
+from skfewshot.multilabel._tokens import (
+    FeatureMap,
+    Support,
+    feature_means,
+    split_tokens,
+)
 from skfewshot.multilabel._training import (
     average_precision,
     draw_episode,
@@ -740,10 +760,123 @@ def test_training_scores_queries_as_prediction_does(unit, scoring, n_labels):
     ).double()
     prototypes = unit(rng.normal(size=(n_labels, 16)))
     with torch.no_grad():
+        for parameter in (network.image_map, network.image_bias):
+            parameter.copy_(0.2 * torch.from_numpy(rng.normal(size=parameter.shape)))
         queries = map_features(network, base, np.arange(7))
         found = network.query_scores(queries, torch.from_numpy(prototypes), scorer)
-    expected = score(tokens, means, prototypes, scorer)
+    state = {name: value.numpy() for name, value in network.state_dict().items()}
+    matrix, bias = image_map(state, float)
+    feature_map = replace(means, matrix=matrix, bias=bias)
+    expected = score(tokens, feature_map, prototypes, scorer)
     assert_allclose(found.numpy(), expected, rtol=1e-6, atol=1e-6)
+
+
+def test_training_makes_prototypes_as_fitting_does(unit):
+    rng = np.random.default_rng(0)
+    network = PriorNetwork(8, steps=(), n_heads=4, residual=True, share=0.3).double()
+    with torch.no_grad():
+        for parameter in (network.label_map, network.label_bias):
+            parameter.copy_(0.2 * torch.from_numpy(rng.normal(size=parameter.shape)))
+    state = {name: value.numpy() for name, value in network.state_dict().items()}
+    vectors, counts = rng.normal(size=(3, 8)), np.array([1.0, 4.0, 0.0])
+    psi = map_labels(state, vectors)
+    said = Pairs(
+        np.array([0, 1]), np.array([0, 1]), rng.normal(size=(2, 8)), counts[:2]
+    )
+    sums, _ = label_sums(said, 3)
+    with torch.no_grad():
+        of_network = network.map_labels(torch.from_numpy(vectors))
+        found, given = (
+            network.prototypes(*map(torch.from_numpy, (sums, counts, psi)), share)
+            for share in (None, 0.2)
+        )
+    assert_allclose(of_network, psi, rtol=1e-9)
+    # At one shot the share that it was given.
+    shares = learned_text_shares(state, counts)
+    assert_allclose(shares[[0, 2]], [0.3, 1.0], rtol=1e-6)
+    assert_allclose(found, mix(said, psi, shares), rtol=1e-6)
+    assert_allclose(given, mix(said, psi, np.array([0.2, 0.2, 1.0])), rtol=1e-6)
+
+
+@pytest.mark.parametrize("residual", [True, False])
+def test_what_the_interaction_says_is_added_or_takes_the_place(residual):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = PriorNetwork(
+            8, steps=("gate",), n_heads=2, residual=residual, share=0.5
+        )
+        mean, psi, w = torch.randn(3, 4, 8)
+        features = torch.randn(4, 5, 8)
+    seen = features, torch.ones(4, 5, dtype=bool), psi, w, torch.arange(4)
+    with torch.no_grad():
+        said = network.interaction(*seen) / np.sqrt(8)
+        if residual:
+            assert_allclose(network.pair_vectors(mean, *seen), mean)
+            network.interaction_weight.fill_(0.7)
+            said = mean + 0.7 * said
+        assert_allclose(network.pair_vectors(mean, *seen), said, rtol=1e-5, atol=1e-6)
+
+
+def slow_losses(network, base, episode):
+    """Compute the documented losses, a label and a query at a time."""
+    state = {name: value.numpy() for name, value in network.state_dict().items()}
+    own = base.support[episode.support]
+    own = Support(own.tokens, own.indicator[:, episode.labels], own.weight)
+    psi = map_labels(state, centre_labels(base.vectors[episode.labels]))
+    matrix, bias = image_map(state, float)
+    feature_map = replace(base.means, matrix=matrix, bias=bias)
+    scorer = base.scorer
+    selection = select(
+        own, feature_map, psi, method="lcm", n_select=scorer.n_top, scale=20.0
+    )
+    mapped = own.mapped(feature_map)
+    pairs = make_pairs(mapped, selection, psi, scale=20.0)
+    shares = learned_text_shares(state, label_sums(pairs, len(psi))[1])
+    slope, shift, level, log_sharpness = state["calibration"]
+    scorer = replace(scorer, background=level, sharpness=np.exp(log_sharpness))
+    queries = base.support[episode.query]
+    scores = score(queries.tokens, feature_map, mix(pairs, psi, shares), scorer)
+
+    def loss(logits, truth):
+        p = expit(logits)
+        return -(truth * np.log(p) + (1 - truth) * np.log(1 - p)).mean()
+
+    distance = np.linalg.norm(mapped.tokens.whole[:, None] - psi, axis=2)
+    return (
+        loss(slope * scores + shift, queries.indicator[:, episode.labels]),
+        loss(20 * (1 - distance), own.indicator),
+    )
+
+
+def test_the_losses_of_an_episode_are_the_documented_equations(base, unit):
+    rng = np.random.default_rng(0)
+    indicator = base.Y.astype(float)
+    support = Support(split_tokens(base.X.astype(float)), indicator, np.ones(60))
+    means = FeatureMap(*feature_means(support.tokens, support.weight))
+    scorer = Scorer(20.0, "competitive", 3)
+    vectors = unit(base.text.astype(float))
+    data = BaseSet(support, vectors, means, scorer, "lcm", torch.device("cpu"))
+    network = PriorNetwork(
+        16,
+        steps=(),
+        n_heads=4,
+        residual=True,
+        share=0.4,
+        calibration=(0.8, 0.5, -2.0, 0.3),
+    ).double()
+    with torch.no_grad():
+        for parameter in (network.image_map, network.label_map):
+            parameter.copy_(0.1 * torch.from_numpy(rng.normal(size=parameter.shape)))
+    sizes = {"n_way": 5, "shots": (2, 2), "n_query": 10}
+    episode = draw_episode(rng, indicator, np.arange(8), np.arange(60), **sizes)
+    with torch.no_grad():
+        found = episode_losses(network, data, episode)
+    assert_allclose(found, slow_losses(network, data, episode), rtol=1e-6)
+    # Noise is for the interaction alone.
+    noise = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        noisy = episode_losses(network, data, episode, 1.0, noise)
+    assert_allclose(noisy, found, rtol=1e-9)
 
 
 @settings(max_examples=50)
