@@ -84,7 +84,7 @@ class CrossInteraction(nn.Module):
         label_vectors: Tensor,
         labels: Tensor,
     ) -> Tensor:
-        """Return z.
+        """Return z, shape (n_pairs, d).
 
         Parameters
         ----------
@@ -94,11 +94,6 @@ class CrossInteraction(nn.Module):
             False where there is padding.
         mapped_labels, label_vectors : tensor of shape (L, d)
         labels : int tensor of shape (n_pairs,)
-            The label of each pair.
-
-        Returns
-        -------
-        tensor of shape (n_pairs, d)
         """
         query = self.query_norm(mapped_labels)[labels]
         if "gate" in self.steps:

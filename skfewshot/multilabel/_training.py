@@ -174,20 +174,12 @@ def draw_episode(
     ----------
     rng : numpy.random.Generator
     indicator : ndarray of shape (N, L)
-    labels : ndarray of int
-        The labels to draw from.
-    images : ndarray of int
-        The images to draw from.
-    n_way : int
-        How many labels at most.
+    labels, images : ndarray of int
+        Those to draw from.
+    n_way, n_query : int
+        How many labels and query images at most.
     shots : tuple of two int
         Fewest and most images a label, of which one number is drawn.
-    n_query : int
-        How many query images at most.
-
-    Returns
-    -------
-    Episode
     """
     chosen = np.sort(rng.permutation(labels)[:n_way])
     of_labels = np.zeros((len(indicator), len(chosen)), dtype=bool)
