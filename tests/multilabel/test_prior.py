@@ -660,6 +660,21 @@ def test_callbacks_see_every_episode(base, novel, prior):
         assert np.isfinite(learn(novel, seen).predict_proba(novel.X)).all()
 
 
+def test_alignment_and_penalty_are_added_to_the_loss(base):
+    plain = train(base, n_episodes=2, map_penalty=0)
+    aligned = train(base, n_episodes=2, map_penalty=0, alignment_weight=1.0)
+    assert aligned.loss_curve_[0] > plain.loss_curve_[0]
+    recorder = Recorder()
+    params = {**SMALL, "n_episodes": 2, "map_penalty": 0.5}
+    bound = MultiLabelPrototypePrior(**params).set_callbacks(recorder)
+    bound.fit(base.X, base.Y, label_features=base.text)
+    # The first step is the same, as a map that has not changed costs nothing.
+    state = recorder.fitted[0].state_
+    changes = (state["image_map"] ** 2).sum() + 10 * (state["label_map"] ** 2).sum()
+    found = bound.loss_curve_[1] - plain.loss_curve_[1]
+    assert_allclose(found, 0.5 * changes, rtol=1e-2)
+
+
 def test_a_callback_stops_the_training(base):
     recorder = Recorder(stop_after=3)
     prior = MultiLabelPrototypePrior(**SMALL).set_callbacks(recorder)
