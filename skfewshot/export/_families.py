@@ -17,7 +17,7 @@ from skfewshot import (
     ZeroShotClassifier,
 )
 from skfewshot.export._graph import Graph
-from skfewshot.multilabel.scoring import SQUARED_DISTANCE_FLOOR
+from skfewshot.multilabel._scoring import SQUARED_DISTANCE_FLOOR
 from skfewshot.peers._closed_form import STEEP
 
 
