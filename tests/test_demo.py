@@ -23,6 +23,7 @@ def table_rows(text):
     return [line.split() for line in lines[header + 1 :] if line[:5].strip().isdigit()]
 
 
+@pytest.mark.slow
 def test_rendered_images(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(single, "DRAWS", 2)
     picture = tmp_path / "out.png"

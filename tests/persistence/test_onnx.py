@@ -290,6 +290,7 @@ def test_what_is_no_fitted_classifier():
             to_onnx(unfitted)
 
 
+@pytest.mark.slow
 def test_without_onnx():
     code = (
         "import sys; sys.modules['onnx'] = None\n"
