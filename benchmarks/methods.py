@@ -28,7 +28,7 @@ OURS = "CMM"
 #: Variants of CMM, name: parameters that differ from its defaults. They are no peers.
 ABLATIONS = {
     "no whitening": {"map_penalty": float("inf")},
-    "weights not found": {"alpha": 0.2, "temperature": 1.4},
+    "weight not found": {"alpha": 0.2},
     "no refinement": {"max_iter": 0},
     "no triplet": {"triplet_weight": 0.0},
     "map trained (the paper's way)": {"solver": "gradient"},
@@ -41,12 +41,12 @@ ABLATIONS = {f"CMM, {name}": settings for name, settings in ABLATIONS.items()}
 #: What has no parameter is taken out by a constant: module, name, value.
 CONSTANTS = {
     "CMM, no intercepts": (
-        ("fusion", "_INTERCEPT_VARIANCE", 1e-9),
-        ("refinement", "_INTERCEPT_PENALTY", 1e9),
+        ("cmm.scales", "_INTERCEPT_VARIANCE", 1e-9),
+        ("cmm.objective", "_INTERCEPT_PENALTY", 1e9),
     ),
-    "CMM, no map of texts": (("gaussian", "_MAP_VARIANCE", 0.0),),
-    "CMM, weight not by surprise": (("fusion", "_RATIO_BOUNDS", (1.0, 1.0)),),
-    "CMM, near copies kept": (("classifiers._cmm_fit", "NEAR_COPY", 2.0),),
+    "CMM, no map of texts": (("cmm.gaussian", "_MAP_VARIANCE", 0.0),),
+    "CMM, weight not by surprise": (("cmm.scales", "_RATIO_BOUNDS", (1.0, 1.0)),),
+    "CMM, near copies kept": (("cmm.classifier", "_NEAR_COPY", 2.0),),
 }
 METHODS = {
     **PEERS,

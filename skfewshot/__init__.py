@@ -1,33 +1,33 @@
 """Few-shot image classification on frozen CLIP models, as scikit-learn estimators."""
 
 import importlib
+from typing import Any
 
 __version__ = "0.2.0"
 
 # Resolved at first use: `import skfewshot` must not wait for torch or scikit-learn.
 _PUBLIC = {
-    "CLAPClassifier": "skfewshot.classifiers",
+    "CLAPClassifier": "skfewshot.peers",
     "CLIPFeaturizer": "skfewshot.clip",
-    "CMMClassifier": "skfewshot.classifiers",
-    "CMMClassifierCV": "skfewshot.classifiers",
-    "GaussianDiscriminantClassifier": "skfewshot.classifiers",
-    "LPPlusPlusClassifier": "skfewshot.classifiers",
+    "CMMClassifier": "skfewshot.cmm",
+    "GaussianDiscriminantClassifier": "skfewshot.peers",
+    "LPPlusPlusClassifier": "skfewshot.peers",
     "MultiLabelPrototypeClassifier": "skfewshot.multilabel",
     "MultiLabelPrototypePrior": "skfewshot.multilabel",
-    "ProKeRClassifier": "skfewshot.classifiers",
-    "TaskResClassifier": "skfewshot.classifiers",
-    "TipAdapterClassifier": "skfewshot.classifiers",
-    "ZeroShotClassifier": "skfewshot.classifiers",
+    "ProKeRClassifier": "skfewshot.peers",
+    "TaskResClassifier": "skfewshot.peers",
+    "TipAdapterClassifier": "skfewshot.peers",
+    "ZeroShotClassifier": "skfewshot.peers",
 }
 _SUBMODULES = {
-    *("classifiers", "clip", "datasets", "display", "distributed", "export"),
-    *("metrics", "model_selection", "multilabel", "persistence"),
+    *("clip", "cmm", "datasets", "display", "distributed", "export"),
+    *("metrics", "model_selection", "multilabel", "peers", "persistence"),
 }
 
 __all__ = [*_PUBLIC, "__version__"]
 
 
-def __getattr__(name):
+def __getattr__(name: str) -> Any:
     if name in _PUBLIC:
         return getattr(importlib.import_module(_PUBLIC[name]), name)
     if name in _SUBMODULES:
@@ -35,5 +35,5 @@ def __getattr__(name):
     raise AttributeError(f"module 'skfewshot' has no attribute {name!r}")
 
 
-def __dir__():
+def __dir__() -> list[str]:
     return sorted({*__all__, *_SUBMODULES})

@@ -4,8 +4,10 @@ import warnings
 from collections.abc import Set
 from dataclasses import dataclass
 from numbers import Integral, Real
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.sparse import issparse
 from sklearn.utils import column_or_1d
 from sklearn.utils.multiclass import type_of_target
@@ -149,6 +151,24 @@ def with_extra_classes(classes, extra):
     extra = labels_of_kind(extra, classes, "extra_classes")
     union = np.unique(join_classes(classes, extra, "extra_classes"))
     return union, np.searchsorted(union, classes)
+
+
+def with_class(classes: NDArray, name: Any) -> tuple[NDArray, NDArray]:
+    """Return sorted classes with a new one behind them, and the order that sorts all.
+
+    Raises
+    ------
+    ValueError
+        If `name` is no label, one of the classes already, or of another kind.
+    """
+    if np.ndim(name):
+        raise ValueError(f"name must be one class label; got {name!r}.")
+    name = name.item() if isinstance(name, np.ndarray) else name
+    label = labels_of_kind(np.asarray(plain_labels([name], "name")), classes, "name")
+    if name in classes.tolist():
+        raise ValueError(f"name={name!r} is already one of the classes.")
+    joined = join_classes(classes, label, "name")
+    return joined, np.argsort(joined, kind="stable")
 
 
 def labels_of_kind(labels, classes, parameter):

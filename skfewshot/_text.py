@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import DTypeLike, NDArray
 from sklearn.utils import check_array
 
-from skfewshot._rows import as_numpy, plain, reading, unit_rows
+from skfewshot._rows import are_unit_rows, plain, reading, unit_rows
 from skfewshot._sklearn import warn_user
 from skfewshot.clip.embedding import encoder_of
 from skfewshot.clip.texts import check_templates, encode_names, fill_templates
@@ -56,17 +57,17 @@ class Prototypes:
 
 
 def resolve_prototypes(
-    text_features,
+    text_features: Any,
     *,
-    classes,
-    encoder,
-    text_encoder=None,
-    class_names=None,
-    prompt_templates=None,
-    n_features,
-    dtype,
-    wording=CLASSES,
-):
+    classes: NDArray,
+    encoder: Any,
+    text_encoder: Any = None,
+    class_names: Any = None,
+    prompt_templates: Any = None,
+    n_features: int,
+    dtype: DTypeLike,
+    wording: Wording = CLASSES,
+) -> Prototypes:
     """Find the text prototypes of `classes`, by the first rule that applies.
 
     1. `text_features` given: an array or a dict of class to vector.
@@ -155,7 +156,9 @@ def resolve_prototypes(
     return Prototypes(features, source, known, _logit_scale(known))
 
 
-def class_names_of(classes, class_names, wording=CLASSES):
+def class_names_of(
+    classes: NDArray, class_names: Any, wording: Wording = CLASSES
+) -> list[str] | None:
     """Return the name of each class, or None where there is none to be had.
 
     String labels are their own names. `class_names` overrides them: a dict maps label
@@ -187,7 +190,7 @@ def class_names_of(classes, class_names, wording=CLASSES):
     return [str(name) for name in names]
 
 
-def _numbers(class_names, classes):
+def _numbers(class_names: Any, classes: NDArray) -> bool:
     """Say whether a dict numbers the labels, as ``dict(enumerate(classes))`` does."""
     if not isinstance(class_names, Mapping):
         return False
@@ -197,18 +200,57 @@ def _numbers(class_names, classes):
     )
 
 
-def _logit_scale(encoder):
+def warn_of_lost_encoder(X: Any, rows: NDArray, y: NDArray, *, told: bool) -> None:
+    """Warn where X seems to come from a featurizer, but does not know its encoder.
+
+    Parameters
+    ----------
+    X : array-like
+        As the user passed it.
+    rows : ndarray of shape (n_samples, n_features)
+        What was read of it.
+    y : ndarray of shape (n_samples,)
+    told : bool
+        Whether names or templates were given, of which :func:`resolve_prototypes` warns
+        whatever the rows are.
+    """
+    columns = getattr(X, "columns", ())
+    has_names = isinstance(next(iter(np.ravel(y)), None), str)
+    if encoder_of(X) is not None:
+        return
+    if len(columns) > 0 and str(columns[0]).startswith("clipfeaturizer"):
+        reason = (
+            "X is a data frame made by a CLIPFeaturizer, which does not know its "
+            "encoder; leave set_output alone to keep it"
+        )
+    elif has_names and not told and are_unit_rows(rows):
+        reason = (
+            "y holds names, and the rows of X have length one as embeddings have, "
+            "but X does not know its encoder: it was resampled, computed with, "
+            "saved, or made by other means than a CLIPFeaturizer"
+        )
+    else:
+        return
+    warn_user(
+        f"{reason}. The class means of the support stand in for the text prototypes; "
+        "pass text_encoder, or text_features=None to do without."
+    )
+
+
+def _logit_scale(encoder: Any) -> float:
     return DEFAULT_LOGIT_SCALE if encoder is None else float(encoder.logit_scale)
 
 
-def _warn_of_class_means(reason, wording):
+def _warn_of_class_means(reason: str, wording: Wording) -> None:
     warn_user(
         f"{reason} The {wording.one} means of the support stand in for the text "
         "prototypes."
     )
 
 
-def _encode(text_encoder, names, prompt_templates):
+def _encode(
+    text_encoder: Any, names: list[str], prompt_templates: Any
+) -> tuple[Any, Any]:
     """Encode `names`; return the array and the identity of its encoder, if any."""
     if hasattr(text_encoder, "encode_classes"):
         if prompt_templates is None:
@@ -220,7 +262,7 @@ def _encode(text_encoder, names, prompt_templates):
     elif callable(text_encoder):
         templates = check_templates(prompt_templates)
         texts = text_encoder(fill_templates(templates, names))
-        texts = np.asarray(as_numpy(plain(texts, "text_encoder")))
+        texts = np.asarray(plain(texts, "text_encoder"))
         encoded = unit_rows(texts).reshape(len(names), len(templates), -1).mean(axis=1)
     else:
         raise TypeError(
@@ -230,7 +272,7 @@ def _encode(text_encoder, names, prompt_templates):
     return encoded, encoder_of(encoded)
 
 
-def _common_encoder(text_features, wording):
+def _common_encoder(text_features: Any, wording: Wording) -> Any:
     """Return the encoder of an array, or the one of all vectors of a dict or list."""
     if isinstance(text_features, Mapping):
         vectors = text_features.values()
@@ -247,7 +289,7 @@ def _common_encoder(text_features, wording):
     return encoders.pop() if encoders else None
 
 
-def _rows_of_classes(text_features, classes, wording):
+def _rows_of_classes(text_features: Any, classes: NDArray, wording: Wording) -> NDArray:
     """Pick the row of each class from an array, data frame or dict."""
     if hasattr(text_features, "index") and hasattr(text_features, "to_numpy"):
         plain(text_features, wording.features)
@@ -261,7 +303,7 @@ def _rows_of_classes(text_features, classes, wording):
         text_features = by_label if is_labelled else text_features.to_numpy()
     if isinstance(text_features, Mapping):
         vectors = _from_mapping(text_features, classes, wording.features, wording)
-        vectors = [as_numpy(plain(vector, wording.features)) for vector in vectors]
+        vectors = [plain(vector, wording.features) for vector in vectors]
         shapes = sorted({np.shape(vector) for vector in vectors})
         if len(shapes) > 1 or len(shapes[0]) != 1:
             raise ValueError(
@@ -269,7 +311,7 @@ def _rows_of_classes(text_features, classes, wording):
                 f"common length; got values of shapes {shapes}."
             )
         return np.stack([np.asarray(vector) for vector in vectors])
-    array = np.asarray(as_numpy(plain(text_features, wording.features)))
+    array = np.asarray(plain(text_features, wording.features))
     if array.ndim != 2:
         raise ValueError(
             f"{wording.features} must be an array of shape (n_{wording.many}, "
@@ -280,7 +322,9 @@ def _rows_of_classes(text_features, classes, wording):
     return array
 
 
-def _check_length(length, classes, parameter, wording):
+def _check_length(
+    length: int, classes: NDArray, parameter: str, wording: Wording
+) -> None:
     """Refuse to guess which row belongs to which class."""
     if length != len(classes):
         raise ValueError(
@@ -291,7 +335,9 @@ def _check_length(length, classes, parameter, wording):
         )
 
 
-def _from_mapping(mapping, classes, parameter, wording):
+def _from_mapping(
+    mapping: Mapping, classes: NDArray, parameter: str, wording: Wording
+) -> list[Any]:
     """Look every class up in `mapping`."""
     keys = [
         label.item() if isinstance(label, np.generic) else label for label in classes
@@ -312,11 +358,18 @@ def _from_mapping(mapping, classes, parameter, wording):
     return [mapping[key] for key in keys]
 
 
-def _checked(given, source, n_classes, n_features, dtype, wording):
+def _checked(
+    given: Any,
+    source: str,
+    n_classes: int,
+    n_features: int,
+    dtype: DTypeLike,
+    wording: Wording,
+) -> NDArray:
     """Check shape and values and return unit rows of `dtype`."""
     with reading(source):
         features = check_array(
-            np.asarray(as_numpy(plain(given, source))),
+            np.asarray(plain(given, source)),
             dtype=dtype,
             input_name=source,
             ensure_min_samples=0,

@@ -2,10 +2,9 @@
 
 import numpy as np
 
-from skfewshot.classifiers import (
+from skfewshot import (
     CLAPClassifier,
     CMMClassifier,
-    CMMClassifierCV,
     GaussianDiscriminantClassifier,
     LPPlusPlusClassifier,
     ProKeRClassifier,
@@ -13,7 +12,7 @@ from skfewshot.classifiers import (
     TipAdapterClassifier,
     ZeroShotClassifier,
 )
-from skfewshot.classifiers._kernels import STEEP
+from skfewshot.peers._closed_form import STEEP
 
 
 def add_rows(graph, classifier):
@@ -126,7 +125,6 @@ def _add_proker(graph, classifier):
 LOGITS = {
     CLAPClassifier: _add_prototypes,
     CMMClassifier: _add_cmm,
-    CMMClassifierCV: _add_cmm,
     GaussianDiscriminantClassifier: _add_discriminant,
     LPPlusPlusClassifier: _add_linear_probe,
     ProKeRClassifier: _add_proker,

@@ -1,19 +1,34 @@
 """Tip-Adapter: the support as a cache of keys and labels beside the texts."""
 
+from collections.abc import Callable
 from numbers import Integral, Real
-from typing import ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from skfewshot._rows import as_numpy, like
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import csr_array
+
+from skfewshot._base import (
+    SHARED_CONSTRAINTS,
+    FewShotClassifier,
+    Report,
+    Support,
+    as_rows,
+    train,
+)
+from skfewshot._docs import shared_docs
 from skfewshot._sklearn import Interval
 from skfewshot._torch import to_numpy
-from skfewshot.classifiers._base import SHARED_CONSTRAINTS
-from skfewshot.classifiers._docs import shared_docs
-from skfewshot.classifiers._kernels import exponential_kernel, in_blocks, label_product
-from skfewshot.classifiers._training import TrainedClassifier
+from skfewshot.peers._closed_form import kernel_product
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from skfewshot.peers._epochs import Solution
 
 
 @shared_docs
-class TipAdapterClassifier(TrainedClassifier):
+class TipAdapterClassifier(FewShotClassifier):
     r"""Few-shot classifier by a cache of the support (Tip-Adapter).
 
     The support's features :math:`S` are keys and its one-hot labels :math:`Y` values of
@@ -96,22 +111,22 @@ class TipAdapterClassifier(TrainedClassifier):
 
     def __init__(
         self,
-        text_features="auto",
+        text_features: Any = "auto",
         *,
-        class_names=None,
-        text_encoder=None,
-        prompt_templates=None,
-        train_keys=False,
-        alpha=1.0,
-        beta=5.5,
-        logit_scale="auto",
-        learning_rate=1e-3,
-        max_iter=20,
-        batch_size=256,
-        class_weight=None,
-        device=None,
-        random_state=None,
-    ):
+        class_names: Any = None,
+        text_encoder: Any = None,
+        prompt_templates: Any = None,
+        train_keys: bool = False,
+        alpha: float = 1.0,
+        beta: float = 5.5,
+        logit_scale: float | str = "auto",
+        learning_rate: float = 1e-3,
+        max_iter: int = 20,
+        batch_size: int | None = 256,
+        class_weight: dict | str | None = None,
+        device: Any = None,
+        random_state: int | np.random.RandomState | None = None,
+    ) -> None:
         self.text_features = text_features
         self.class_names = class_names
         self.text_encoder = text_encoder
@@ -127,26 +142,34 @@ class TipAdapterClassifier(TrainedClassifier):
         self.device = device
         self.random_state = random_state
 
-    def _learn(self, support, on_iteration):
-        self.key_labels_, self.key_weights_ = support.y, support.weight
-        if self.train_keys:
-            return super()._learn(support, on_iteration)
-        self.keys_ = as_numpy(support.features)
-        self.loss_curve_, self.n_iter_ = [], 1
-        return None
+    def _learn(self, support: Support, report: Report | None) -> dict[str, Any]:
+        keys = {
+            "keys_": support.features,
+            "key_labels_": support.y,
+            "key_weights_": support.weight,
+        }
+        if not self.train_keys:
+            return keys | {"loss_curve_": [], "n_iter_": 1}
 
-    def _solve(self, support, on_iteration):
+        def fitted(solution: "Solution", rank: NDArray) -> dict[str, Any]:
+            trained = solution.parameters["keys"]
+            return keys | {"keys_": to_numpy(trained, dtype=support.features.dtype)}
+
+        return train(support, self.device, self._solve, fitted, report)
+
+    def _solve(
+        self, support: Support, on_iteration: Callable[..., bool] | None
+    ) -> "Solution":
         import torch
 
-        from skfewshot.classifiers._epochs import train_epochs
-        from skfewshot.classifiers._prototype_losses import mean_cross_entropy
+        from skfewshot.peers._epochs import mean_cross_entropy, train_epochs
 
         F, y, weight = support.features, support.y, support.weight
-        frozen = self.logit_scale_ * F @ support.text.T
+        frozen = support.logit_scale * F @ support.text.T
         values = (float(self.alpha) * weight)[:, None]
         parameters = {"keys": F.clone()}
 
-        def loss(rows):
+        def loss(rows: Any) -> "Tensor":
             cosines = parameters["keys"] @ F[rows].T
             similar = torch.exp(float(self.beta) * (cosines - 1)) * values
             # The product with the labels, without a one-hot matrix of them.
@@ -167,16 +190,12 @@ class TipAdapterClassifier(TrainedClassifier):
             callback=on_iteration,
         )
 
-    def _fitted_arrays(self, solution, rank, dtype):
-        return {"keys_": to_numpy(solution.parameters["keys"], dtype=dtype)}
-
-    def _logits(self, features):
-        keys = like(self.keys_, features)
-        weights = float(self.alpha) * self.key_weights_
-
-        def cached(block):
-            kernel = exponential_kernel(block, keys, self.beta)
-            return label_product(kernel, self.key_labels_, weights, len(self.classes_))
-
-        cache = in_blocks(cached, features, len(keys))
-        return self._zero_shot_logits(features) + cache
+    def _logits(self, features: NDArray) -> NDArray:
+        keys, n_classes = as_rows(self.keys_, features), len(self.classes_)
+        weights = as_rows(float(self.alpha) * self.key_weights_, features)
+        # A product with the dense labels would cost as much as all the rest where
+        # there are many classes.
+        ends = np.arange(len(keys) + 1)
+        values = csr_array((weights, self.key_labels_, ends), (len(keys), n_classes))
+        cache = kernel_product(features, keys, self.beta, values)
+        return self._scaled_cosines(features, self.zero_shot_features_) + cache

@@ -14,11 +14,13 @@ to a sphere, gives the map of the images: one that makes classes round.
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import NamedTuple
 
 import torch
+from torch import Tensor
+from torch.nn.functional import normalize
 
-from skfewshot.losses import normalize_rows
+from skfewshot._base import Support
 
 # Prior variance of the linear map from texts to images, in units of that of a class's
 # own deviation from it.
@@ -51,10 +53,9 @@ class GaussianStart:
         has trace d before.
     means : tensor of shape (C, d)
         Means of the classes less the centre, in the space of the images.
-    text_map : tensor of shape (d, d) or None
-        How the mean of a class without rows follows from its text, where there are
-        texts: it is ``(t - text_centre) text_map + offset``.
-    text_centre, offset : tensor of shape (d,) or None
+    text_map, text_intercept : tensors of shapes (d, d) and (d,)
+        How the mean of a class without rows follows from its text *t*: it is
+        ``t text_map + text_intercept``.
     mapped : tensor of shape (N, d)
         The rows of the support, mapped, of any length.
     prototypes : tensor of shape (C, d)
@@ -67,17 +68,16 @@ class GaussianStart:
         What the covariance, in the units of `map`, loses of a row's residual with it.
     """
 
-    centre: Any
-    map: Any
-    means: Any
-    text_map: Any
-    text_centre: Any
-    offset: Any
-    mapped: Any
-    prototypes: Any
-    posterior: Any
-    residuals: Any
-    removed: Any
+    centre: Tensor
+    map: Tensor
+    means: Tensor
+    text_map: Tensor
+    text_intercept: Tensor
+    mapped: Tensor
+    prototypes: Tensor
+    posterior: "_ClassProcess"
+    residuals: Tensor
+    removed: Tensor
 
 
 class _ClassProcess:
@@ -86,7 +86,7 @@ class _ClassProcess:
     The kernel is ``U U' + own I``, so inverses are of the size of U's few columns.
     """
 
-    def __init__(self, factor, own, counts):
+    def __init__(self, factor: Tensor, own: float, counts: Tensor) -> None:
         self.factor, self.own, self.counts = factor, own, counts
         self.slack = 1 / (1 + own * counts)
         # 1 / (own + 1 / n), which is 0 for a class without rows.
@@ -99,23 +99,23 @@ class _ClassProcess:
         shared = (self.solved * factor).sum(dim=1)
         self.unshared = 1 - self.precision * shared
 
-    def smooth(self, residuals):
+    def smooth(self, residuals: Tensor) -> tuple[Tensor, Tensor]:
         """Return the posterior deviations, and what texts' weights they come from."""
         weighted = residuals * self.precision[:, None]
         common = self.solved.T @ weighted
         self.pull = weighted - self.precision[:, None] * (self.factor @ common)
         return self.factor @ common + self.own * self.pull, common
 
-    def rest(self):
+    def rest(self) -> Tensor:
         """One less how much the mean of a class follows the mean of its own rows."""
         return self.slack * self.unshared
 
-    def own_part(self):
+    def own_part(self) -> Tensor:
         """What each posterior deviation loses if its class loses all its rows."""
         lost = 1 / (self.precision * self.unshared) - 1 / self.counts
         return torch.where(self.counts > 0, lost, 0.0)[:, None] * self.pull
 
-    def columns(self, classes):
+    def columns(self, classes: Tensor) -> Tensor:
         """How much the mean of each class follows the rows of some classes."""
         shared = self.solved @ self.factor[classes].T
         columns = self.slack[:, None] * shared
@@ -123,21 +123,15 @@ class _ClassProcess:
         return columns * self.precision[classes]
 
 
-def gaussian_start(F, y, weight, text, *, text_seen, map_penalty, text_penalty):
+def gaussian_start(
+    support: Support, *, map_penalty: float, text_penalty: float
+) -> GaussianStart:
     """Find centre, map and class means in closed form.
 
     Parameters
     ----------
-    F : tensor of shape (N, d)
-        L2-normalised support features.
-    y : int64 tensor of shape (N,)
-        Class indices in [0, C). A class may have no row.
-    weight : tensor of shape (N,)
-        Positive weights, which count rows.
-    text : tensor of shape (C, d)
-        L2-normalised text features.
-    text_seen : bool
-        Whether they are class means of the support, which say nothing more.
+    support : Support
+        In tensors. A class may have no row.
     map_penalty : float
         Shrinks the covariance to a sphere, as much as `map_penalty` times d rows would.
         Infinity makes the map the identity and the centre zero.
@@ -147,68 +141,90 @@ def gaussian_start(F, y, weight, text, *, text_seen, map_penalty, text_penalty):
 
     Returns
     -------
-    start : GaussianStart
+    GaussianStart
     """
-    (n_classes, width), total = text.shape, float(weight.sum())
-    text_penalty = max(text_penalty, _LEAST_PENALTY)
+    narrow, y = support.features, support.y
     # A class mean may follow its rows so closely that what is left of them is lost to
     # single precision.
-    dtype, wide = F.dtype, torch.float32 if F.device.type == "mps" else torch.float64
-    narrow, F, weight, text = F, F.to(wide), weight.to(wide), text.to(wide)
+    dtype, wide = narrow.dtype, torch.float64
+    if narrow.device.type == "mps":
+        wide = torch.float32
+    F, weight, text = (x.to(wide) for x in (narrow, support.weight, support.text))
+    (n_classes, width), total = text.shape, float(weight.sum())
+    text_penalty = max(text_penalty, _LEAST_PENALTY)
     counts = weight.new_zeros(n_classes).index_add_(0, y, weight)
     seen = counts > 0
-    sums = F.new_zeros(n_classes, width).index_add_(0, y, weight[:, None] * F)
+    sums = torch.zeros_like(text).index_add_(0, y, weight[:, None] * F)
     class_means = sums / counts.where(seen, torch.ones_like(counts))[:, None]
     trust = total / (total + map_penalty)
     centre = trust * class_means[seen].mean(dim=0)
-    offset = F.new_full((n_classes, 1), (_OFFSET_VARIANCE * trust) ** 0.5)
     targets = class_means - centre
-    if text_seen:
-        text_centre = slope = None
-        own, prior = max(_NO_TEXT_VARIANCE / text_penalty, _LEAST_PENALTY), 0 * targets
-        factor = offset
-    else:
-        text_centre = trust * text.mean(dim=0)
-        texts = text - text_centre
-        agreement = (texts[seen] * targets[seen]).sum() / texts[seen].square().sum()
-        slope = agreement.nan_to_num(1.0).clamp_min(_LEAST_SLOPE)
-        own, prior = 1 / text_penalty, slope * texts
-        factor = torch.cat([offset, (_MAP_VARIANCE / text_penalty) ** 0.5 * texts], 1)
-    posterior = _ClassProcess(factor, own, counts)
-    deviations, common = posterior.smooth(targets - prior)
-    means = prior + deviations
+    prior = _prior(support.text_seen, text, targets, seen, trust, text_penalty)
+    posterior = _ClassProcess(prior.factor, prior.own, counts)
+    deviations, common = posterior.smooth(targets - prior.means)
+    means = prior.means + deviations
     # One less the leverage of each row.
     share = weight / counts[y]
     rest = (1 - share) + share * posterior.rest()[y]
     residuals = ((F - (centre + means)[y]) / rest[:, None]).to(dtype)
     removed = (weight * rest).to(dtype)
     scatter = residuals.T @ (residuals * removed[:, None])
-    if text_seen:
+    if support.text_seen:
         means = torch.where(seen[:, None], means, text - centre)
     map_, scale = _whitening(scatter, total, map_penalty)
-    text_map, shared = None, None
-    if not text_seen:
+    text_map = torch.eye(width, dtype=wide, device=F.device)
+    text_intercept = torch.zeros_like(centre)
+    if not support.text_seen:
         text_map = (_MAP_VARIANCE / text_penalty) ** 0.5 * common[1:]
-        text_map.diagonal().add_(slope)
-        text_map, text_centre = text_map.to(dtype), text_centre.to(dtype)
-        shared = (offset[0] * common[0]).to(dtype)
+        text_map.diagonal().add_(prior.slope)
+        text_intercept = prior.factor[0, 0] * common[0] - prior.text_centre @ text_map
     centre, means = centre.to(dtype), means.to(dtype)
     return GaussianStart(
         centre=centre,
         map=map_,
         means=means,
+        text_map=text_map.to(dtype),
+        text_intercept=text_intercept.to(dtype),
         mapped=(narrow - centre) @ map_,
         prototypes=means @ map_,
-        text_map=text_map,
-        text_centre=text_centre,
-        offset=shared,
         posterior=posterior,
         residuals=residuals,
         removed=removed * scale,
     )
 
 
-def _whitening(scatter, total, penalty):
+class _Prior(NamedTuple):
+    """What is expected of the class means: ``N(means, factor factor' + own I)``."""
+
+    means: Tensor
+    factor: Tensor
+    own: float
+    #: How the means follow the texts, less their centre; unused without text.
+    slope: Tensor
+    text_centre: Tensor
+
+
+def _prior(
+    text_seen: bool,
+    text: Tensor,
+    targets: Tensor,
+    seen: Tensor,
+    trust: float,
+    text_penalty: float,
+) -> _Prior:
+    offset = text.new_full((len(text), 1), (_OFFSET_VARIANCE * trust) ** 0.5)
+    text_centre = trust * text.mean(dim=0)
+    texts = text - text_centre
+    agreement = (texts[seen] * targets[seen]).sum() / texts[seen].square().sum()
+    slope = agreement.nan_to_num(1.0).clamp_min(_LEAST_SLOPE)
+    if text_seen:
+        own = max(_NO_TEXT_VARIANCE / text_penalty, _LEAST_PENALTY)
+        return _Prior(torch.zeros_like(text), offset, own, slope, text_centre)
+    factor = torch.cat([offset, (_MAP_VARIANCE / text_penalty) ** 0.5 * texts], dim=1)
+    return _Prior(slope * texts, factor, 1 / text_penalty, slope, text_centre)
+
+
+def _whitening(scatter: Tensor, total: float, penalty: float) -> tuple[Tensor, float]:
     """Root of the inverse of a shrunk covariance, and the scale of scatter in it."""
     width = len(scatter)
     identity = torch.eye(width, dtype=scatter.dtype, device=scatter.device)
@@ -223,7 +239,7 @@ def _whitening(scatter, total, penalty):
     return torch.linalg.solve_triangular(root, identity, upper=False).T, scale
 
 
-def newcomer_cosines(start, F):
+def newcomer_cosines(start: GaussianStart, F: Tensor) -> Tensor:
     """Cosines of rows to each class, had that class no images at all.
 
     Parameters
@@ -236,12 +252,12 @@ def newcomer_cosines(start, F):
     cosines : tensor of shape (m, C)
     """
     means = start.means - start.posterior.own_part().to(start.means.dtype)
-    mapped, _ = normalize_rows((F - start.centre) @ start.map)
-    prototypes, _ = normalize_rows(means @ start.map)
+    mapped = normalize((F - start.centre) @ start.map)
+    prototypes = normalize(means @ start.map)
     return mapped @ prototypes.T
 
 
-def left_out_cosines(start, F, y, weight, counts, rows):
+def left_out_cosines(start: GaussianStart, support: Support, rows: Tensor) -> Tensor:
     """Cosines of some rows to all classes, had that row not been in the support.
 
     The class means are those without the row, exactly, and the covariance loses its
@@ -251,17 +267,16 @@ def left_out_cosines(start, F, y, weight, counts, rows):
     Parameters
     ----------
     start : GaussianStart
-    F, y, weight
-        The support that `start` was found on.
-    counts : tensor of shape (C,)
-        Weighted rows of each class.
+    support : Support
+        That `start` was found on, in tensors.
     rows : int64 tensor of shape (m,)
 
     Returns
     -------
     cosines : tensor of shape (m, C)
     """
-    label = y[rows]
+    label, weight = support.y[rows], support.weight[rows]
+    counts = start.posterior.counts.to(weight.dtype)
     mapped, means = start.mapped[rows], start.prototypes
     residuals = start.residuals[rows] @ start.map
     # Inner products of the row x, its residual e and the means p.
@@ -273,8 +288,8 @@ def left_out_cosines(start, F, y, weight, counts, rows):
     gain = removed / (1 - removed * e_e).clamp_min(1e-6)
     # ... and the means of the classes lose `loss` times e.
     classes, index = torch.unique(label, return_inverse=True)
-    follow = start.posterior.columns(classes).to(F.dtype)[:, index].T
-    loss = follow * (weight[rows] / counts[label])[:, None]
+    follow = start.posterior.columns(classes).to(means.dtype)[:, index].T
+    loss = follow * (weight / counts[label])[:, None]
     swell = 1 + gain * e_e
     x_q = x_p + (gain * x_e)[:, None] * e_p - loss * (x_e * swell)[:, None]
     q_q = p_p + gain[:, None] * e_p.square()
@@ -282,5 +297,5 @@ def left_out_cosines(start, F, y, weight, counts, rows):
     least = _LEAST_SHARE * q_q
     q_q = (q_q - 2 * loss * e_p * swell[:, None]).maximum(least)
     x_x = x_x + gain * x_e.square()
-    floor = torch.finfo(F.dtype).tiny ** 0.5
+    floor = torch.finfo(means.dtype).tiny ** 0.5
     return x_q / (x_x.sqrt()[:, None] * q_q.sqrt()).clamp_min(floor)

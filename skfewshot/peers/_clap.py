@@ -1,16 +1,32 @@
 """CLAP: prototypes that start at the texts, and leave bad ones more easily."""
 
+from collections.abc import Callable
 from numbers import Integral, Real
-from typing import ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
+import numpy as np
+from numpy.typing import NDArray
+
+from skfewshot._base import (
+    SHARED_CONSTRAINTS,
+    FewShotClassifier,
+    Report,
+    Support,
+    as_rows,
+    train,
+)
+from skfewshot._docs import shared_docs
+from skfewshot._rows import unit_rows
 from skfewshot._sklearn import Interval
-from skfewshot.classifiers._base import SHARED_CONSTRAINTS
-from skfewshot.classifiers._docs import shared_docs
-from skfewshot.classifiers._training import TrainedPrototypes
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from skfewshot.peers._epochs import Solution
 
 
 @shared_docs
-class CLAPClassifier(TrainedPrototypes):
+class CLAPClassifier(FewShotClassifier):
     r"""Few-shot classifier by a class-adaptive linear probe (CLAP).
 
     Prototypes :math:`w_c` start at the texts :math:`t_c`, are trained on the support,
@@ -82,17 +98,17 @@ class CLAPClassifier(TrainedPrototypes):
 
     def __init__(
         self,
-        text_features="auto",
+        text_features: Any = "auto",
         *,
-        class_names=None,
-        text_encoder=None,
-        prompt_templates=None,
-        logit_scale="auto",
-        learning_rate=1e-3,
-        max_iter=300,
-        class_weight=None,
-        device=None,
-    ):
+        class_names: Any = None,
+        text_encoder: Any = None,
+        prompt_templates: Any = None,
+        logit_scale: float | str = "auto",
+        learning_rate: float = 1e-3,
+        max_iter: int = 300,
+        class_weight: dict | str | None = None,
+        device: Any = None,
+    ) -> None:
         self.text_features = text_features
         self.class_names = class_names
         self.text_encoder = text_encoder
@@ -103,34 +119,34 @@ class CLAPClassifier(TrainedPrototypes):
         self.class_weight = class_weight
         self.device = device
 
-    def _solve(self, support, on_iteration):
+    def _learn(self, support: Support, report: Report | None) -> dict[str, Any]:
+        return train(support, self.device, self._solve, self._fitted, report)
+
+    def _solve(
+        self, support: Support, on_iteration: Callable[..., bool] | None
+    ) -> "Solution":
         import torch
 
-        from skfewshot.classifiers._epochs import train_epochs
-        from skfewshot.classifiers._prototype_losses import (
-            prototype_cross_entropy,
-            zero_shot_trust,
+        from skfewshot.peers._epochs import (
+            first_intercept,
+            prototype_loss,
+            train_epochs,
         )
 
-        F, y, weight = support.features, support.y, support.weight
-        text = support.text
-        trust = zero_shot_trust(F, y, weight, text, scale=self.logit_scale_)
-        parameters = {"prototypes": text.clone()}
-        parameters |= self._first_intercept(text)
+        text, trust = support.text, _trust(support)
+        parameters = {"prototypes": text.clone()} | first_intercept(support)
 
-        def loss(rows):
-            entropy = prototype_cross_entropy(
-                *(F[rows], y[rows], weight[rows], parameters["prototypes"]),
-                scale=self.logit_scale_,
-                intercept=parameters.get("intercept"),
-            )
-            change = (parameters["prototypes"] - text).square().sum(dim=1)
+        def loss(rows: Any) -> "Tensor":
+            prototypes = parameters["prototypes"]
+            intercept = parameters.get("intercept")
+            change = (prototypes - text).square().sum(dim=1)
+            entropy = prototype_loss(support, rows, prototypes, intercept)
             return entropy + (trust * change).mean()
 
         return train_epochs(
             loss,
             parameters,
-            len(F),
+            len(support.features),
             optimizer=lambda tensors: torch.optim.SGD(
                 tensors, lr=self.learning_rate, momentum=0.9
             ),
@@ -138,5 +154,29 @@ class CLAPClassifier(TrainedPrototypes):
             callback=on_iteration,
         )
 
-    def _moved(self, trained):
-        return trained["prototypes"]
+    def _fitted(self, solution: "Solution", rank: NDArray) -> dict[str, Any]:
+        texts = self.zero_shot_features_
+        trained = solution.arrays(rank, texts.dtype)
+        return {
+            "text_features_": unit_rows(trained["prototypes"]),
+            "intercept_": trained.get("intercept", np.zeros_like(texts[:, 0])),
+        }
+
+    def _logits(self, features: NDArray) -> NDArray:
+        shift = float(self.logit_scale_) * as_rows(self.intercept_, features)
+        return self._scaled_cosines(features, self.text_features_) + shift
+
+
+def _trust(support: Support) -> "Tensor":
+    """Mean zero-shot probability of the true class, over the rows of each class.
+
+    A class without rows keeps its text: 1.
+    """
+    import torch
+
+    y, weight, text = support.y, support.weight, support.text
+    logits = support.logit_scale * support.features @ text.T
+    probability = torch.softmax(logits, dim=1).gather(1, y[:, None])[:, 0]
+    sums = weight.new_zeros(len(text)).index_add_(0, y, weight * probability)
+    totals = weight.new_zeros(len(text)).index_add_(0, y, weight)
+    return torch.where(totals > 0, sums / totals, torch.ones_like(sums))

@@ -1,10 +1,18 @@
-"""Training by a torch optimizer, with a cosine schedule, for the fixed-epoch peers."""
+"""Training by a torch optimizer for so many epochs, and the losses of prototypes."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn.functional import cross_entropy, normalize
+
+from skfewshot._base import Support
+from skfewshot._torch import to_numpy
 
 
 @dataclass(frozen=True)
@@ -17,25 +25,33 @@ class Solution:
     loss_curve : list of float
     """
 
-    parameters: dict
-    loss_curve: list
+    parameters: dict[str, Tensor]
+    loss_curve: list[float]
 
     @property
-    def n_iter(self):
+    def n_iter(self) -> int:
+        """Iterations done."""
         return len(self.loss_curve)
+
+    def arrays(self, rank: NDArray, dtype: Any) -> dict[str, NDArray]:
+        """Return the tensors by name as NumPy, class c at index c."""
+        return {
+            name: to_numpy(tensor, dtype=dtype)[rank]
+            for name, tensor in self.parameters.items()
+        }
 
 
 def train_epochs(
-    loss,
-    parameters,
-    n_rows,
+    loss: Callable[[Any], Tensor],
+    parameters: dict[str, Tensor],
+    n_rows: int,
     *,
-    optimizer,
-    max_iter,
-    batch_size=None,
-    random_state=None,
-    callback=None,
-):
+    optimizer: Callable[[list[Tensor]], torch.optim.Optimizer],
+    max_iter: int,
+    batch_size: int | None = None,
+    random_state: int | np.random.RandomState | None = None,
+    callback: Callable[..., bool] | None = None,
+) -> Solution:
     """Minimise a loss in a fixed number of epochs, the step size falling as a cosine.
 
     Parameters
@@ -101,7 +117,47 @@ def train_epochs(
     return Solution(parameters, curve)
 
 
-def _generator(random_state):
+def mean_cross_entropy(logits: Tensor, y: Tensor, weight: Tensor) -> Tensor:
+    """Weighted mean of the cross-entropy of the rows, a 0-d tensor."""
+    losses = cross_entropy(logits, y, reduction="none")
+    return (losses * weight).sum() / weight.sum()
+
+
+def prototype_loss(
+    support: Support, rows: Any, prototypes: Tensor, intercept: Tensor | None
+) -> Tensor:
+    """Mean cross-entropy of some rows for the logits ``s (cos(f, w_c) + b_c)``.
+
+    Parameters
+    ----------
+    support : Support
+        In tensors.
+    rows : slice or index tensor
+    prototypes : tensor of shape (C, d)
+        Of any length.
+    intercept : tensor of shape (C,) or None
+
+    Returns
+    -------
+    0-d tensor
+    """
+    cosines = support.features[rows] @ normalize(prototypes).T
+    if intercept is not None:
+        cosines = cosines + intercept
+    logits = support.logit_scale * cosines
+    return mean_cross_entropy(logits, support.y[rows], support.weight[rows])
+
+
+def first_intercept(support: Support) -> dict[str, Tensor]:
+    """Return what to train beside prototypes: an intercept where there is no text."""
+    if not support.text_seen:
+        return {}
+    return {"intercept": support.text.new_zeros(len(support.text))}
+
+
+def _generator(
+    random_state: int | np.random.RandomState | None,
+) -> torch.Generator:
     """A generator of its own: None must not draw from the global one of NumPy."""
     if random_state is None:
         seed = np.random.SeedSequence().generate_state(1)[0]

@@ -1,24 +1,41 @@
 """Cross-Modal Mapping: a residual linear map of images into the space of the texts."""
 
+from collections.abc import Mapping
+from functools import partial
 from numbers import Integral, Real
-from typing import ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
 from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils.validation import check_is_fitted
 
-from skfewshot._rows import like, unit_rows
-from skfewshot._sklearn import Interval, StrOptions
-from skfewshot.classifiers._base import SHARED_CONSTRAINTS
-from skfewshot.classifiers._cmm_fit import CMMFit, prototypes_of
-from skfewshot.classifiers._docs import shared_docs
-from skfewshot.classifiers._open_classes import OpenClassesMixin
+from skfewshot._base import (
+    SHARED_CONSTRAINTS,
+    FewShotClassifier,
+    Report,
+    Support,
+    as_rows,
+    train,
+)
+from skfewshot._docs import shared_docs
+from skfewshot._labels import with_class
+from skfewshot._rows import unit_rows
+from skfewshot._sklearn import Interval, StrOptions, warn_user
+from skfewshot._text import resolve_prototypes
+from skfewshot._torch import LEAST_ROWS, in_chunks, to_numpy
+
+if TYPE_CHECKING:
+    from skfewshot.cmm.objective import OnIteration, Solution
+
+# Cosine of two rows of a class that are taken for one photograph.
+_NEAR_COPY = 0.97
 
 
 @shared_docs
 class CMMClassifier(
-    OpenClassesMixin,
-    ClassNamePrefixFeaturesOutMixin,
-    TransformerMixin,
-    CMMFit,
+    ClassNamePrefixFeaturesOutMixin, TransformerMixin, FewShotClassifier
 ):
     r"""Few-shot classifier by Cross-Modal Mapping (CMM).
 
@@ -67,9 +84,6 @@ class CMMClassifier(
     alpha : "auto" or float, default="auto"
         Weight :math:`\alpha \ge 0` of the mapped logits. At 0 the predictions are those
         of zero-shot CLIP. ``"auto"`` finds it, or is 1 with ``solver="gradient"``.
-    temperature : "auto" or float, default="auto"
-        Temperature :math:`\tau > 0` of the logits. ``"auto"`` finds it, or is 1 with
-        ``solver="gradient"``.
     triplet_weight : float, default=1.0
         Weight :math:`\lambda_{\mathrm{trip}} \ge 0` of the triplet loss.
     margin : float, default=0.1
@@ -81,28 +95,19 @@ class CMMClassifier(
         Penalty :math:`\lambda_T \ge 0` of the prototypes' distance from the texts;
         infinity makes them the texts, which the Gaussian solver maps by :math:`W`.
     {{logit_scale}}
-    learning_rate : float, default=1.0
-        First step tried along a quasi-Newton direction; a line search corrects it.
     max_iter : int, default=200
         Most L-BFGS iterations; at 0 the Gaussian solver leaves step 3 out.
     tol : float, default=1e-2
         Stop once five iterations lowered the loss by less than `tol` times the loss
         each, on average; ``solver="gradient"`` asks for a hundredth of that.
     {{class_weight}}
-    chunk_size : int or None, default=None
-        Most rows of the support handled at a time. The gradient is exact whatever the
-        chunks; smaller ones need less memory. None takes as many as have a million
-        logits, or 64 million on a GPU. If a GPU runs out of memory, the fit starts
-        again with half as many, down to 64.
     {{device}}
-    random_state : int, RandomState instance or None, default=None
-        The solver is deterministic and draws nothing; the parameter is there so that
-        CMM can stand in for other classifiers. It does not change the result.
 
     Attributes
     ----------
     alpha_, temperature_ : float
-        The weight :math:`\alpha` and the temperature :math:`\tau` used.
+        The weight :math:`\alpha` and the temperature :math:`\tau` used; the latter is
+        1 with ``solver="gradient"``.
     map_ : ndarray of shape (n_features, n_features)
         The map :math:`W = I + \Delta`.
     map_intercept_ : ndarray of shape (n_features,)
@@ -123,7 +128,6 @@ class CMMClassifier(
 
     See Also
     --------
-    CMMClassifierCV : Chooses the penalties and the like by cross-validation.
     skfewshot.CLIPFeaturizer : Makes the embeddings and encodes the class names.
     sklearn.linear_model.LogisticRegression : The linear probe, which sees no text.
 
@@ -133,7 +137,10 @@ class CMMClassifier(
     takes the whole support, with copies merged and in an order of its own: duplicating
     a row is doubling its weight, and neither the order of the rows nor the names of
     the classes matter, to the last bit. ``solver="gaussian"`` also merges rows of a
-    class with a cosine above 0.97: near copies would deceive step 2.
+    class with a cosine above 0.97: near copies would deceive step 2. Nothing is drawn
+    at random. Rows are handled in chunks of a million logits, or 64 million on a GPU,
+    with the exact gradient; if a GPU runs out of memory, the fit starts again with
+    half as many, down to 64 rows.
 
     **The Gaussian model.** Let :math:`m` and :math:`m_T` be the means of the class
     means and of the texts. In units of the covariance :math:`\Sigma` of the rows of a
@@ -214,46 +221,35 @@ class CMMClassifier(
         "extra_classes": ["array-like", None],
         "solver": [StrOptions({"gaussian", "gradient"})],
         "alpha": [StrOptions({"auto"}), Interval(Real, 0, None, closed="left")],
-        "temperature": [
-            StrOptions({"auto"}),
-            Interval(Real, 1e-12, None, closed="left"),
-        ],
         "triplet_weight": [Interval(Real, 0, None, closed="left")],
         "margin": [Interval(Real, 0, None, closed="left")],
         "map_penalty": [Interval(Real, 0, None, closed="both")],
         "text_penalty": [Interval(Real, 0, None, closed="both")],
-        "learning_rate": [Interval(Real, 0, None, closed="neither")],
         "max_iter": [Interval(Integral, 0, None, closed="left")],
         "tol": [Interval(Real, 0, None, closed="left")],
-        "chunk_size": [Interval(Integral, 1, None, closed="left"), None],
         "device": "no_validation",
-        "random_state": ["random_state"],
     }
 
     def __init__(
         self,
-        text_features="auto",
+        text_features: Any = "auto",
         *,
-        class_names=None,
-        text_encoder=None,
-        prompt_templates=None,
-        extra_classes=None,
-        solver="gaussian",
-        alpha="auto",
-        temperature="auto",
-        triplet_weight=1.0,
-        margin=0.1,
-        map_penalty=1.0,
-        text_penalty=10.0,
-        logit_scale="auto",
-        learning_rate=1.0,
-        max_iter=200,
-        tol=1e-2,
-        class_weight=None,
-        chunk_size=None,
-        device=None,
-        random_state=None,
-    ):
+        class_names: Any = None,
+        text_encoder: Any = None,
+        prompt_templates: Any = None,
+        extra_classes: ArrayLike | None = None,
+        solver: str = "gaussian",
+        alpha: float | str = "auto",
+        triplet_weight: float = 1.0,
+        margin: float = 0.1,
+        map_penalty: float = 1.0,
+        text_penalty: float = 10.0,
+        logit_scale: float | str = "auto",
+        max_iter: int = 200,
+        tol: float = 1e-2,
+        class_weight: dict | str | None = None,
+        device: Any = None,
+    ) -> None:
         self.text_features = text_features
         self.class_names = class_names
         self.text_encoder = text_encoder
@@ -261,24 +257,144 @@ class CMMClassifier(
         self.extra_classes = extra_classes
         self.solver = solver
         self.alpha = alpha
-        self.temperature = temperature
         self.triplet_weight = triplet_weight
         self.margin = margin
         self.map_penalty = map_penalty
         self.text_penalty = text_penalty
         self.logit_scale = logit_scale
-        self.learning_rate = learning_rate
         self.max_iter = max_iter
         self.tol = tol
         self.class_weight = class_weight
-        self.chunk_size = chunk_size
         self.device = device
-        self.random_state = random_state
 
-    def _prototypes_of_texts(self, texts):
-        return prototypes_of(texts, vars(self))
+    def _learn(self, support: Support, report: Report | None) -> dict[str, Any]:
+        if self.solver == "gaussian":
+            support = support.without_near_copies(_NEAR_COPY)
+        fitted = train(
+            support,
+            self.device,
+            self._solve,
+            lambda solution, rank: self._fitted(solution, rank, support.seen),
+            report,
+        )
+        self._n_features_out = fitted["map_"].shape[1]
+        if not fitted.pop("_converged") and self.max_iter:
+            warn_user(
+                f"CMM stopped after max_iter={self.max_iter} iterations before the "
+                "loss settled; raise max_iter or tol.",
+                ConvergenceWarning,
+            )
+        return fitted
 
-    def transform(self, X):
+    def _solve(
+        self, support: Support, on_iteration: "OnIteration | None"
+    ) -> "Solution":
+        from skfewshot.cmm import objective
+
+        settings = objective.Settings(
+            alpha=None if self.alpha == "auto" else float(self.alpha),
+            triplet_weight=float(self.triplet_weight),
+            margin=float(self.margin),
+            map_penalty=float(self.map_penalty),
+            text_penalty=float(self.text_penalty),
+            max_iter=self.max_iter,
+            tol=float(self.tol),
+        )
+        solvers = {
+            "gaussian": objective.solve_gaussian,
+            "gradient": objective.solve_gradient,
+        }
+        # A block of logits of 4 MB stays in a processor's cache; a GPU wants more.
+        block = 2**26 if support.text.is_cuda else 2**20
+        return in_chunks(
+            lambda chunk_size: solvers[self.solver](
+                support, settings, chunk_size, on_iteration
+            ),
+            min(max(LEAST_ROWS, block // len(support.text)), len(support.y)),
+        )
+
+    def _fitted(
+        self, solution: "Solution", rank: NDArray, seen: NDArray
+    ) -> dict[str, Any]:
+        """Return what predictions need of a solution, by attribute."""
+        scales, texts = solution.scales, self.zero_shot_features_
+        array = partial(to_numpy, dtype=texts.dtype)
+        fitted: dict[str, Any] = {
+            "map_": array(solution.map),
+            "map_intercept_": array(solution.map_intercept),
+            "text_map_": array(solution.text_map),
+            "text_map_intercept_": array(solution.text_map_intercept),
+            "alpha_": scales.alpha,
+            "temperature_": scales.temperature,
+            "newcomer_intercept_": scales.newcomer,
+            "_converged": solution.converged,
+        }
+        # Classes without rows have the prototypes that their texts make them.
+        prototypes = _prototypes_of(texts, fitted)
+        prototypes[seen] = unit_rows(array(solution.text)[rank])
+        intercept = np.full(len(texts), scales.newcomer, texts.dtype)
+        intercept[seen] = array(scales.intercept)[rank]
+        return fitted | {"text_features_": prototypes, "intercept_": intercept}
+
+    def add_class(self, name: Any, features: ArrayLike | None = None) -> Self:
+        """Add a class that has no images to the fitted classifier, without a new fit.
+
+        Parameters
+        ----------
+        name : label
+            The label that is predicted for it, of the kind of those in ``classes_``.
+        features : array-like of shape (n_features,), default=None
+            Its text feature; scaled to unit norm. None has the text encoder of the
+            fitted classifier encode `name`.
+
+        Returns
+        -------
+        self : estimator
+
+        Raises
+        ------
+        ValueError
+            If `name` is there already or of another kind than the classes, if
+            `features` does not fit, or if the classifier was fitted without texts.
+        """
+        check_is_fitted(self)
+        classes, order = with_class(self.classes_, name)
+        if self.prototype_source_ == "image":
+            raise ValueError(
+                "This classifier was fitted without texts, so it cannot place a class "
+                "that has none but a text; fit it with text_features or text_encoder."
+            )
+        # Named as a fit would name it.
+        names = self.class_names
+        text = resolve_prototypes(
+            "auto" if features is None else {name: features},
+            classes=classes[-1:],
+            encoder=self.encoder_,
+            text_encoder=self.text_encoder,
+            class_names=names if isinstance(names, Mapping) and name in names else None,
+            prompt_templates=self.prompt_templates,
+            n_features=self.n_features_in_,
+            dtype=self.zero_shot_features_.dtype,
+        ).features
+        if text is None:
+            raise ValueError(
+                f"features=None, but nothing is known that could encode {name!r}; pass "
+                "its text feature."
+            )
+        level = np.full(1, self.newcomer_intercept_, self.intercept_.dtype)
+        added = {
+            "classes_": classes[-1:],
+            "zero_shot_features_": text,
+            "text_features_": _prototypes_of(text, vars(self)),
+            "intercept_": level,
+        }
+        self.classes_ = classes[:-1]
+        for attribute, row in added.items():
+            rows = np.concatenate([getattr(self, attribute), row])
+            setattr(self, attribute, rows[order])
+        return self
+
+    def transform(self, X: ArrayLike) -> NDArray:
         """Map image embeddings into the space of the texts.
 
         Parameters
@@ -288,7 +404,7 @@ class CMMClassifier(
 
         Returns
         -------
-        ndarray or tensor of shape (n_samples, n_features)
+        ndarray of shape (n_samples, n_features)
             The mapped features :math:`v(f)`, unit norm.
 
         Raises
@@ -300,16 +416,23 @@ class CMMClassifier(
         """
         return self._mapped(unit_rows(self._check_query(X)))
 
-    def _mapped(self, features):
-        mapped = features @ like(self.map_, features)
-        mapped += like(self.map_intercept_, features)
+    def _mapped(self, features: NDArray) -> NDArray:
+        mapped = features @ as_rows(self.map_, features)
+        mapped += as_rows(self.map_intercept_, features)
         return unit_rows(mapped)
 
-    def _logits(self, features):
+    def _logits(self, features: NDArray) -> NDArray:
         scale = self.logit_scale_ / self.temperature_ / (1 + self.alpha_)
         mapped = self._mapped(features)
         mapped *= float(scale * self.alpha_)
-        logits = (features * float(scale)) @ like(self.zero_shot_features_, features).T
-        logits += mapped @ like(self.text_features_, features).T
-        logits += like(self.intercept_, features)
+        texts = as_rows(self.zero_shot_features_, features)
+        logits = (features * float(scale)) @ texts.T
+        logits += mapped @ as_rows(self.text_features_, features).T
+        logits += as_rows(self.intercept_, features)
         return logits
+
+
+def _prototypes_of(texts: NDArray, fitted: Mapping[str, Any]) -> NDArray:
+    """Return the prototypes of classes without rows, from their texts."""
+    means = texts @ fitted["text_map_"] + fitted["text_map_intercept_"]
+    return unit_rows(means @ fitted["map_"])

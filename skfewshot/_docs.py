@@ -41,8 +41,7 @@ logit_scale : "auto" or float, default="auto"
 class_weight : dict, "balanced" or None, default=None
     Weights of the classes, multiplied with `sample_weight`.
 device : None, str or torch.device, default=None
-    Where to fit. None is where `X` is, if array API dispatch has it a tensor, and
-    else a GPU when there is one. Predictions are computed where their `X` is.
+    Where to fit. None takes a GPU when there is one. Predictions are computed by NumPy.
 random_state : int, RandomState instance or None, default=None
     Seeds the order of the mini-batches; pass an int for the same result each time.
 classes_ : ndarray of shape (n_classes,)
@@ -69,7 +68,7 @@ feature_names_in_ : ndarray of shape (n_features,)
 """
 
 
-def _by_name():
+def _by_name() -> dict[str, str]:
     entries = re.split(r"^(?=\w+ : )", _SHARED.strip(), flags=re.MULTILINE)
     return {entry.split(" : ")[0]: entry.rstrip() for entry in entries if entry}
 
@@ -85,7 +84,7 @@ _GROUPS = {
 }
 
 
-def shared_docs(cls):
+def shared_docs(cls: type) -> type:
     """Fill in each line ``{{name, name}}`` of a class docstring; a class decorator.
 
     A name is that of a parameter or attribute that classifiers share, ``texts`` for the
@@ -99,7 +98,7 @@ def shared_docs(cls):
     return cls
 
 
-def _filled(match):
+def _filled(match: re.Match) -> str:
     names = []
     for name in match[2].split(", "):
         names += _GROUPS.get(name, [name])

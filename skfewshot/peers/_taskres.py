@@ -1,16 +1,32 @@
 """TaskRes: a residual added to each text prototype."""
 
+from collections.abc import Callable
 from numbers import Integral, Real
-from typing import ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
+import numpy as np
+from numpy.typing import NDArray
+
+from skfewshot._base import (
+    SHARED_CONSTRAINTS,
+    FewShotClassifier,
+    Report,
+    Support,
+    as_rows,
+    train,
+)
+from skfewshot._docs import shared_docs
+from skfewshot._rows import unit_rows
 from skfewshot._sklearn import Interval
-from skfewshot.classifiers._base import SHARED_CONSTRAINTS
-from skfewshot.classifiers._docs import shared_docs
-from skfewshot.classifiers._training import TrainedPrototypes
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from skfewshot.peers._epochs import Solution
 
 
 @shared_docs
-class TaskResClassifier(TrainedPrototypes):
+class TaskResClassifier(FewShotClassifier):
     r"""Few-shot classifier by task residuals of the texts (TaskRes).
 
     The text prototypes :math:`t_c` stay, and a residual :math:`r_c` is added to each
@@ -85,20 +101,20 @@ class TaskResClassifier(TrainedPrototypes):
 
     def __init__(
         self,
-        text_features="auto",
+        text_features: Any = "auto",
         *,
-        class_names=None,
-        text_encoder=None,
-        prompt_templates=None,
-        alpha=0.5,
-        logit_scale="auto",
-        learning_rate=2e-3,
-        max_iter=100,
-        batch_size=256,
-        class_weight=None,
-        device=None,
-        random_state=None,
-    ):
+        class_names: Any = None,
+        text_encoder: Any = None,
+        prompt_templates: Any = None,
+        alpha: float = 0.5,
+        logit_scale: float | str = "auto",
+        learning_rate: float = 2e-3,
+        max_iter: int = 100,
+        batch_size: int | None = 256,
+        class_weight: dict | str | None = None,
+        device: Any = None,
+        random_state: int | np.random.RandomState | None = None,
+    ) -> None:
         self.text_features = text_features
         self.class_names = class_names
         self.text_encoder = text_encoder
@@ -112,25 +128,27 @@ class TaskResClassifier(TrainedPrototypes):
         self.device = device
         self.random_state = random_state
 
-    def _solve(self, support, on_iteration):
+    def _learn(self, support: Support, report: Report | None) -> dict[str, Any]:
+        return train(support, self.device, self._solve, self._fitted, report)
+
+    def _solve(
+        self, support: Support, on_iteration: Callable[..., bool] | None
+    ) -> "Solution":
         import torch
 
-        from skfewshot.classifiers._epochs import train_epochs
-        from skfewshot.classifiers._prototype_losses import prototype_cross_entropy
+        from skfewshot.peers._epochs import (
+            first_intercept,
+            prototype_loss,
+            train_epochs,
+        )
 
         text, alpha = support.text, float(self.alpha)
-        parameters = {"residual": torch.zeros_like(text)}
-        parameters |= self._first_intercept(text)
+        parameters = {"residual": torch.zeros_like(text)} | first_intercept(support)
 
-        def loss(rows):
-            return prototype_cross_entropy(
-                support.features[rows],
-                support.y[rows],
-                support.weight[rows],
-                text + alpha * parameters["residual"],
-                scale=self.logit_scale_,
-                intercept=parameters.get("intercept"),
-            )
+        def loss(rows: Any) -> "Tensor":
+            prototypes = text + alpha * parameters["residual"]
+            intercept = parameters.get("intercept")
+            return prototype_loss(support, rows, prototypes, intercept)
 
         return train_epochs(
             loss,
@@ -143,6 +161,16 @@ class TaskResClassifier(TrainedPrototypes):
             callback=on_iteration,
         )
 
-    def _moved(self, trained):
-        alpha = trained["residual"].dtype.type(self.alpha)
-        return self.zero_shot_features_ + alpha * trained["residual"]
+    def _fitted(self, solution: "Solution", rank: NDArray) -> dict[str, Any]:
+        texts = self.zero_shot_features_
+        trained = solution.arrays(rank, texts.dtype)
+        return {
+            "text_features_": unit_rows(
+                texts + float(self.alpha) * trained["residual"]
+            ),
+            "intercept_": trained.get("intercept", np.zeros_like(texts[:, 0])),
+        }
+
+    def _logits(self, features: NDArray) -> NDArray:
+        shift = float(self.logit_scale_) * as_rows(self.intercept_, features)
+        return self._scaled_cosines(features, self.text_features_) + shift

@@ -1,19 +1,65 @@
-"""How far to trust two sources of logits, judged on rows that neither has seen."""
+"""What closed forms share: the kernel, and trust by rows that are left out."""
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.optimize import minimize
 from scipy.special import log_softmax
+
+from skfewshot._base import Support
 
 #: Range of the weight of the fixed part.
 FIXED_RANGE = (0.2, 2.0)
 #: Factors round a guess. Without texts the learned part is all there is, and its
 #: weight only a temperature.
 FACTORS = {"text": 1.5, "image": 30.0}
+# Entries of one block of a kernel matrix: 128 MB in single precision.
+_BLOCK = 2**25
+#: Beta from which on rounding errors of cosines show.
+STEEP = 1e4
 
 
-def fit_blend(fixed, learned, y, weight, *, guess, factor):
+def exponential_kernel(F: NDArray, S: NDArray, beta: float) -> NDArray:
+    """Return ``exp(-beta (1 - f s'))`` for all pairs of rows, in the dtype of `F`.
+
+    Parameters
+    ----------
+    F : ndarray of shape (n, d)
+    S : ndarray of shape (m, d)
+    beta : float
+
+    Returns
+    -------
+    ndarray of shape (n, m)
+    """
+    kernel = F @ S.T
+    kernel -= 1
+    kernel *= float(beta)
+    if beta > STEEP:
+        # Of a cosine that rounding leaves above 1 the exponential would overflow.
+        kernel = kernel.clip(max=1.0)
+    return np.exp(kernel, out=kernel)
+
+
+def kernel_product(F: NDArray, S: NDArray, beta: float, values: Any) -> NDArray:
+    """Return the product of the kernel with an array or sparse array, in blocks."""
+    size = max(1, _BLOCK // len(S))
+    blocks = range(0, len(F), size)
+    parts = [exponential_kernel(F[i : i + size], S, beta) @ values for i in blocks]
+    return np.concatenate(parts)
+
+
+def fit_blend(
+    fixed: NDArray,
+    learned: NDArray,
+    y: NDArray,
+    weight: NDArray,
+    *,
+    guess: float,
+    factor: float,
+) -> tuple[float, float, float]:
     """Find the weights of two logits that explain the labels best.
 
     Minimises the mean cross-entropy of ``a * fixed + b * learned``, which is convex,
@@ -51,7 +97,9 @@ def fit_blend(fixed, learned, y, weight, *, guess, factor):
     return float(found.x[0]), float(found.x[1] * guess), float(found.fun)
 
 
-def judging_rows(support, most, *, left=2, classes=2):
+def judging_rows(
+    support: Support, most: int, *, left: int = 2, classes: int = 2
+) -> tuple[NDArray, NDArray]:
     """Rows of the classes that can spare one, and the weight of one copy of each.
 
     Parameters
@@ -81,7 +129,7 @@ def judging_rows(support, most, *, left=2, classes=2):
     return rows, removed[rows]
 
 
-def some_classes(support, most):
+def some_classes(support: Support, most: int) -> tuple[Support, NDArray]:
     """Take evenly spaced classes with all their rows, at most so many rows or so.
 
     Where two classes, the least that can be told apart, have more than twice as many,
@@ -110,7 +158,9 @@ def some_classes(support, most):
     return part, classes
 
 
-def _objective(weights, fixed, learned, y, share):
+def _objective(
+    weights: NDArray, fixed: NDArray, learned: NDArray, y: NDArray, share: NDArray
+) -> tuple[float, NDArray]:
     """Mean cross-entropy and its gradient with respect to the two weights."""
     log_p = log_softmax(weights[0] * fixed + weights[1] * learned, axis=1)
     rows = np.arange(len(y))

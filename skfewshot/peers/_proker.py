@@ -1,19 +1,34 @@
 """ProKeR: kernel ridge regression of what zero-shot CLIP leaves unexplained."""
 
+from collections.abc import Sequence
 from numbers import Real
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
+from scipy.linalg import cho_factor, cho_solve, eigh
 from scipy.special import softmax
 
-from skfewshot._rows import like
+from skfewshot._base import (
+    SHARED_CONSTRAINTS,
+    FewShotClassifier,
+    Report,
+    Support,
+    as_rows,
+)
+from skfewshot._docs import shared_docs
 from skfewshot._sklearn import Interval, StrOptions
-from skfewshot.classifiers._base import SHARED_CONSTRAINTS, FewShotClassifier
-from skfewshot.classifiers._blend import FACTORS, fit_blend, judging_rows, some_classes
-from skfewshot.classifiers._docs import shared_docs
-from skfewshot.classifiers._kernel_ridge import LeftOutRidge, solve_ridge
-from skfewshot.classifiers._kernels import exponential_kernel, in_blocks
+from skfewshot.peers._closed_form import (
+    FACTORS,
+    exponential_kernel,
+    fit_blend,
+    judging_rows,
+    kernel_product,
+    some_classes,
+)
 
+# Above this, a kernel matrix in double precision would take more than 512 MB.
+_MOST_DOUBLE = 8192
 # Rows among which settings are chosen: so many can be decomposed in a second.
 _MOST_ROWS = 1500
 # Chosen once, on validation rows of DTD-47 and Pets-25, and without text Flowers-102:
@@ -125,18 +140,18 @@ class ProKeRClassifier(FewShotClassifier):
 
     def __init__(
         self,
-        text_features="auto",
+        text_features: Any = "auto",
         *,
-        class_names=None,
-        text_encoder=None,
-        prompt_templates=None,
-        beta="auto",
-        regularization="auto",
-        amplitude="auto",
-        residual="probability",
-        logit_scale="auto",
-        class_weight=None,
-    ):
+        class_names: Any = None,
+        text_encoder: Any = None,
+        prompt_templates: Any = None,
+        beta: float | str = "auto",
+        regularization: float | str = "auto",
+        amplitude: float | str = "auto",
+        residual: str = "probability",
+        logit_scale: float | str = "auto",
+        class_weight: dict | str | None = None,
+    ) -> None:
         self.text_features = text_features
         self.class_names = class_names
         self.text_encoder = text_encoder
@@ -148,40 +163,41 @@ class ProKeRClassifier(FewShotClassifier):
         self.logit_scale = logit_scale
         self.class_weight = class_weight
 
-    def _learn(self, support, on_iteration):
+    def _learn(self, support: Support, report: Report | None) -> dict[str, Any]:
         dtype = support.text.dtype
-        support, rank = support.in_numpy().in_own_order()
+        support, rank = support.in_own_order()
         shares = np.bincount(support.y, support.weight, minlength=len(rank))
         shares = np.maximum(shares, shares[shares > 0].min()) / shares.sum()
-        prior = np.log(shares) * (self._kind() == "image")
-        self.prior_ = prior[rank].astype(dtype)
-        self._choose(support, prior)
-        F = support.features
-        K = exponential_kernel(F, F, self.beta_)
+        prior = np.log(shares) * support.text_seen
+        settings = self._choose(support, prior)
+        F, ridge = support.features, settings["regularization_"]
+        K = exponential_kernel(F, F, settings["beta_"])
         _, residuals = self._base(support, np.arange(len(rank)), prior)
-        dual = solve_ridge(K, residuals, support.weight, self.regularization_)
+        dual = solve_ridge(K, residuals, support.weight, ridge)
         # (K / lambda + W^-1)^-1 = lambda (K + lambda W^-1)^-1.
-        dual *= self.amplitude_ * self.regularization_
-        self.support_, self.dual_coef_ = F, dual[:, rank].astype(dtype)
+        dual *= settings["amplitude_"] * ridge
+        return settings | {
+            "support_": F,
+            "dual_coef_": dual[:, rank].astype(dtype),
+            "prior_": prior[rank].astype(dtype),
+        }
 
-    def _kind(self):
-        return "image" if self.prototype_source_ == "image" else "text"
-
-    def _base(self, support, classes, prior):
+    def _base(
+        self, support: Support, classes: NDArray, prior: NDArray
+    ) -> tuple[NDArray, NDArray]:
         """Zero-shot logits of the rows for some classes, and what is left of Y."""
-        if self.prototype_source_ == "image":
+        if support.text_seen:
             logits = np.tile(prior[classes], (len(support.y), 1))
             predicted = softmax(logits, axis=1)
         else:
             cosines = support.features @ support.text[classes].T
-            logits = cosines * cosines.dtype.type(self.logit_scale_)
+            logits = cosines * cosines.dtype.type(support.logit_scale)
             probable = self.residual == "probability"
             predicted = softmax(logits, axis=1) if probable else cosines
         return logits, (support.y[:, None] == classes) - predicted
 
-    def _choose(self, support, prior):
-        """Set the settings: those given, or the best by the rows left out."""
-        self.text_weight_ = 1.0
+    def _choose(self, support: Support, prior: NDArray) -> dict[str, float]:
+        """Return the settings: those given, or the best by the rows left out."""
         betas = _BETAS if self.beta == "auto" else (float(self.beta),)
         is_fixed = self.regularization != "auto"
         ridges = (float(self.regularization),) if is_fixed else _LAMBDAS
@@ -189,25 +205,34 @@ class ProKeRClassifier(FewShotClassifier):
         auto = "auto" in (self.beta, self.regularization, self.amplitude)
         if auto and len(rows):
             part, classes = some_classes(support, _MOST_ROWS)
-            settings = self._best(part, classes, prior, betas, ridges)
-            self.text_weight_, scaled, self.beta_, self.regularization_ = settings
+            found = self._best(part, classes, prior, betas, ridges)
+            text_weight, scaled, beta, ridge = found
         else:
-            self.beta_ = _BETA if len(betas) > 1 else betas[0]
-            self.regularization_ = _LAMBDA if len(ridges) > 1 else ridges[0]
-            scaled = _GUESS[self._kind()]
+            beta = _BETA if len(betas) > 1 else betas[0]
+            ridge = _LAMBDA if len(ridges) > 1 else ridges[0]
+            text_weight, scaled = 1.0, _GUESS[_kind(support)]
         is_auto = self.amplitude == "auto"
-        self.amplitude_ = (
-            scaled / self.regularization_ if is_auto else float(self.amplitude)
-        )
+        return {
+            "text_weight_": text_weight,
+            "beta_": beta,
+            "regularization_": ridge,
+            "amplitude_": scaled / ridge if is_auto else float(self.amplitude),
+        }
 
-    def _best(self, support, classes, prior, betas, ridges):
+    def _best(
+        self,
+        support: Support,
+        classes: NDArray,
+        prior: NDArray,
+        betas: Sequence[float],
+        ridges: Sequence[float],
+    ) -> tuple[float, float, float, float]:
         """Return text weight, amplitude * lambda, beta and lambda of least loss."""
         rows, _ = judging_rows(support, len(support.y))
         logits, residuals = self._base(support, classes, prior)
         y = np.searchsorted(classes, support.y[rows])
         F, weight = support.features.astype(float), support.weight.astype(float)
-        removed = np.minimum(weight, support.copy)
-        kind = self._kind()
+        removed, kind = np.minimum(weight, support.copy), _kind(support)
         found = []
         for beta in betas:
             K = exponential_kernel(F, F, beta)
@@ -221,17 +246,82 @@ class ProKeRClassifier(FewShotClassifier):
                     fixed, learned, y, weight[rows], guess=guess, factor=factor
                 )
                 found.append((loss, a, b, beta, ridge))
-        _, a, *rest = min(found)
-        return (1.0 if self.amplitude != "auto" else a, *rest)
+        _, a, b, beta, ridge = min(found)
+        return 1.0 if self.amplitude != "auto" else a, b, beta, ridge
 
-    def _logits(self, features):
-        keys, dual = like(self.support_, features), like(self.dual_coef_, features)
-        correction = in_blocks(
-            lambda block: exponential_kernel(block, keys, self.beta_) @ dual,
-            features,
-            len(keys),
+    def _logits(self, features: NDArray) -> NDArray:
+        keys, dual = (
+            as_rows(self.support_, features),
+            as_rows(self.dual_coef_, features),
         )
-        text_weight = float(self.text_weight_)
-        if self.prototype_source_ == "image":
-            return text_weight * like(self.prior_, features) + correction
-        return text_weight * self._zero_shot_logits(features) + correction
+        base = as_rows(self.prior_, features)
+        if self.prototype_source_ != "image":
+            base = self._scaled_cosines(features, self.zero_shot_features_)
+        correction = kernel_product(features, keys, self.beta_, dual)
+        return float(self.text_weight_) * base + correction
+
+
+def _kind(support: Support) -> str:
+    return "image" if support.text_seen else "text"
+
+
+def solve_ridge(K: NDArray, R: NDArray, weight: NDArray, ridge: float) -> NDArray:
+    """Return ``(K + ridge W^-1)^-1 R``.
+
+    Parameters
+    ----------
+    K : ndarray of shape (n, n)
+        Kernel matrix; may be overwritten.
+    R : ndarray of shape (n, C)
+    weight : ndarray of shape (n,)
+        The diagonal of W, positive.
+    ridge : float
+
+    Returns
+    -------
+    ndarray of shape (n, C)
+    """
+    dtype = np.dtype(float) if len(K) <= _MOST_DOUBLE else K.dtype
+    root = np.sqrt(weight.astype(dtype))[:, None]
+    A = K.astype(dtype, copy=False)
+    # Symmetric, so that weights of any size leave it as well conditioned as can be.
+    A *= root
+    A *= root.T
+    A[np.diag_indices(len(A))] += ridge
+    # LAPACK works in place on columns, and A is its own transpose.
+    factor = cho_factor(A.T, lower=True, overwrite_a=True, check_finite=False)
+    return root * cho_solve(factor, root * R, overwrite_b=True, check_finite=False)
+
+
+class LeftOutRidge:
+    """Predictions for the rows of the support, by the ridge fit without that row.
+
+    One eigendecomposition serves every strength of the ridge.
+
+    Parameters
+    ----------
+    K : ndarray of shape (n, n)
+    R : ndarray of shape (n, C)
+    weight : ndarray of shape (n,)
+    removed : ndarray of shape (n,)
+        The weight that is taken from a row, at most all it has.
+    """
+
+    def __init__(
+        self, K: NDArray, R: NDArray, weight: NDArray, removed: NDArray
+    ) -> None:
+        self.R, self.weight, self.removed = R, weight, removed
+        self.root = np.sqrt(weight)[:, None]
+        self.values, self.vectors = eigh(self.root * K * self.root.T)
+        self.values = self.values.clip(0)
+        self.projected = self.vectors.T @ (self.root * R)
+
+    def predictions(self, ridge: float) -> NDArray:
+        """Return ``k_i (K + ridge W_i^-1)^-1 R`` for each i, shape (n, C)."""
+        inverse = 1 / (self.values + ridge)
+        a = self.root * ((self.vectors * inverse) @ self.projected)
+        h = self.weight * (self.vectors**2 @ inverse)
+        # The entry of the ridge's diagonal grows from ridge / w to ridge / (w - m), by
+        # the inverse of this; by infinity where the row goes.
+        u = self.weight * (self.weight - self.removed) / (ridge * self.removed)
+        return self.R - a * (self.weight / self.removed / (u + h))[:, None]

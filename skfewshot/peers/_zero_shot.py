@@ -1,9 +1,11 @@
 """Zero-shot CLIP: cosines to the texts, and nothing learned."""
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
-from skfewshot.classifiers._base import SHARED_CONSTRAINTS, FewShotClassifier
-from skfewshot.classifiers._docs import shared_docs
+from numpy.typing import NDArray
+
+from skfewshot._base import SHARED_CONSTRAINTS, FewShotClassifier, Report, Support
+from skfewshot._docs import shared_docs
 
 
 @shared_docs
@@ -58,21 +60,21 @@ class ZeroShotClassifier(FewShotClassifier):
 
     def __init__(
         self,
-        text_features="auto",
+        text_features: Any = "auto",
         *,
-        class_names=None,
-        text_encoder=None,
-        prompt_templates=None,
-        logit_scale="auto",
-    ):
+        class_names: Any = None,
+        text_encoder: Any = None,
+        prompt_templates: Any = None,
+        logit_scale: float | str = "auto",
+    ) -> None:
         self.text_features = text_features
         self.class_names = class_names
         self.text_encoder = text_encoder
         self.prompt_templates = prompt_templates
         self.logit_scale = logit_scale
 
-    def _learn(self, support, on_iteration):
-        """Nothing: the prototypes are read already."""
+    def _learn(self, support: Support, report: Report | None) -> dict[str, Any]:
+        return {}  # the prototypes are read already
 
-    def _logits(self, features):
-        return self._zero_shot_logits(features)
+    def _logits(self, features: NDArray) -> NDArray:
+        return self._scaled_cosines(features, self.zero_shot_features_)

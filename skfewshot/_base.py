@@ -1,0 +1,514 @@
+"""The few-shot classifier: reads a support, and derives all predictions from logits."""
+
+import warnings
+from abc import ABCMeta, abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from numbers import Real
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from sklearn.base import ClassifierMixin
+from sklearn.callback import CallbackSupportMixin
+from sklearn.metrics import accuracy_score
+from sklearn.utils import gen_batches
+from sklearn.utils.class_weight import compute_class_weight
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from skfewshot._labels import plain_labels, with_extra_classes
+from skfewshot._rows import (
+    MOST_WEIGHT,
+    check_encoder,
+    check_parameters,
+    check_rows,
+    check_weight,
+    check_weight_range,
+    class_means,
+    float_types,
+    merge_near_copies,
+    merge_rows,
+    plain,
+    reading,
+    row_order,
+    unit_rows,
+)
+from skfewshot._sklearn import (
+    Estimator,
+    HasMethods,
+    Interval,
+    StrOptions,
+    _fit_context,
+    has_callbacks,
+)
+from skfewshot._text import resolve_prototypes, warn_of_lost_encoder
+from skfewshot._torch import (
+    fork_safe_threads,
+    import_torch,
+    resolve_device,
+    to_tensor,
+)
+from skfewshot.clip.embedding import encoder_of
+
+#: Constraints of the parameters that every classifier has.
+SHARED_CONSTRAINTS: dict[str, list[Any]] = {
+    "text_features": [StrOptions({"auto"}), "array-like", dict, None],
+    "class_names": ["array-like", dict, None],
+    "text_encoder": [HasMethods("encode_classes"), callable, None],
+    "prompt_templates": [str, "array-like", callable, None],
+    "logit_scale": [
+        StrOptions({"auto"}),
+        Interval(Real, 1e-12, None, closed="left"),
+    ],
+    "class_weight": [StrOptions({"balanced"}), dict, None],
+}
+#: Reports fitted attributes, made when asked for; True asks to stop.
+Report = Callable[[Callable[[], dict[str, Any]]], bool]
+# Rows that are predicted at a time: few stay in a processor's cache.
+_BLOCK = 1024
+
+
+@dataclass(frozen=True)
+class Support:
+    """The labelled rows that a method learns from, checked, merged and in order.
+
+    Its arrays are NumPy; those of `on_device` are tensors.
+
+    Attributes
+    ----------
+    features : array of shape (n_support, n_features)
+        Unit rows, in the dtype of X.
+    y : array of int, shape (n_support,)
+        Class indices in ``[0, n_classes)``.
+    weight : array of shape (n_support,)
+        Sample weight times class weight; all positive.
+    copy : array of shape (n_support,)
+        The weight that one copy of a row has: that of its class.
+    text : array of shape (n_classes, n_features)
+        Unit-norm starting prototypes.
+    seen : ndarray of int, shape (n_classes,)
+        Where the classes are in ``classes_``, which may have more than have rows.
+    text_seen : bool
+        Whether `text` are class means of the support, which say nothing more.
+    logit_scale : float
+    """
+
+    features: Any
+    y: Any
+    weight: Any
+    copy: Any
+    text: Any
+    seen: NDArray
+    text_seen: bool
+    logit_scale: float
+
+    def in_own_order(self) -> tuple["Support", NDArray]:
+        """Put the classes in an order that their names do not change, as rows have one.
+
+        Returns
+        -------
+        support : Support
+            With classes reordered.
+        rank : ndarray of shape (n_classes,)
+            Where each class went.
+        """
+        order = row_order(self.text)
+        rank = np.argsort(order)
+        return replace(self, y=rank[self.y], text=self.text[order]), rank
+
+    def without_near_copies(self, cosine: float) -> "Support":
+        """Return the support with one row a class in the place of near copies."""
+        merged = merge_near_copies(self.features, self.y, self.weight, cosine=cosine)
+        features, y, weight = merged
+        copy = np.zeros(len(self.text), self.copy.dtype)
+        copy[self.y] = self.copy
+        return replace(self, features=features, y=y, weight=weight, copy=copy[y])
+
+    def on_device(self, device: Any) -> "Support":
+        """Return the support with tensors in the place of arrays."""
+        torch = import_torch()
+        names = ("features", "weight", "copy", "text")
+        tensors = {
+            name: to_tensor(getattr(self, name), device=device) for name in names
+        }
+        return replace(
+            self, y=to_tensor(self.y, device=device, dtype=torch.int64), **tensors
+        )
+
+
+@contextmanager
+def training() -> Iterator[None]:
+    """Let torch compute as a solver needs it, wherever `fit` is called from.
+
+    That may be inside a caller's inference mode, whose tensors could not be used
+    outside it, or where no gradients are recorded.
+    """
+    torch = import_torch()
+    with fork_safe_threads(), torch.inference_mode(False), torch.enable_grad():
+        yield
+
+
+def train(
+    support: Support,
+    device: Any,
+    solve: Callable[..., Any],
+    arrays: Callable[[Any, NDArray], dict[str, Any]],
+    report: Report | None,
+) -> dict[str, Any]:
+    """Solve on a device, and return what that fits, by attribute.
+
+    Parameters
+    ----------
+    support : Support
+    device : None, str or torch.device
+    solve : callable
+        ``solve(support, on_iteration)`` with the support in tensors gives a solution
+        with a ``loss_curve`` and ``n_iter``. After each iteration it is to call
+        ``on_iteration(iteration, loss, state)``, unless that is None; ``state()`` gives
+        the solution so far, and True asks to stop.
+    arrays : callable
+        ``arrays(solution, rank)`` gives attributes by name; the class at index c of the
+        support is row ``rank[c]`` of the solution.
+    report : callable or None
+    """
+    reported = 0
+
+    def on_iteration(iteration: int, loss: float, state: Callable[[], Any]) -> bool:
+        nonlocal reported
+        if report is None or iteration <= reported:
+            # A solver that ran out of memory does what it did again.
+            return False
+        reported = iteration
+        return report(
+            lambda: {
+                "n_iter_": iteration,
+                "loss_curve_": [loss],
+                **arrays(state(), rank),
+            }
+        )
+
+    with training():
+        ordered, rank = support.in_own_order()
+        tensors = ordered.on_device(resolve_device(device))
+        solution = solve(tensors, None if report is None else on_iteration)
+    fitted = arrays(solution, rank)
+    return fitted | {"loss_curve_": solution.loss_curve, "n_iter_": solution.n_iter}
+
+
+class FewShotClassifier(
+    ClassifierMixin, CallbackSupportMixin, Estimator, metaclass=ABCMeta
+):
+    """Base of the classifiers: subclasses learn, and turn unit rows into logits.
+
+    A subclass has the parameters of `SHARED_CONSTRAINTS` and implements ``_learn`` and
+    ``_logits``. Every prediction derives from those logits.
+    """
+
+    # The text encoder is a parameter that may be an estimator, with constraints of its
+    # own, so nested validation stays on.
+    @_fit_context(prefer_skip_nested_validation=False)
+    def fit(
+        self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None
+    ) -> Self:
+        """Learn from the support.
+
+        Parameters
+        ----------
+        X : array-like or tensor of shape (n_samples, n_features)
+            Image embeddings of the support. Straight from a
+            :class:`~skfewshot.CLIPFeaturizer` they know their text encoder. A tensor is
+            copied into an array.
+        y : array-like or tensor of shape (n_samples,)
+            Class labels.
+        sample_weight : array-like or tensor of shape (n_samples,), default=None
+            Weights, from 0 to 1e9. They count rows: a row of weight 2 is two rows, and
+            more rows weigh more against the texts, so do not scale the weights to sum
+            to one.
+
+        Returns
+        -------
+        self : estimator
+
+        Raises
+        ------
+        ValueError
+            If there are fewer than two classes, a value is not finite, a weight is
+            negative, or the text features do not fit `y` and `X`.
+        TypeError
+            If a class name is not a str, or `text_encoder` cannot encode.
+
+        Warns
+        -----
+        UserWarning
+            If class means stand in for texts that were to be expected.
+        ConvergenceWarning
+            If a method that has a `tol` reached `max_iter` first.
+        """
+        support = self._read_support(X, y, sample_weight)
+        context = self._init_callback_context(max_subtasks=getattr(self, "max_iter", 0))
+        context.call_on_fit_task_begin(estimator=self, X=X, y=y)
+
+        def report(fitted: Callable[[], dict[str, Any]]) -> bool:
+            task = context.subcontext(task_name="iteration")
+            task.call_on_fit_task_begin(estimator=self, X=X, y=y)
+            return task.call_on_fit_task_end(
+                estimator=self, X=X, y=y, reconstruction_attributes=fitted
+            )
+
+        fitted = self._learn(support, report if has_callbacks(self) else None)
+        for name, value in fitted.items():
+            setattr(self, name, value)
+        context.call_on_fit_task_end(estimator=self, X=X, y=y)
+        return self
+
+    @abstractmethod
+    def _learn(self, support: Support, report: Report | None) -> dict[str, Any]:
+        """Return what predictions need, by attribute.
+
+        `report` is None, or to be called after each iteration with a callable that
+        gives the fitted attributes so far by name; True asks to stop.
+        """
+
+    @abstractmethod
+    def _logits(self, features: NDArray) -> NDArray:
+        """Return the logits, shape (n, n_classes), of unit rows (n, n_features)."""
+
+    def _read_support(self, X: Any, y: Any, sample_weight: Any) -> Support:
+        """Check the support, find its prototypes and set what `fit` learns of them."""
+        check_parameters(self.get_params(deep=False))
+        rows, y, weight = self._read_rows(X, y, sample_weight)
+        kept = weight > 0
+        classes, index = np.unique(y[kept], return_inverse=True)
+        n_seen = len(classes)
+        if n_seen < 2:
+            raise ValueError(
+                f"{type(self).__name__} needs at least 2 classes in y with positive "
+                f"sample weight; got 1 class: {classes.tolist()}."
+            )
+        extra_classes = getattr(self, "extra_classes", None)
+        self.classes_, seen = with_extra_classes(classes, extra_classes)
+        prototypes = resolve_prototypes(
+            self.text_features,
+            classes=self.classes_,
+            encoder=encoder_of(X),
+            text_encoder=self.text_encoder,
+            class_names=self.class_names,
+            prompt_templates=self.prompt_templates,
+            n_features=rows.shape[1],
+            dtype=rows.dtype,
+        )
+        self.prototype_source_ = prototypes.source
+        self.encoder_ = prototypes.encoder
+        is_auto = self.logit_scale == "auto"
+        scale = prototypes.logit_scale if is_auto else float(self.logit_scale)
+        self.logit_scale_ = scale
+        features, index, weight = merge_rows(unit_rows(rows[kept]), index, weight[kept])
+        text = prototypes.features
+        if text is None and n_seen < len(self.classes_):
+            raise ValueError(
+                "extra_classes need texts, and there are none; pass text_features or "
+                "text_encoder."
+            )
+        if text is None:
+            text = class_means(features, index, weight, n_seen)
+        self.zero_shot_features_ = text
+        copy = self._class_weights(classes, index, weight)[index]
+        with reading("class_weight"):
+            weight = weight * copy
+        # Copies add up, and rare classes may weigh as much as all rows.
+        most = MOST_WEIGHT * len(rows)
+        check_weight_range(weight, "class_weight, times sample_weight,", most)
+        used = weight >= np.finfo(weight.dtype).tiny
+        if not used.any():
+            raise ValueError("class_weight gives every row of the support weight 0.")
+        return Support(
+            *(features[used], index[used], weight[used], copy[used], text[seen], seen),
+            text_seen=prototypes.features is None,
+            logit_scale=scale,
+        )
+
+    def _read_rows(
+        self, X: Any, y: Any, sample_weight: Any
+    ) -> tuple[NDArray, NDArray, NDArray]:
+        """Return rows, labels and weights, checked."""
+        rows, y = check_rows(X), plain_labels(y)
+        with reading("X or y"):
+            rows, y = validate_data(self, rows, y, dtype=float_types(rows))
+        if isinstance(self.text_features, str) and self.text_encoder is None:
+            # What else might have said how the classes are called warns by itself.
+            told = self.class_names is not None or self.prompt_templates is not None
+            warn_of_lost_encoder(X, rows, y, told=told)
+        with warnings.catch_warnings(), reading("y"):
+            # Half as many classes as rows is no hint of regression: it is one shot.
+            warnings.filterwarnings("ignore", "The number of unique classes")
+            check_classification_targets(y)
+        return rows, y, check_weight(sample_weight, rows)
+
+    def _class_weights(
+        self, classes: NDArray, index: NDArray, sample_weight: NDArray
+    ) -> NDArray:
+        """Return the weight of each class that has rows."""
+        with reading("class_weight"):
+            weights = compute_class_weight(
+                self.class_weight,
+                classes=classes,
+                y=classes[index],
+                sample_weight=sample_weight,
+            ).astype(sample_weight.dtype)
+        if not (weights >= 0).all() or not np.isfinite(weights).all():
+            raise ValueError(
+                "class_weight must hold finite numbers, none of them negative; got "
+                f"{self.class_weight!r}."
+            )
+        return weights
+
+    def _check_query(self, X: Any) -> NDArray:
+        """Check rows to predict and return them as an array."""
+        check_is_fitted(self)
+        rows = check_rows(X)
+        check_encoder(X, self.encoder_)
+        with reading("X"):
+            return validate_data(self, rows, reset=False, dtype=float_types(rows))
+
+    def _scaled_cosines(self, features: NDArray, prototypes: NDArray) -> NDArray:
+        """Return ``s f t'`` for unit rows and unit prototypes."""
+        return float(self.logit_scale_) * (features @ as_rows(prototypes, features).T)
+
+    def _query_logits(
+        self, X: Any, finish: Callable[[NDArray], NDArray] = lambda logits: logits
+    ) -> NDArray:
+        """Return what `finish` makes of the logits of some rows at a time."""
+        X = self._check_query(X)
+        parts = [
+            finish(self._logits(unit_rows(X[rows])))
+            for rows in gen_batches(len(X), _BLOCK)
+        ]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def decision_function(self, X: ArrayLike) -> NDArray:
+        """Return the logits, the softmax of which are the probabilities.
+
+        Parameters
+        ----------
+        X : array-like or tensor of shape (n_samples, n_features)
+            Image embeddings.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_classes) or (n_samples,)
+            One column per class of ``classes_``. With two classes, the logit of the
+            second less that of the first, as scikit-learn has it.
+
+        Raises
+        ------
+        sklearn.exceptions.NotFittedError
+            If the classifier is not fitted.
+        ValueError
+            If X has another width, is not finite, or comes from another encoder.
+        """
+        logits = self._query_logits(X)
+        return logits[:, 1] - logits[:, 0] if logits.shape[1] == 2 else logits
+
+    def predict(self, X: ArrayLike) -> NDArray:
+        """Return the most probable class of each row.
+
+        Parameters
+        ----------
+        X : array-like or tensor of shape (n_samples, n_features)
+            Image embeddings.
+
+        Returns
+        -------
+        ndarray of shape (n_samples,)
+
+        Raises
+        ------
+        sklearn.exceptions.NotFittedError
+            If the classifier is not fitted.
+        ValueError
+            If X has another width, is not finite, or comes from another encoder.
+        """
+        return self.classes_[self._query_logits(X, lambda x: x.argmax(axis=1))]
+
+    def predict_proba(self, X: ArrayLike) -> NDArray:
+        """Return the probability of each class, the softmax of the logits.
+
+        Parameters
+        ----------
+        X : array-like or tensor of shape (n_samples, n_features)
+            Image embeddings.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_classes)
+            Rows add up to 1; columns follow ``classes_``.
+
+        Raises
+        ------
+        sklearn.exceptions.NotFittedError
+            If the classifier is not fitted.
+        ValueError
+            If X has another width, is not finite, or comes from another encoder.
+        """
+        return self._query_logits(X, lambda x: np.exp(_log_softmax(x), out=x))
+
+    def predict_log_proba(self, X: ArrayLike) -> NDArray:
+        """Return the logarithm of the probability of each class.
+
+        Parameters
+        ----------
+        X : array-like or tensor of shape (n_samples, n_features)
+            Image embeddings.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_classes)
+            Columns follow ``classes_``.
+
+        Raises
+        ------
+        sklearn.exceptions.NotFittedError
+            If the classifier is not fitted.
+        ValueError
+            If X has another width, is not finite, or comes from another encoder.
+        """
+        return self._query_logits(X, _log_softmax)
+
+    def score(
+        self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None
+    ) -> float:
+        """Return the accuracy on some rows.
+
+        Parameters
+        ----------
+        X : array-like or tensor of shape (n_samples, n_features)
+            Image embeddings.
+        y : array-like or tensor of shape (n_samples,)
+            True labels.
+        sample_weight : array-like or tensor of shape (n_samples,), default=None
+
+        Returns
+        -------
+        float
+        """
+        weight = plain(sample_weight, "sample_weight")
+        return accuracy_score(plain_labels(y), self.predict(X), sample_weight=weight)
+
+
+def as_rows(fitted: NDArray, rows: NDArray) -> NDArray:
+    """Return a fitted array in the precision of the rows that it meets."""
+    return fitted.astype(rows.dtype, copy=False)
+
+
+def _log_softmax(logits: NDArray) -> NDArray:
+    """Return the logarithms of probabilities; the logits are overwritten.
+
+    In float32 a wide logit gap would round a probability to 0, and its log to minus
+    infinity: the smallest normal number is the floor of both.
+    """
+    logits -= logits.max(axis=1, keepdims=True)
+    logits -= np.log(np.exp(logits).sum(axis=1, keepdims=True))
+    floor = np.log(np.finfo(logits.dtype).tiny)
+    return np.maximum(logits, floor, out=logits)
