@@ -253,7 +253,7 @@ def _to_8_bits(image: "Picture") -> NDArray:
         raise ValueError("it has values that are not finite")
     low, high = values.min(), values.max()
     if image.mode.startswith("I;16"):
-        span = (0, 65535)
+        span: Any = (0, 65535)
     else:
         tops = (1, 255, 65535) if image.mode == "F" else (255, 65535)
         spans = [(0, top) for top in tops if low >= -top / 10 and high <= 1.1 * top]

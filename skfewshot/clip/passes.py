@@ -7,7 +7,7 @@ every layer, spinning, and the threads that decode images beside it make that wa
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence, Sized
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, closing, nullcontext
 from functools import partial
@@ -187,7 +187,7 @@ def _read(
 
 def _read_ahead(
     read: Callable[..., Result], images: Any, num_workers: int, n_ahead: int
-) -> Iterator[Result]:
+) -> Generator[Result, None, None]:
     """Yield what `read` makes of each image, by threads that stay some images ahead."""
     items: Iterable[tuple[int, Callable[[], Any]]]
     if length_of(images) is None:
@@ -310,6 +310,7 @@ class Passes:
 
     def run(self, indexes: Sequence[int], pixels: NDArray, keys: Sequence = ()) -> None:
         """Start a pass over pixels, and finish the oldest if too many run."""
+        wait: Callable
         if self._pool is not None:
             wait = self._pool.submit(self._encode, pixels).result
         else:
@@ -493,7 +494,7 @@ class Rows:
             self._resize(max(self.n_seen, 2 * len(self._array)))
         self._array[list(indexes)] = rows
 
-    def finish(self, missing: Sequence[int | None] = ()) -> NDArray:
+    def finish(self, missing: Sequence[Any] = ()) -> NDArray:
         """Return the rows, NaN at the indexes that are missing."""
         for index in missing:
             row = np.full((1, *self._array.shape[1:]), np.nan, np.float32)
