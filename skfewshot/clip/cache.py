@@ -12,8 +12,9 @@ import sqlite3
 import threading
 import time
 import weakref
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -115,8 +116,9 @@ class EmbeddingCache:
 
     def __enter__(self) -> "EmbeddingCache":
         try:
-            with self._connected():
-                return self
+            with _lock:
+                self._connected()
+            return self
         except sqlite3.OperationalError as error:
             raise OSError(
                 f"The cache {str(self.path)!r} could not be opened: {error}."
@@ -152,11 +154,9 @@ class EmbeddingCache:
 
     def get(self, key: bytes) -> NDArray | None:
         """Return the row of a key, or None if there is none, or a damaged one."""
-        value: Any = self._waiting.get(key)
-        if value is None and self._works["read"]:
-            with self._excused("read"), self._connected() as connection:
-                query = "SELECT value FROM embeddings WHERE key = ?"
-                value = (connection.execute(query, (key,)).fetchone() or [None])[0]
+        value = self._waiting.get(key)
+        if value is None:
+            value = self._try("read", partial(_look_up, key))
         if not isinstance(value, bytes) or value[:_CHECK_BYTES] != _check(
             key, value[_CHECK_BYTES:]
         ):
@@ -179,17 +179,19 @@ class EmbeddingCache:
         """Write what was put, in one transaction: all of it is in the file, or none."""
         self._flushed = time.monotonic()
         if self._waiting:
-            with self._excused("written"), self._connected() as connection:
-                with connection:  # a transaction, rolled back after an error
-                    connection.execute("BEGIN IMMEDIATE")
-                    self._make_room(connection)
-                    connection.executemany(
-                        "INSERT OR REPLACE INTO embeddings (key, value) VALUES (?, ?)",
-                        list(self._waiting.items()),
-                    )
-                # A script, because this gives back one page at each step.
-                connection.executescript("PRAGMA incremental_vacuum")
+            self._try("written", self._write)
         self._waiting, self._waiting_bytes = {}, 0
+
+    def _write(self, connection: sqlite3.Connection) -> None:
+        with connection:  # a transaction, rolled back after an error
+            connection.execute("BEGIN IMMEDIATE")
+            self._make_room(connection)
+            connection.executemany(
+                "INSERT OR REPLACE INTO embeddings (key, value) VALUES (?, ?)",
+                list(self._waiting.items()),
+            )
+        # A script, because this gives back one page at each step.
+        connection.executescript("PRAGMA incremental_vacuum")
 
     def _make_room(self, connection: sqlite3.Connection) -> None:
         """Delete the oldest rows if what waits would go beyond the bound."""
@@ -208,25 +210,25 @@ class EmbeddingCache:
                 (int(n_rows * (1 - wanted / used)) + 1,),
             )
 
-    @contextmanager
-    def _connected(self) -> Iterator[sqlite3.Connection]:
-        """Hold the one connection, opened anew if it was closed."""
-        with _lock:
-            if self._connection is None:
-                self._connection = _connect(self.path)
-            yield self._connection
-
-    @contextmanager
-    def _excused(self, doing: str) -> Iterator[None]:
+    def _try(self, doing: str, call: Callable[[sqlite3.Connection], Any]) -> Any:
         """Warn of what the disk or another process did: embedding can go on."""
+        if not self._works[doing]:
+            return None
         try:
-            yield
+            with _lock:
+                return call(self._connected())
         except sqlite3.Error as error:
             self._works[doing] = False
             warn_user(
                 f"The cache {str(self.path)!r} could not be {doing}: {error}. Images "
                 "are embedded without it. If the file is damaged, delete it."
             )
+
+    def _connected(self) -> sqlite3.Connection:
+        """Return the one connection, opened anew if it was closed."""
+        if self._connection is None:
+            self._connection = _connect(self.path)
+        return self._connection
 
 
 def _make_folder(name: str | os.PathLike) -> Path:
@@ -272,6 +274,12 @@ def _connect(path: Path) -> sqlite3.Connection:
         connection.close()
         raise
     return connection
+
+
+def _look_up(key: bytes, connection: sqlite3.Connection) -> Any:
+    query = "SELECT value FROM embeddings WHERE key = ?"
+    found = connection.execute(query, (key,)).fetchone()
+    return None if found is None else found[0]
 
 
 def _check(key: bytes, body: bytes) -> bytes:

@@ -19,14 +19,12 @@ class EncoderIdentity:
 
     Parameters
     ----------
-    model_name : str
-        The name that :class:`~skfewshot.CLIPFeaturizer` was given.
-    pretrained : str or None
-        The weights it was given.
+    model_name, pretrained : str, str or None
+        The model and the weights that :class:`~skfewshot.CLIPFeaturizer` was given.
     fingerprint : str
-        A hash of the weights and of what else decides an embedding. Only this field
-        takes part in ``==`` and ``hash``: the same weights under another name are the
-        same encoder, on any device and at any precision.
+        A hash of the weights and of what else decides an embedding. It alone takes
+        part in ``==``: the same weights are the same encoder under any name, on any
+        device and at any precision.
     embedding_dim : int
         d, the width of the joint space.
     logit_scale : float
@@ -123,11 +121,10 @@ class EmbeddingArray(np.ndarray):
 
     def __array_finalize__(self, obj: Any) -> None:
         # A view watches over its memory; who knows how it was made may say what it is.
-        shares = isinstance(obj, EmbeddingArray) and np.may_share_memory(
-            np.asarray(self), np.asarray(obj)
-        )
-        self._memory = obj._memory if shares else [None]
-        self._in_space = False
+        self._memory, self._in_space = [None], False
+        if isinstance(obj, EmbeddingArray):
+            if np.may_share_memory(np.asarray(self), np.asarray(obj)):
+                self._memory = obj._memory
 
     @property
     def encoder(self) -> EncoderIdentity | None:
@@ -154,9 +151,10 @@ class EmbeddingArray(np.ndarray):
         cast = super().astype(dtype, *args, **kwargs)
         return EmbeddingArray(cast, self.encoder) if cast.dtype.kind == "f" else cast
 
-    def __reduce_ex__(self, protocol: Any) -> tuple:
+    def __reduce_ex__(self, protocol: Any) -> Any:
         # A plain array inside, so that joblib maps large ones to shared memory.
-        return EmbeddingArray, (np.asarray(self), self.encoder)
+        plain, encoder = np.asarray(self), self.encoder
+        return (EmbeddingArray, (plain, encoder)) if encoder else plain.__reduce__()
 
     def __repr__(self) -> str:
         if self.size <= 50:
