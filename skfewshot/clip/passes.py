@@ -310,12 +310,10 @@ class Passes:
 
     def run(self, indexes: Sequence[int], pixels: NDArray, keys: Sequence = ()) -> None:
         """Start a pass over pixels, and finish the oldest if too many run."""
-        wait: Callable
-        if self._pool is not None:
-            wait = self._pool.submit(self._encode, pixels).result
+        if self._pool is None:
+            wait = _start_fetching(self._encode(pixels))
         else:
-            encoded = self._encode(pixels)
-            wait = _start_copy(encoded) if encoded.is_cuda else partial(_same, encoded)
+            wait = self._pool.submit(self._encode, pixels).result
         self._running.append((indexes, keys, wait))
         while len(self._running) > self._most_running:
             self._finish_oldest()
@@ -351,6 +349,11 @@ def _thread_pool(n_threads: int) -> ThreadPoolExecutor:
         initializer=limit_threads,
         initargs=(share,),
     )
+
+
+def _start_fetching(encoded: "torch.Tensor") -> Callable[..., "torch.Tensor"]:
+    """Return a function that waits for the rows in the memory of the host."""
+    return _start_copy(encoded) if encoded.is_cuda else partial(_same, encoded)
 
 
 def _start_copy(encoded: "torch.Tensor") -> Callable[[], "torch.Tensor"]:

@@ -409,6 +409,7 @@ def _identity_and_sharing(X):
     return encoder_of(X), isinstance(base, np.memmap)
 
 
+@pytest.mark.slow
 def test_joblib_workers_map_large_arrays():
     X = embeddings(1000)
     parallel = joblib.Parallel(n_jobs=2, max_nbytes=1000)
