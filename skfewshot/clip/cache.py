@@ -74,22 +74,14 @@ class EmbeddingCache:
     Parameters
     ----------
     folder : str or os.PathLike
-        Made if it does not exist. One that may not be written to is read. On a disk of
-        this machine: SQLite's locks do not work on most network file systems.
+        Made if it does not exist, on a disk of this machine: SQLite's locks do not work
+        on most network file systems. One that may not be written to is read.
     clip : CLIPModel
         The fingerprint of its identity covers weights and preprocessing.
     dense_mode : str or None, default=None
         How patch tokens are made, or None for global embeddings alone.
     size : int, default=DEFAULT_SIZE
         The bound in bytes.
-
-    Raises
-    ------
-    ValueError
-        If there is a file in the place of the folder, or one of the cache's name that
-        is not a cache, or no folder can have that name.
-    OSError
-        If the folder or the file cannot be made or read.
     """
 
     def __init__(
@@ -143,13 +135,12 @@ class EmbeddingCache:
 
     def key(self, content: Any) -> bytes:
         """Return the key of an image: the bytes of a file, or an RGB image of PIL."""
-        digest = hashlib.sha256(self._space)
-        if isinstance(content, bytes):
-            digest.update(b"file")
-        else:  # a file can hold any bytes, so the two kinds are told apart
-            digest.update(f"pixels {content.size}".encode())
-            content = content.tobytes()
-        digest.update(content)
+        is_file = isinstance(
+            content, bytes
+        )  # which can hold any, so they are told apart
+        kind = "file" if is_file else f"pixels {content.size}"
+        digest = hashlib.sha256(self._space + kind.encode())
+        digest.update(content if is_file else content.tobytes())
         return digest.digest()
 
     def get(self, key: bytes) -> NDArray | None:
@@ -157,12 +148,12 @@ class EmbeddingCache:
         value = self._waiting.get(key)
         if value is None:
             value = self._try("read", partial(_look_up, key))
-        if not isinstance(value, bytes) or value[:_CHECK_BYTES] != _check(
-            key, value[_CHECK_BYTES:]
-        ):
+        if not isinstance(value, bytes):
             return None
-        row = np.frombuffer(value, dtype="<f4", offset=_CHECK_BYTES)
-        return row.reshape(self._shape)
+        check, body = value[:_CHECK_BYTES], value[_CHECK_BYTES:]
+        if check != _check(key, body):
+            return None
+        return np.frombuffer(body, dtype="<f4").reshape(self._shape)
 
     def put(self, key: bytes, row: NDArray) -> None:
         """Store a row, soon: see :meth:`flush`."""
@@ -258,8 +249,7 @@ def _connect(path: Path) -> sqlite3.Connection:
     try:
         # In one statement: another process may be about to make the table.
         mark, n_tables = connection.execute(
-            "SELECT application_id, (SELECT count(*) FROM sqlite_master) "
-            "FROM pragma_application_id"
+            "SELECT *, (SELECT count(*) FROM sqlite_master) FROM pragma_application_id"
         ).fetchone()
         if mark not in (0, _APPLICATION_ID) or (n_tables and not mark):
             raise sqlite3.DatabaseError("it holds other data")
@@ -278,8 +268,7 @@ def _connect(path: Path) -> sqlite3.Connection:
 
 def _look_up(key: bytes, connection: sqlite3.Connection) -> Any:
     query = "SELECT value FROM embeddings WHERE key = ?"
-    found = connection.execute(query, (key,)).fetchone()
-    return None if found is None else found[0]
+    return (connection.execute(query, (key,)).fetchone() or [None])[0]
 
 
 def _check(key: bytes, body: bytes) -> bytes:
