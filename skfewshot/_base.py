@@ -5,6 +5,7 @@ from abc import ABCMeta, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from numbers import Real
 from typing import Any, Self
 
@@ -129,12 +130,14 @@ class Support:
     def on_device(self, device: Any) -> "Support":
         """Return the support with tensors in the place of arrays."""
         torch = import_torch()
-        names = ("features", "weight", "copy", "text")
-        tensors = {
-            name: to_tensor(getattr(self, name), device=device) for name in names
-        }
+        to = partial(to_tensor, device=device)
         return replace(
-            self, y=to_tensor(self.y, device=device, dtype=torch.int64), **tensors
+            self,
+            features=to(self.features),
+            y=to(self.y, dtype=torch.int64),
+            weight=to(self.weight),
+            copy=to(self.copy),
+            text=to(self.text),
         )
 
 

@@ -116,8 +116,9 @@ def check_parameters(parameters: Mapping[str, Any]) -> None:
     for name, value in parameters.items():
         if not isinstance(value, Real) or value in (np.inf, -np.inf):
             continue
-        if abs(value) > MOST_PARAMETER:
-            size = min(abs(value), 1e300)  # integers may be longer than can be shown
+        # Integers may be longer than can be shown.
+        size = min(abs(value), 1e300)  # type: ignore[call-overload]
+        if size > MOST_PARAMETER:
             raise ValueError(
                 f"{name} is out of all proportion, {size:.3g} or more in size; wanted "
                 f"is at most {MOST_PARAMETER:.0e}."

@@ -122,9 +122,9 @@ def resolve_prototypes(
         source = wording.features
     elif text_encoder is None and encoder is None:
         if class_names is not None or prompt_templates is not None:
-            given = "prompt_templates" if class_names is None else wording.names
+            unused = "prompt_templates" if class_names is None else wording.names
             _warn_of_class_means(
-                f"{given} was given, but nothing that "
+                f"{unused} was given, but nothing that "
                 "could encode them: X does not come straight from a CLIPFeaturizer, "
                 "and text_encoder is None. Pass text_encoder.",
                 wording,
@@ -214,7 +214,7 @@ def warn_of_lost_encoder(X: Any, rows: NDArray, y: NDArray, *, told: bool) -> No
         Whether names or templates were given, of which :func:`resolve_prototypes` warns
         whatever the rows are.
     """
-    columns = getattr(X, "columns", ())
+    columns: Any = getattr(X, "columns", ())
     has_names = isinstance(next(iter(np.ravel(y)), None), str)
     if encoder_of(X) is not None:
         return
@@ -275,12 +275,10 @@ def _encode(
 def _common_encoder(text_features: Any, wording: Wording) -> Any:
     """Return the encoder of an array, or the one of all vectors of a dict or list."""
     if isinstance(text_features, Mapping):
-        vectors = text_features.values()
-    elif isinstance(text_features, list | tuple):
-        vectors = text_features
-    else:
+        text_features = list(text_features.values())
+    if not isinstance(text_features, list | tuple):
         return encoder_of(text_features)
-    encoders = {encoder_of(vector) for vector in vectors} - {None}
+    encoders = {encoder_of(vector) for vector in text_features} - {None}
     if len(encoders) > 1:
         raise ValueError(
             f"{wording.features} holds vectors of several encoders, "
