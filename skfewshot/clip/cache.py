@@ -2,7 +2,7 @@
 
 SQLite because it is in the standard library, survives a ``kill -9`` and a loss of power
 at any point, lets several processes read and write, and reports a damaged file in place
-of crashing on it. Nothing in the file is ever run or unpickled.
+of crashing on it, as a memory map would. Nothing in the file is ever run or unpickled.
 """
 
 import hashlib
@@ -13,8 +13,6 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
-from contextlib import suppress
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +24,8 @@ from skfewshot.clip.models import CLIPModel
 
 #: Name of the file in the folder of a cache.
 FILE_NAME = "embeddings.sqlite"
-#: The bound that a cache has unless told otherwise, in bytes.
-DEFAULT_SIZE = 10 * 2**30
-#: The smallest bound: some pages for SQLite itself and a few embeddings.
-SMALLEST_SIZE = 2**20
+#: The bounds of a cache in bytes: unless told otherwise, and the least there can be.
+DEFAULT_SIZE, SMALLEST_SIZE = 10 * 2**30, 2**20
 
 # To be raised when images are read or embeddings are stored in another way.
 _FORMAT = 2
@@ -42,18 +38,16 @@ _TIMEOUT_S = 20
 # Rows wait in memory for one transaction, no longer and no larger than this.
 _WAIT_S, _WAIT_BYTES = 1.0, 8 * 2**20
 # A full cache loses its oldest embeddings until this share of the bound is in use.
-_KEPT = 0.9
-_CHECK_BYTES = 8
+_KEPT, _CHECK_BYTES = 0.9, 8
 
 _all: "weakref.WeakSet[EmbeddingCache]" = weakref.WeakSet()
 _lock = threading.RLock()
 
 
 def _before_fork() -> None:
-    """Close the files: the locks of a connection must not cross a fork.
+    """Close the files: a child would take its parent's locks for its own.
 
-    SQLite would have the child believe that it holds those of its parent, also in
-    connections of its own; other processes would then write to the file beside it.
+    It would believe so in connections of its own, too, and write beside others.
     """
     _lock.acquire()
     for cache in _all:
@@ -61,27 +55,15 @@ def _before_fork() -> None:
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(
-        before=_before_fork,
-        after_in_parent=_lock.release,
-        after_in_child=_lock.release,
-    )
+    _end = _lock.release
+    os.register_at_fork(before=_before_fork, after_in_parent=_end, after_in_child=_end)
 
 
 class EmbeddingCache:
-    """The embeddings of one model in an SQLite file; a context manager.
+    """The embeddings of one model in a file that may hold those of others; a context.
 
-    Parameters
-    ----------
-    folder : str or os.PathLike
-        Made if it does not exist, on a disk of this machine: SQLite's locks do not work
-        on most network file systems. One that may not be written to is read.
-    clip : CLIPModel
-        The fingerprint of its identity covers weights and preprocessing.
-    dense_mode : str or None, default=None
-        How patch tokens are made, or None for global embeddings alone.
-    size : int, default=DEFAULT_SIZE
-        The bound in bytes.
+    `folder` is made if it does not exist, and read where it may not be written to.
+    `dense_mode` is None for global embeddings alone, and `size` the bound in bytes.
     """
 
     def __init__(
@@ -112,8 +94,9 @@ class EmbeddingCache:
                 self._connected()
             return self
         except sqlite3.OperationalError as error:
+            name = str(self.path)
             raise OSError(
-                f"The cache {str(self.path)!r} could not be opened: {error}."
+                f"The cache {name!r} could not be opened: {error}."
             ) from error
         except sqlite3.DatabaseError as error:
             raise ValueError(
@@ -129,8 +112,7 @@ class EmbeddingCache:
     def disconnect(self) -> None:
         """Close the file until it is asked for again."""
         if self._connection is not None:
-            with suppress(sqlite3.Error):
-                self._connection.close()
+            self._connection.close()
         self._connection = None
 
     def key(self, content: Any) -> bytes:
@@ -147,7 +129,9 @@ class EmbeddingCache:
         """Return the row of a key, or None if there is none, or a damaged one."""
         value = self._waiting.get(key)
         if value is None:
-            value = self._try("read", partial(_look_up, key))
+            query = "SELECT value FROM embeddings WHERE key = ?"
+            value = self._try("read", lambda it: it.execute(query, (key,)).fetchone())
+            value = value and value[0]
         if not isinstance(value, bytes):
             return None
         check, body = value[:_CHECK_BYTES], value[_CHECK_BYTES:]
@@ -174,13 +158,14 @@ class EmbeddingCache:
         self._waiting, self._waiting_bytes = {}, 0
 
     def _write(self, connection: sqlite3.Connection) -> None:
+        rows, store = (
+            list(self._waiting.items()),
+            "REPLACE INTO embeddings (key, value)",
+        )
         with connection:  # a transaction, rolled back after an error
             connection.execute("BEGIN IMMEDIATE")
             self._make_room(connection)
-            connection.executemany(
-                "INSERT OR REPLACE INTO embeddings (key, value) VALUES (?, ?)",
-                list(self._waiting.items()),
-            )
+            connection.executemany(f"{store} VALUES (?, ?)", rows)
         # A script, because this gives back one page at each step.
         connection.executescript("PRAGMA incremental_vacuum")
 
@@ -195,11 +180,9 @@ class EmbeddingCache:
             n_rows = connection.execute(query).fetchone()[0]
             if not n_rows:
                 break
-            connection.execute(
-                "DELETE FROM embeddings WHERE id IN "
-                "(SELECT id FROM embeddings ORDER BY id LIMIT ?)",
-                (int(n_rows * (1 - wanted / used)) + 1,),
-            )
+            n_oldest = int(n_rows * (1 - wanted / used)) + 1
+            oldest = f"SELECT id FROM embeddings ORDER BY id LIMIT {n_oldest}"
+            connection.execute(f"DELETE FROM embeddings WHERE id IN ({oldest})")
 
     def _try(self, doing: str, call: Callable[[sqlite3.Connection], Any]) -> Any:
         """Warn of what the disk or another process did: embedding can go on."""
@@ -224,13 +207,10 @@ class EmbeddingCache:
 
 def _make_folder(name: str | os.PathLike) -> Path:
     """Return the folder, without links; make it if there is none."""
-    # One letter before the slashes is a drive of Windows.
-    if not os.fspath(name) or re.match(r"[\w+.-]{2,}://", os.fspath(name)):
-        raise ValueError(
-            f"cache={str(name)!r} is no path; wanted is a folder of this machine, or "
-            "None for no cache."
-        )
     try:
+        # One letter before the slashes is a drive of Windows.
+        if not os.fspath(name) or re.match(r"[\w+.-]{2,}://", os.fspath(name)):
+            raise ValueError("wanted is a folder of this machine, or None for no cache")
         folder = Path(name).expanduser().absolute()
         if folder.exists() and not folder.is_dir():
             raise ValueError("it is a file; wanted is a folder, made if need be")
@@ -264,11 +244,6 @@ def _connect(path: Path) -> sqlite3.Connection:
         connection.close()
         raise
     return connection
-
-
-def _look_up(key: bytes, connection: sqlite3.Connection) -> Any:
-    query = "SELECT value FROM embeddings WHERE key = ?"
-    return (connection.execute(query, (key,)).fetchone() or [None])[0]
 
 
 def _check(key: bytes, body: bytes) -> bytes:

@@ -656,7 +656,7 @@ def test_nothing_is_unpickled(featurizer, paths, folder, tmp_path):
 
 
 def test_no_folder_named(featurizer, paths):
-    with pytest.raises(ValueError, match="cache='' is no path"):
+    with pytest.raises(ValueError, match="cache='' is no folder: wanted is"):
         featurizer.set_params(cache="").transform(paths)
 
 
