@@ -1,8 +1,7 @@
 """Embeddings on disk, by the content of the image: an SQLite file that processes share.
 
-SQLite because it is in the standard library, survives a ``kill -9`` and a loss of power
-at any point, lets several processes read and write, and reports a damaged file in place
-of crashing on it, as a memory map would. Nothing in the file is ever run or unpickled.
+SQLite because it survives a ``kill -9`` and a loss of power at any point, and reports a
+damaged file in place of crashing on it, as a memory map would. Nothing is unpickled.
 """
 
 import hashlib
@@ -27,14 +26,12 @@ FILE_NAME = "embeddings.sqlite"
 #: The bounds of a cache in bytes: unless told otherwise, and the least there can be.
 DEFAULT_SIZE, SMALLEST_SIZE = 10 * 2**30, 2**20
 
-# To be raised when images are read or embeddings are stored in another way.
-_FORMAT = 2
-# "CLIP" in ASCII: a file that has another mark is not ours, and is left alone.
-_APPLICATION_ID = 0x434C4950
+# To be raised when images are read or embeddings are stored in another way; and a mark,
+# "CLIP" in ASCII: a file that has another one is not ours, and is left alone.
+_FORMAT, _APPLICATION_ID = 2, 0x434C4950
 _TABLE = "embeddings (id INTEGER PRIMARY KEY, key BLOB UNIQUE, value BLOB NOT NULL)"
 _PAGE = 16384
-# A wait for another process ends here, and embedding goes on without the cache.
-_TIMEOUT_S = 20
+_TIMEOUT_S = 20  # then embedding waits no longer for another process
 # Rows wait in memory for one transaction, no longer and no larger than this.
 _WAIT_S, _WAIT_BYTES = 1.0, 8 * 2**20
 # A full cache loses its oldest embeddings until this share of the bound is in use.
@@ -45,10 +42,7 @@ _lock = threading.RLock()
 
 
 def _before_fork() -> None:
-    """Close the files: a child would take its parent's locks for its own.
-
-    It would believe so in connections of its own, too, and write beside others.
-    """
+    """Close the files: a child would take its parent's locks for its own, for ever."""
     _lock.acquire()
     for cache in _all:
         cache.disconnect()
