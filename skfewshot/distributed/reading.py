@@ -5,8 +5,7 @@ from dataclasses import asdict
 
 import numpy as np
 
-from skfewshot.clip.embedding import EmbeddingArray
-from skfewshot.clip.identity import read_identity
+from skfewshot.clip.embedding import EmbeddingArray, read_identity
 from skfewshot.distributed.columns import check_ids, holds_floats, show, to_array
 from skfewshot.distributed.folder import open_folder
 

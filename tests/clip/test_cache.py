@@ -307,6 +307,7 @@ def write_forever(featurizer, paths, seed, begun):
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.slow
 def test_killed_writers_leave_a_sound_cache(small, folder, tmp_path, monkeypatch):
     paths = sorted(map(str, write_images(tmp_path / "images", 40)))
     featurizer = CLIPFeaturizer(small, cache=folder, batch_size=2, num_workers=0)
