@@ -42,7 +42,7 @@ ABLATIONS = {f"CMM, {name}": settings for name, settings in ABLATIONS.items()}
 CONSTANTS = {
     "CMM, no intercepts": (
         ("cmm.scales", "_INTERCEPT_VARIANCE", 1e-9),
-        ("cmm.objective", "_INTERCEPT_PENALTY", 1e9),
+        ("cmm.gaussian", "_INTERCEPT_PENALTY", 1e9),
     ),
     "CMM, no map of texts": (("cmm.gaussian", "_MAP_VARIANCE", 0.0),),
     "CMM, weight not by surprise": (("cmm.scales", "_RATIO_BOUNDS", (1.0, 1.0)),),

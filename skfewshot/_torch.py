@@ -1,10 +1,9 @@
-"""The border with torch: devices, threads, arrays to tensors and back, a minimiser."""
+"""The border with torch: devices, threads, arrays to tensors and back."""
 
 import gc
-import math
 import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -17,9 +16,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _is_forked = False
-# Iterations over which progress is judged: one poor direction may make one short step
-# far from the minimum.
-_WINDOW = 5
 #: Rows of a chunk below which less memory is not to be had.
 LEAST_ROWS = 64
 
@@ -205,107 +201,3 @@ def in_chunks(solve: Callable[[int], Any], chunk_size: int) -> Any:
         "device='cpu', free memory that other models hold, or take fewer rows or "
         f"classes. {reason}"
     )
-
-
-def minimise(
-    parts: Callable[["Tensor"], Iterable["Tensor"]],
-    start: "Tensor",
-    *,
-    max_iter: int,
-    tol: float,
-    ftol: float = 0.0,
-    on_step: Callable[[int, float, "Tensor"], bool] | None = None,
-) -> tuple["Tensor", list[float], bool]:
-    """Minimise a sum of tensors by SciPy's L-BFGS, with gradients by autograd.
-
-    Parameters
-    ----------
-    parts : callable
-        ``parts(x)`` gives, one after the other, scalar tensors that add up to the loss.
-    start : tensor of shape (p,)
-    max_iter : int
-        Most iterations.
-    tol : float
-        Stop once five iterations lowered the loss by less than `tol` times the loss
-        each, on average.
-    ftol : float, default=0
-        Stop too once an iteration lowered the loss by less than `ftol` times the loss,
-        or times 1 if that is more.
-    on_step : callable, default=None
-        ``on_step(iteration, loss, x)`` after each iteration; True stops.
-
-    Returns
-    -------
-    x : tensor of shape (p,)
-    loss_curve : list of float
-        The loss before the first iteration, and after each one.
-    converged : bool
-        Whether the loss settled, as opposed to `max_iter` or a callback that stopped.
-
-    Raises
-    ------
-    ValueError
-        If the loss is not finite at the start.
-    """
-    import torch
-    from scipy.optimize import minimize
-
-    curve: list[float] = []
-    stopped = False
-
-    def tensor(x: np.ndarray) -> "Tensor":
-        return torch.tensor(x, dtype=start.dtype, device=start.device)
-
-    def value_and_gradient(x: np.ndarray) -> tuple[float, np.ndarray]:
-        point = tensor(x).requires_grad_()
-        value = torch.zeros((), dtype=start.dtype, device=start.device)
-        for part in parts(point):
-            part.backward()
-            value += part.detach()
-        if not curve:
-            if not math.isfinite(value):
-                raise ValueError(
-                    f"The loss is {float(value)} before the first step; a parameter is "
-                    "too large."
-                )
-            curve.append(float(value))
-        assert point.grad is not None
-        return float(value), point.grad.cpu().numpy().astype(np.float64)
-
-    def after(intermediate_result: Any) -> None:
-        nonlocal stopped
-        curve.append(float(intermediate_result.fun))
-        if on_step is not None:
-            x = tensor(intermediate_result.x)
-            stopped = bool(on_step(len(curve) - 1, curve[-1], x))
-        if stopped or _is_settled(curve, tol):
-            raise StopIteration
-
-    if not len(start):
-        value = float(sum(part.detach() for part in parts(start)))
-        return start, [value], True
-    # The gradient is in units that are not ours to compare with a number.
-    options = {
-        "maxiter": max_iter,
-        "maxfun": 100 * max_iter + 100,
-        "ftol": ftol,
-        "gtol": 0,
-    }
-    found = minimize(
-        value_and_gradient,
-        start.cpu().numpy().astype(np.float64),
-        jac=True,
-        method="L-BFGS-B",
-        callback=after,
-        options=options,
-    )
-    # Where no step lowers the loss by more than rounding errors, there is the minimum.
-    spent = len(curve) > max_iter and not _is_settled(curve, tol)
-    return tensor(found.x), curve, not (stopped or spent)
-
-
-def _is_settled(curve: list[float], tol: float) -> bool:
-    """Say whether the loss falls no more."""
-    if len(curve) <= _WINDOW:
-        return False
-    return curve[-_WINDOW - 1] - curve[-1] <= tol * _WINDOW * abs(curve[-1])

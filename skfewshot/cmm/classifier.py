@@ -289,9 +289,10 @@ class CMMClassifier(
     def _solve(
         self, support: Support, on_iteration: "OnIteration | None"
     ) -> "Solution":
-        from skfewshot.cmm import objective
+        from skfewshot.cmm.gaussian import solve_gaussian
+        from skfewshot.cmm.objective import Settings, solve_gradient
 
-        settings = objective.Settings(
+        settings = Settings(
             alpha=None if self.alpha == "auto" else float(self.alpha),
             triplet_weight=float(self.triplet_weight),
             margin=float(self.margin),
@@ -300,16 +301,11 @@ class CMMClassifier(
             max_iter=self.max_iter,
             tol=float(self.tol),
         )
-        solvers = {
-            "gaussian": objective.solve_gaussian,
-            "gradient": objective.solve_gradient,
-        }
+        solve = solve_gaussian if self.solver == "gaussian" else solve_gradient
         # A block of logits of 4 MB stays in a processor's cache; a GPU wants more.
         block = 2**26 if support.text.is_cuda else 2**20
         return in_chunks(
-            lambda chunk_size: solvers[self.solver](
-                support, settings, chunk_size, on_iteration
-            ),
+            lambda chunk_size: solve(support, settings, chunk_size, on_iteration),
             min(max(LEAST_ROWS, block // len(support.text)), len(support.y)),
         )
 

@@ -1,4 +1,4 @@
-"""The closed form of cross-modal mapping: class means, a whitening map, rows left out.
+"""From a Gaussian closed form: class means, a whitening map, rows left out, the solver.
 
 Everything here is this library's own. In the space of the images, less their centre m,
 the mean of class c is taken for a draw from a Gaussian process over the texts,
@@ -13,6 +13,7 @@ linear map from texts to images. The covariance of the rows round those means, s
 to a sphere, gives the map of the images: one that makes classes round.
 """
 
+import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -21,7 +22,27 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from skfewshot._base import Support
+from skfewshot.cmm.objective import (
+    Loss,
+    OnIteration,
+    Scales,
+    Settings,
+    Solution,
+    Unknown,
+    minimise_loss,
+)
+from skfewshot.cmm.scales import (
+    LeftOut,
+    find_intercepts,
+    find_newcomer_intercept,
+    find_weight,
+)
 
+# Rows that are left out, one at a time, to find intercepts; fewer where classes are so
+# many that memory would run out; and so many to find the scales, which are but two.
+_MOST_LEFT_OUT, _MOST_LOGITS, _MOST_FOR_SCALES = 4096, 2**23, 1024
+# Penalty of an intercept's move in units of that of a prototype's.
+_INTERCEPT_PENALTY = 0.1
 # Prior variance of the linear map from texts to images, in units of that of a class's
 # own deviation from it.
 _MAP_VARIANCE = 3.0
@@ -299,3 +320,143 @@ def left_out_cosines(start: GaussianStart, support: Support, rows: Tensor) -> Te
     x_x = x_x + gain * x_e.square()
     floor = torch.finfo(means.dtype).tiny ** 0.5
     return x_q / (x_x.sqrt()[:, None] * q_q.sqrt()).clamp_min(floor)
+
+
+def leave_out(support: Support, start: GaussianStart) -> LeftOut:
+    """Return what rows of the support say when they are left out, in closed form."""
+    F, y, weight, text = support.features, support.y, support.weight, support.text
+    most = min(_MOST_LEFT_OUT, max(_MOST_FOR_SCALES, _MOST_LOGITS // len(text)))
+    rows = torch.arange(len(F), device=F.device)[:: -(-len(F) // most)]
+    counts = start.posterior.counts.to(weight.dtype)
+    label = y[rows]
+    frozen = F[rows] @ text.T
+    if support.text_seen:
+        own = torch.zeros_like(text).index_add_(0, y, weight[:, None] * F)
+        own = normalize(own[label] - weight[rows, None] * F[rows])
+        frozen.scatter_(1, label[:, None], (F[rows] * own).sum(dim=1, keepdim=True))
+    return LeftOut(
+        rows=rows,
+        frozen=frozen,
+        mapped=left_out_cosines(start, support, rows),
+        y=label,
+        weight=weight[rows],
+        spare=weight[rows] < 0.999 * counts[label],
+    )
+
+
+def find_scales(
+    support: Support,
+    start: GaussianStart,
+    *,
+    alpha: float | None,
+    text_penalty: float,
+) -> Scales:
+    """Find weight, temperature and intercepts by rows left out.
+
+    Parameters
+    ----------
+    support : Support
+        In tensors.
+    start : GaussianStart
+    alpha : float or None
+        The weight that is to be used; None finds it.
+    text_penalty : float
+
+    Returns
+    -------
+    Scales
+    """
+    if alpha == 0:
+        # Nothing is learned that could change what the texts alone say.
+        return Scales(0.0, 1.0, torch.zeros_like(support.text[:, 0]), 0.0)
+    left_out, scale = leave_out(support, start), support.logit_scale
+    # Two numbers need fewer rows than an intercept for each class.
+    some = left_out.some(slice(None, None, -(-len(left_out.y) // _MOST_FOR_SCALES)))
+    alpha, temperature = find_weight(
+        some, logit_scale=scale, text_seen=support.text_seen, alpha=alpha
+    )
+    scale = scale / temperature / (1 + alpha)
+    logits = scale * (left_out.frozen + alpha * left_out.mapped)
+    intercept = find_intercepts(logits, left_out.y, left_out.weight, text_penalty)
+    # A row that is left out of a class of its own is as badly off as a newcomer's.
+    spare = torch.nonzero(left_out.spare)[:, 0]
+    spare = spare[:: -(-len(spare) // _MOST_FOR_SCALES) or 1]
+    if support.text_seen or not len(spare):
+        return Scales(alpha, temperature, intercept, 0.0)
+    some = left_out.some(spare)
+    newcomers = newcomer_cosines(start, support.features[some.rows])
+    level = find_newcomer_intercept(
+        logits[spare] + intercept,
+        scale * (some.frozen + alpha * newcomers),
+        some.y,
+        some.weight,
+    )
+    return Scales(alpha, temperature, intercept, level)
+
+
+def solve_gaussian(
+    support: Support,
+    settings: Settings,
+    chunk_size: int,
+    on_iteration: OnIteration | None = None,
+) -> Solution:
+    """Start from the Gaussian closed form, and move prototypes and intercepts.
+
+    Parameters
+    ----------
+    support : Support
+        In tensors.
+    settings : Settings
+    chunk_size : int
+        Rows handled at once. The gradient is the exact one whatever the chunks.
+    on_iteration : callable, default=None
+        ``on_iteration(iteration, loss, state)``, called after each iteration;
+        ``state()`` gives the solution so far. True stops.
+
+    Returns
+    -------
+    Solution
+    """
+    F, total = support.features, support.weight.sum()
+    start = gaussian_start(
+        support,
+        map_penalty=settings.map_penalty,
+        text_penalty=settings.text_penalty,
+    )
+    scales = find_scales(
+        support, start, alpha=settings.alpha, text_penalty=settings.text_penalty
+    )
+    mapped, scale = normalize(start.mapped), support.logit_scale / scales.temperature
+    penalty = settings.text_penalty / float(total)
+    unknowns = {
+        "text": Unknown(normalize(start.prototypes), penalty),
+        # Nothing is learned where the map has no weight.
+        "intercept": Unknown(
+            scales.intercept,
+            _INTERCEPT_PENALTY * penalty if scales.alpha > 0 else math.inf,
+        ),
+    }
+    loss = Loss(
+        frozen=scale / (1 + scales.alpha) * F @ support.text.T,
+        mapped=lambda rows, values: mapped[rows],
+        y=support.y,
+        row_weight=support.weight / total,
+        alpha=scales.alpha,
+        scale=scale,
+        triplet_weight=settings.triplet_weight,
+        margin=settings.margin,
+    )
+
+    def solution(values: dict[str, Tensor], curve: list[float], done: bool) -> Solution:
+        return Solution(
+            map=start.map,
+            map_intercept=-start.centre @ start.map,
+            text_map=start.text_map,
+            text_map_intercept=start.text_intercept,
+            text=values["text"],
+            scales=scales._replace(intercept=values["intercept"]),
+            loss_curve=curve,
+            converged=done,
+        )
+
+    return minimise_loss(loss, unknowns, solution, settings, chunk_size, on_iteration)

@@ -11,18 +11,17 @@ class. Dividing by 1 + alpha, the intercepts a, and the penalties are ours.
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
 import torch
+from scipy.optimize import OptimizeResult, minimize
 from torch import Tensor
 from torch.nn.functional import cross_entropy, normalize
 
 from skfewshot._base import Support
-from skfewshot._torch import minimise
-from skfewshot.cmm.gaussian import gaussian_start
-from skfewshot.cmm.scales import Scales, find_scales
 
 # Added under the square root of a squared distance: a row that lies on its prototype
 # (class means at one shot) would otherwise divide by zero.
@@ -31,9 +30,10 @@ _DISTANCE_EPS = 1e-6
 # are small beside the distances of CLIP images to texts, which are 1.2 and more.
 _NEAREST_SOFTNESS = 0.02
 _HINGE_ROUNDING = 0.05
+# Iterations over which progress is judged: one poor direction may make one short step
+# far from the minimum.
+_WINDOW = 5
 
-# Penalty of an intercept's move in units of that of a prototype's.
-_INTERCEPT_PENALTY = 0.1
 # The same defaults serve both solvers, in these units.
 _GRADIENT_MAP_PENALTY, _GRADIENT_TEXT_PENALTY, _GRADIENT_TOL = 0.1, 3.0, 0.01
 
@@ -60,6 +60,17 @@ class Unknown(NamedTuple):
     start: Tensor
     #: Of its squared distance from there; infinite keeps it there.
     penalty: float
+
+
+class Scales(NamedTuple):
+    """What logits ``s / tau (f T0' + alpha v T') / (1 + alpha) + a`` need."""
+
+    alpha: float
+    temperature: float
+    #: Of each class, shape (C,).
+    intercept: Tensor
+    #: Of classes without rows.
+    newcomer: float
 
 
 class Solution(NamedTuple):
@@ -102,8 +113,8 @@ class Loss:
 
     Attributes
     ----------
-    frozen : callable
-        ``frozen(rows)`` gives the logits ``s / tau f T0' / (1 + alpha)`` of some rows.
+    frozen : tensor of shape (N, C)
+        The logits ``s / tau f T0' / (1 + alpha)``.
     mapped : callable
         ``mapped(rows, values)`` gives the rows, mapped to unit norm.
     y : int64 tensor of shape (N,)
@@ -115,7 +126,7 @@ class Loss:
     triplet_weight, margin : float
     """
 
-    frozen: Callable[[slice], Tensor]
+    frozen: Tensor
     mapped: Callable[[slice, Mapping[str, Tensor]], Tensor]
     y: Tensor
     row_weight: Tensor
@@ -132,7 +143,7 @@ class Loss:
         """
         cosines = self.mapped(rows, values) @ normalize(values["text"]).T
         scale = self.scale / (1 + self.alpha) * self.alpha
-        logits = torch.add(self.frozen(rows), cosines, alpha=scale)
+        logits = torch.add(self.frozen[rows], cosines, alpha=scale)
         if "intercept" in values:
             logits = logits + values["intercept"]
         y = self.y[rows]
@@ -140,6 +151,17 @@ class Loss:
         if self.triplet_weight:
             losses = losses + self.triplet_weight * triplet(cosines, y, self.margin)
         return self.row_weight[rows] @ losses
+
+
+def weighted_entropy(logits: Tensor, y: Tensor, weight: Tensor) -> Tensor:
+    """Weighted sum of the cross-entropy of the rows."""
+    return weight @ cross_entropy(logits, y, reduction="none")
+
+
+def mix(z0: Tensor, z1: Tensor, log_ratio: Tensor, log_sharpness: Tensor) -> Tensor:
+    """Logits ``exp(b) (z0 + exp(a) z1) / (1 + exp(a))`` of log ratio a, sharpness b."""
+    share = torch.sigmoid(log_ratio)
+    return log_sharpness.exp() * ((1 - share) * z0 + share * z1)
 
 
 def triplet(cosines: Tensor, y: Tensor, margin: float) -> Tensor:
@@ -174,7 +196,111 @@ def triplet(cosines: Tensor, y: Tensor, margin: float) -> Tensor:
     return torch.where(slope < 1, _HINGE_ROUNDING * slope.square(), violation)
 
 
-def _minimise(
+def minimise(
+    parts: Callable[[Tensor], Iterable[Tensor]],
+    start: Tensor,
+    *,
+    max_iter: int,
+    tol: float,
+    ftol: float = 0.0,
+    on_step: Callable[[int, float, Tensor], bool] | None = None,
+) -> tuple[Tensor, list[float], bool]:
+    """Minimise a sum of tensors by SciPy's L-BFGS, with gradients by autograd.
+
+    Parameters
+    ----------
+    parts : callable
+        ``parts(x)`` gives, one after the other, scalar tensors that add up to the loss.
+    start : tensor of shape (p,)
+    max_iter : int
+        Most iterations.
+    tol : float
+        Stop once five iterations lowered the loss by less than `tol` times the loss
+        each, on average.
+    ftol : float, default=0
+        Stop too once an iteration lowered the loss by less than `ftol` times the loss,
+        or times 1 if that is more.
+    on_step : callable, default=None
+        ``on_step(iteration, loss, x)`` after each iteration; True stops.
+
+    Returns
+    -------
+    x : tensor of shape (p,)
+    loss_curve : list of float
+        The loss before the first iteration, and after each one.
+    converged : bool
+        Whether the loss settled, as opposed to `max_iter` or a callback that stopped.
+
+    Raises
+    ------
+    ValueError
+        If the loss is not finite at the start.
+    """
+    curve: list[float] = []
+    stopped = False
+
+    def tensor(x: np.ndarray) -> Tensor:
+        return torch.tensor(x, dtype=start.dtype, device=start.device)
+
+    def value_and_gradient(x: np.ndarray) -> tuple[float, np.ndarray]:
+        value, gradient = _differentiate(parts, tensor(x))
+        if not curve:
+            if not math.isfinite(value):
+                raise ValueError(
+                    f"The loss is {value} before the first step; a parameter is too "
+                    "large."
+                )
+            curve.append(value)
+        return value, gradient.cpu().numpy().astype(np.float64)
+
+    def after(intermediate_result: OptimizeResult) -> None:
+        nonlocal stopped
+        curve.append(float(intermediate_result.fun))
+        if on_step is not None:
+            x = tensor(intermediate_result.x)
+            stopped = bool(on_step(len(curve) - 1, curve[-1], x))
+        if stopped or _is_settled(curve, tol):
+            raise StopIteration
+
+    if not len(start):
+        value = float(sum(part.detach() for part in parts(start)))
+        return start, [value], True
+    # The gradient is in units that are not ours to compare with a number.
+    options = {"maxiter": max_iter, "maxfun": 10**6, "ftol": ftol, "gtol": 0}
+    found = minimize(
+        value_and_gradient,
+        start.cpu().numpy().astype(np.float64),
+        jac=True,
+        method="L-BFGS-B",
+        callback=after,
+        options=options,
+    )
+    # Where no step lowers the loss by more than rounding errors, there is the minimum.
+    spent = len(curve) > max_iter and not _is_settled(curve, tol)
+    return tensor(found.x), curve, not (stopped or spent)
+
+
+def _differentiate(
+    parts: Callable[[Tensor], Iterable[Tensor]], x: Tensor
+) -> tuple[float, Tensor]:
+    """Return a sum of tensors and its gradient; each goes before the next one comes."""
+    x.requires_grad_()
+    value = torch.zeros((), dtype=x.dtype, device=x.device)
+    for part in parts(x):
+        part.backward()
+        value += part.detach()
+    assert x.grad is not None
+    return float(value), x.grad
+
+
+def _is_settled(curve: list[float], tol: float) -> bool:
+    """Say whether the loss falls no more."""
+    if len(curve) <= _WINDOW:
+        return False
+    return curve[-_WINDOW - 1] - curve[-1] <= tol * _WINDOW * abs(curve[-1])
+
+
+def minimise_loss(
     loss: Loss,
     unknowns: Mapping[str, Unknown],
     solution: Callable[..., Solution],
@@ -225,75 +351,6 @@ def _minimise(
     return solution(values(x), curve, converged)
 
 
-def solve_gaussian(
-    support: Support,
-    settings: Settings,
-    chunk_size: int,
-    on_iteration: OnIteration | None = None,
-) -> Solution:
-    """Start from the Gaussian closed form, and move prototypes and intercepts.
-
-    Parameters
-    ----------
-    support : Support
-        In tensors.
-    settings : Settings
-    chunk_size : int
-        Rows handled at once. The gradient is the exact one whatever the chunks.
-    on_iteration : callable, default=None
-        ``on_iteration(iteration, loss, state)``, called after each iteration;
-        ``state()`` gives the solution so far. True stops.
-
-    Returns
-    -------
-    Solution
-    """
-    F, total = support.features, support.weight.sum()
-    start = gaussian_start(
-        support,
-        map_penalty=settings.map_penalty,
-        text_penalty=settings.text_penalty,
-    )
-    scales = find_scales(
-        support, start, alpha=settings.alpha, text_penalty=settings.text_penalty
-    )
-    mapped, scale = normalize(start.mapped), support.logit_scale / scales.temperature
-    frozen = scale / (1 + scales.alpha) * F @ support.text.T
-    penalty = settings.text_penalty / float(total)
-    unknowns = {
-        "text": Unknown(normalize(start.prototypes), penalty),
-        # Nothing is learned where the map has no weight.
-        "intercept": Unknown(
-            scales.intercept,
-            _INTERCEPT_PENALTY * penalty if scales.alpha > 0 else math.inf,
-        ),
-    }
-    loss = Loss(
-        frozen=lambda rows: frozen[rows],
-        mapped=lambda rows, values: mapped[rows],
-        y=support.y,
-        row_weight=support.weight / total,
-        alpha=scales.alpha,
-        scale=scale,
-        triplet_weight=settings.triplet_weight,
-        margin=settings.margin,
-    )
-
-    def solution(values: dict[str, Tensor], curve: list[float], done: bool) -> Solution:
-        return Solution(
-            map=start.map,
-            map_intercept=-start.centre @ start.map,
-            text_map=start.text_map,
-            text_map_intercept=start.text_intercept,
-            text=values["text"],
-            scales=scales._replace(intercept=values["intercept"]),
-            loss_curve=curve,
-            converged=done,
-        )
-
-    return _minimise(loss, unknowns, solution, settings, chunk_size, on_iteration)
-
-
 def solve_gradient(
     support: Support,
     settings: Settings,
@@ -316,7 +373,7 @@ def solve_gradient(
     if support.text_seen:
         inputs = torch.cat([F, F.new_ones(len(F), 1)], dim=1)
     loss = Loss(
-        frozen=lambda rows: frozen(rows) / (1 + alpha),
+        frozen=frozen / (1 + alpha),
         mapped=lambda rows, values: normalize(F[rows] + inputs[rows] @ values["map"]),
         y=y,
         row_weight=row_weight,
@@ -325,15 +382,7 @@ def solve_gradient(
         triplet_weight=settings.triplet_weight,
         margin=settings.margin,
     )
-    # Texts have not seen the support, so their loss on it tells honestly how far to
-    # trust them. Class means have, and their loss tells nothing: log C is chance.
-    doubt = math.log(len(text))
-    if not support.text_seen:
-        doubt = 0.0
-        for first in range(0, len(F), chunk_size):
-            rows = slice(first, first + chunk_size)
-            losses = cross_entropy(frozen(rows), y[rows], reduction="none")
-            doubt += float(row_weight[rows] @ losses)
+    doubt = _doubt(support, frozen)
     trust = 1 / max(doubt * float(weight.sum()) / len(torch.unique(y)), 1e-30)
     identity = torch.eye(width, dtype=F.dtype, device=F.device)
     unknowns = {
@@ -353,7 +402,7 @@ def solve_gradient(
             map=map_,
             map_intercept=values["map"][width:].sum(dim=0),
             # Texts stay where they are: what the map does to them is undone.
-            text_map=torch.linalg.inv(map_.double()).to(F.dtype),
+            text_map=torch.linalg.inv(map_.cpu().double()),
             text_map_intercept=F.new_zeros(width),
             text=values["text"],
             scales=Scales(alpha, 1.0, text.new_zeros(len(text)), 0.0),
@@ -362,23 +411,35 @@ def solve_gradient(
         )
 
     settings = settings._replace(tol=_GRADIENT_TOL * settings.tol)
-    return _minimise(loss, unknowns, solution, settings, chunk_size, on_iteration)
+    return minimise_loss(loss, unknowns, solution, settings, chunk_size, on_iteration)
 
 
-def frozen_logits(support: Support) -> Callable[[slice], Tensor]:
-    """Return the function from rows of a support to their zero-shot logits.
+def _doubt(support: Support, frozen: Tensor) -> float:
+    """Cross-entropy of the texts alone, by which the penalties are divided.
+
+    Texts have not seen the support, so their loss on it tells honestly how far to trust
+    them. Class means have, and their loss tells nothing: log C is chance.
+    """
+    if support.text_seen:
+        return math.log(len(support.text))
+    share = support.weight / support.weight.sum()
+    return float(weighted_entropy(frozen, support.y, share))
+
+
+def frozen_logits(support: Support) -> Tensor:
+    """Return the zero-shot logits of the rows of a support.
 
     Where the texts are class means, a row is much nearer to a mean that it is part of
     than a query will be: it meets the mean of its class without itself.
     """
     F, y, text, weight = support.features, support.y, support.text, support.weight
-    texts = support.logit_scale * text.T
+    cosines = F @ text.T
     if not support.text_seen:
-        return lambda rows: F[rows] @ texts
+        return support.logit_scale * cosines
     sums = torch.zeros_like(text).index_add_(0, y, weight[:, None] * F)
     weights = weight.new_zeros(len(text)).index_add_(0, y, weight)
     # At least half of the weight of a class is left, so that one row alone is its mean.
     removed = torch.minimum(weight.clamp_max(1), weights[y] / 2)
     means = normalize(sums[y] - removed[:, None] * F)
-    own = support.logit_scale * (F * means).sum(dim=1, keepdim=True)
-    return lambda rows: (F[rows] @ texts).scatter_(1, y[rows, None], own[rows])
+    own = (F * means).sum(dim=1, keepdim=True)
+    return support.logit_scale * cosines.scatter_(1, y[:, None], own)

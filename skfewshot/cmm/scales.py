@@ -6,15 +6,10 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy, normalize, softplus
+from torch.nn.functional import softplus
 
-from skfewshot._base import Support
-from skfewshot._torch import minimise
-from skfewshot.cmm.gaussian import GaussianStart, left_out_cosines, newcomer_cosines
+from skfewshot.cmm.objective import minimise, mix, weighted_entropy
 
-# Rows that are left out, one at a time, to find intercepts; fewer where classes are so
-# many that memory would run out; and so many to find the scales, which are but two.
-_MOST_LEFT_OUT, _MOST_LOGITS, _MOST_FOR_SCALES = 4096, 2**23, 1024
 # Scale at which mapped cosines make logits as wide as a trained encoder's own. They
 # spread alike whatever the encoder, as the map makes all classes equally round.
 _MAPPED_SCALE = 20.0
@@ -62,89 +57,6 @@ class LeftOut(NamedTuple):
         return LeftOut(*(part[rows] for part in self))
 
 
-class Scales(NamedTuple):
-    """What logits ``s / tau (f T0' + alpha v T') / (1 + alpha) + a`` need."""
-
-    alpha: float
-    temperature: float
-    #: Of each class, shape (C,).
-    intercept: Tensor
-    #: Of classes without rows.
-    newcomer: float
-
-
-def leave_out(support: Support, start: GaussianStart) -> LeftOut:
-    """Return what rows of the support say when they are left out, in closed form."""
-    F, y, weight, text = support.features, support.y, support.weight, support.text
-    most = min(_MOST_LEFT_OUT, max(_MOST_FOR_SCALES, _MOST_LOGITS // len(text)))
-    rows = torch.arange(len(F), device=F.device)[:: -(-len(F) // most)]
-    counts = start.posterior.counts.to(weight.dtype)
-    label = y[rows]
-    frozen = F[rows] @ text.T
-    if support.text_seen:
-        own = torch.zeros_like(text).index_add_(0, y, weight[:, None] * F)
-        own = normalize(own[label] - weight[rows, None] * F[rows])
-        frozen.scatter_(1, label[:, None], (F[rows] * own).sum(dim=1, keepdim=True))
-    return LeftOut(
-        rows=rows,
-        frozen=frozen,
-        mapped=left_out_cosines(start, support, rows),
-        y=label,
-        weight=weight[rows],
-        spare=weight[rows] < 0.999 * counts[label],
-    )
-
-
-def find_scales(
-    support: Support,
-    start: GaussianStart,
-    *,
-    alpha: float | None,
-    text_penalty: float,
-) -> Scales:
-    """Find weight, temperature and intercepts by rows left out.
-
-    Parameters
-    ----------
-    support : Support
-        In tensors.
-    start : GaussianStart
-    alpha : float or None
-        The weight that is to be used; None finds it.
-    text_penalty : float
-
-    Returns
-    -------
-    Scales
-    """
-    if alpha == 0:
-        # Nothing is learned that could change what the texts alone say.
-        return Scales(0.0, 1.0, torch.zeros_like(support.text[:, 0]), 0.0)
-    left_out, scale = leave_out(support, start), support.logit_scale
-    # Two numbers need fewer rows than an intercept for each class.
-    some = left_out.some(slice(None, None, -(-len(left_out.y) // _MOST_FOR_SCALES)))
-    alpha, temperature = find_weight(
-        some, logit_scale=scale, text_seen=support.text_seen, alpha=alpha
-    )
-    scale = scale / temperature / (1 + alpha)
-    logits = scale * (left_out.frozen + alpha * left_out.mapped)
-    intercept = find_intercepts(logits, left_out.y, left_out.weight, text_penalty)
-    # A row that is left out of a class of its own is as badly off as a newcomer's.
-    spare = torch.nonzero(left_out.spare)[:, 0]
-    spare = spare[:: -(-len(spare) // _MOST_FOR_SCALES) or 1]
-    if support.text_seen or not len(spare):
-        return Scales(alpha, temperature, intercept, 0.0)
-    some = left_out.some(spare)
-    newcomers = newcomer_cosines(start, support.features[some.rows])
-    level = find_newcomer_intercept(
-        logits[spare] + intercept,
-        scale * (some.frozen + alpha * newcomers),
-        some.y,
-        some.weight,
-    )
-    return Scales(alpha, temperature, intercept, level)
-
-
 def find_weight(
     left_out: LeftOut, *, logit_scale: float, text_seen: bool, alpha: float | None
 ) -> tuple[float, float]:
@@ -173,12 +85,6 @@ def find_weight(
     _, frozen, mapped, y, weight, spare = left_out
     gain = logit_scale / _MAPPED_SCALE
     z0, z1 = logit_scale * frozen, _MAPPED_SCALE * mapped
-
-    def loss(log_ratio: Tensor, log_sharpness: Tensor, weight: Tensor) -> Tensor:
-        share = torch.sigmoid(log_ratio)
-        logits = log_sharpness.exp() * ((1 - share) * z0 + share * z1)
-        return weight @ cross_entropy(logits, y, reduction="none")
-
     log_ratio, log_sharpness = z0.new_tensor(0.0), z0.new_tensor(math.log(_SHARPNESS))
     judges = weight * spare
     sure = judges if text_seen else torch.where(spare, weight, _ALONE * weight)
@@ -187,17 +93,24 @@ def find_weight(
     elif not text_seen:
         # Texts alone. They have not seen the support, so their loss on it tells
         # honestly how far to trust them, once they are as sure as they should be.
-        alone = z0.new_tensor(-math.inf)
-        sharp = _move(lambda b: loss(alone, _TEXT_SPREAD * b[0], weight), z0, 1)
-        sharp = _TEXT_SPREAD * sharp[0]
-        ratio = loss(alone, sharp, weight) / weight.sum() / _EVEN_SURPRISE / sharp.exp()
+        (move,) = _move(
+            lambda x: weighted_entropy((_TEXT_SPREAD * x).exp() * z0, y, weight), z0, 1
+        )
+        sharpness = (_TEXT_SPREAD * move).exp()
+        surprise = weighted_entropy(sharpness * z0, y, weight) / weight.sum()
+        ratio = surprise / _EVEN_SURPRISE / sharpness
         log_ratio = ratio.clamp(*_RATIO_BOUNDS).log()
     if alpha is None and judges.any():
         prior = log_ratio
         moves = _move(
-            lambda x: loss(
-                prior + _WEIGHT_SPREAD * x[0],
-                log_sharpness + _SHARPNESS_SPREAD * x[1],
+            lambda x: weighted_entropy(
+                mix(
+                    z0,
+                    z1,
+                    prior + _WEIGHT_SPREAD * x[0],
+                    log_sharpness + _SHARPNESS_SPREAD * x[1],
+                ),
+                y,
                 judges,
             ),
             *(z0, 2),
@@ -205,7 +118,9 @@ def find_weight(
         log_ratio = prior + _WEIGHT_SPREAD * moves[0]
     # The temperature once more, by all rows, for the weight that was found.
     (move,) = _move(
-        lambda x: loss(log_ratio, log_sharpness + _SHARPNESS_SPREAD * x[0], sure),
+        lambda x: weighted_entropy(
+            mix(z0, z1, log_ratio, log_sharpness + _SHARPNESS_SPREAD * x[0]), y, sure
+        ),
         *(z0, 1),
     )
     sharpness = math.exp(log_sharpness + _SHARPNESS_SPREAD * move)
@@ -237,11 +152,10 @@ def find_intercepts(
     """
     spread = (_INTERCEPT_VARIANCE / max(text_penalty, _LEAST_PENALTY)) ** 0.5
     weight = _balanced(weight, y, logits.shape[1])
-
-    def loss(x: Tensor) -> Tensor:
-        return weight @ cross_entropy(logits + spread * x, y, reduction="none")
-
-    return spread * _move(loss, logits, logits.shape[1])
+    return spread * _move(
+        lambda x: weighted_entropy(logits + spread * x, y, weight),
+        *(logits, logits.shape[1]),
+    )
 
 
 def find_newcomer_intercept(
@@ -272,12 +186,10 @@ def find_newcomer_intercept(
     # Above the logit of all other classes together.
     others = torch.logsumexp(logits, dim=1, keepdim=True) + torch.log1p(-p)
     margin = newcomers - others
-
-    def loss(level: Tensor) -> Tensor:
-        own = margin.gather(1, y[:, None])[:, 0] + level
-        return weight @ (softplus(margin + level).sum(dim=1) - own)
-
-    (level,) = _move(loss, logits, 1)
+    own = margin.gather(1, y[:, None])[:, 0]
+    (level,) = _move(
+        lambda x: weight @ (softplus(margin + x).sum(dim=1) - own - x), logits, 1
+    )
     most = _MOST_NEWCOMER_INTERCEPT
     return float(level.clamp(-most, most))
 
