@@ -55,6 +55,14 @@ PIPELINE = make_pipeline(StandardScaler(), CMMClassifier())
 PIPELINE_OWN = {"check_dont_overwrite_parameters", "check_estimators_overwrite_params"}
 
 
+#: They set `max_iter` to 1000.
+LONG = {"check_class_weight_classifiers"}
+
+
+def is_long(estimator, check):
+    return check.func.__name__ in LONG and hasattr(estimator, "device")
+
+
 def checks_of(estimators, *marks, without=()):
     """Return (estimator, check) for all checks, with marks and names of their own."""
     return [
@@ -62,7 +70,7 @@ def checks_of(estimators, *marks, without=()):
             estimator,
             check,
             id=f"{type(estimator).__name__}-{number}-{check.func.__name__}",
-            marks=marks,
+            marks=(*marks, pytest.mark.slow) if is_long(estimator, check) else marks,
         )
         for number, estimator in enumerate(estimators)
         for _, check in estimator_checks_generator(estimator)

@@ -29,7 +29,7 @@ _MOST_NEWCOMER_INTERCEPT = 10.0
 # The minimiser's.
 _MAX_ITER, _FTOL = 50, 1e-5
 # Standard deviations of a prior that no likelihood moves beyond. Real supports stay
-# below 7; weights of a million rows would find scales at which nothing is left to learn.
+# below 7; weights of a million rows would find scales that leave nothing to learn.
 _MOST_MOVE = 10.0
 
 
