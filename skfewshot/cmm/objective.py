@@ -407,7 +407,7 @@ def solve_gradient(
             map=map_,
             map_intercept=values["map"][width:].sum(dim=0),
             # Texts stay where they are: what the map does to them is undone.
-            text_map=torch.linalg.inv(map_.cpu().double()),
+            text_map=torch.linalg.inv(map_.cpu().double()).to(F.dtype),
             text_map_intercept=F.new_zeros(width),
             text=values["text"],
             scales=Scales(alpha, 1.0, text.new_zeros(len(text)), 0.0),

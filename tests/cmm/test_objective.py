@@ -11,16 +11,14 @@ from scipy.optimize import minimize as scipy_minimize
 from scipy.optimize import rosen, rosen_der
 from scipy.special import log_softmax, logsumexp
 
-from skfewshot._torch import minimise
-from skfewshot.cmm.gaussian import gaussian_start
+from skfewshot.cmm.gaussian import find_scales, gaussian_start, solve_gaussian
 from skfewshot.cmm.objective import (
     Settings,
     frozen_logits,
-    solve_gaussian,
+    minimise,
     solve_gradient,
     triplet,
 )
-from skfewshot.cmm.scales import find_scales
 
 SETTINGS = Settings(
     alpha=None,
@@ -137,10 +135,7 @@ def reference_frozen(support):
 @pytest.mark.parametrize("text_seen", [False, True])
 def test_frozen_logits_are_those_of_a_row_that_is_left_out(make_support, text_seen):
     support = make_support(n_rows=9, text_seen=text_seen)
-    found = frozen_logits(support)(slice(None))
-    assert_allclose(found, reference_frozen(support), atol=1e-9)
-    some = frozen_logits(support)(slice(3, 5))
-    assert_allclose(some, found[3:5], atol=1e-9)
+    assert_allclose(frozen_logits(support), reference_frozen(support), atol=1e-9)
 
 
 @pytest.mark.parametrize("margin", [0.0, 0.1, 1.0])
@@ -455,7 +450,7 @@ def test_an_iteration_may_be_enough_to_settle(ftol):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_minimise_keeps_the_dtype_and_what_it_is_given(dtype):
     start = torch.zeros(3, dtype=dtype)
-    found, curve, converged = minimise(
+    found, _, converged = minimise(
         lambda x: [((x - 3) ** 2).sum() + 1], start, max_iter=50, tol=1e-6
     )
     assert found.dtype == dtype

@@ -12,14 +12,17 @@ from numpy.testing import assert_allclose
 from scipy.optimize import minimize
 from scipy.special import log_softmax
 
-from skfewshot.cmm.gaussian import gaussian_start, newcomer_cosines
+from skfewshot.cmm.gaussian import (
+    find_scales,
+    gaussian_start,
+    leave_out,
+    newcomer_cosines,
+)
 from skfewshot.cmm.scales import (
     LeftOut,
     find_intercepts,
     find_newcomer_intercept,
-    find_scales,
     find_weight,
-    leave_out,
 )
 
 seeds = st.integers(0, 2**16)
@@ -27,7 +30,7 @@ few = settings(max_examples=8)
 
 
 def make_left_out(seed=0, n_classes=4, n_rows=12, skill=(0.1, 0.5), weight=1.0):
-    """Cosines that favour the own class by `skill`; the last row has its class alone."""
+    """Cosines that favour the own class by `skill`; the last row's class is alone."""
     rng = np.random.default_rng(seed)
     y = np.append(rng.integers(0, n_classes - 1, n_rows - 1), n_classes - 1)
     own = np.eye(n_classes)[y]
