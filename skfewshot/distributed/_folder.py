@@ -83,7 +83,7 @@ def read_embeddings(
     order = compute.sort_indices(ids).to_numpy()
     place, end = np.argsort(order), 0
     width = manifest["encoder"].embedding_dim
-    X: NDArray[np.float32] | None = None
+    X: Any = None
     for part in files.to_batches([EMBEDDING]):  # to hold no more than X in memory
         rows = to_array(part[EMBEDDING])
         if X is None:
