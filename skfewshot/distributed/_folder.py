@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skfewshot._sklearn import warn_user
-from skfewshot.clip.embedding import EmbeddingArray, read_identity
+from skfewshot.clip._embedding import EmbeddingArray, read_identity
 
 with suppress(ImportError):  # of which `require` tells
     import pyarrow as pa

@@ -22,19 +22,19 @@ from skfewshot._sklearn import (
     has_callbacks,
 )
 from skfewshot._torch import import_torch, resolve_device
-from skfewshot.clip.cache import DEFAULT_SIZE, SMALLEST_SIZE, EmbeddingCache
-from skfewshot.clip.dense import DENSE_MODES
-from skfewshot.clip.embedding import EmbeddingArray
-from skfewshot.clip.images import as_images
-from skfewshot.clip.models import DEFAULT_PRETRAINED, CLIPModel, load_clip
-from skfewshot.clip.passes import (
+from skfewshot.clip._cache import DEFAULT_SIZE, SMALLEST_SIZE, EmbeddingCache
+from skfewshot.clip._dense import DENSE_MODES
+from skfewshot.clip._embedding import EmbeddingArray
+from skfewshot.clip._images import as_images
+from skfewshot.clip._models import DEFAULT_PRETRAINED, CLIPModel, load_clip
+from skfewshot.clip._passes import (
     check_out,
     default_num_workers,
     embed_images,
     length_of,
     plan_passes,
 )
-from skfewshot.clip.texts import (
+from skfewshot.clip._texts import (
     check_names,
     check_templates,
     encode_classes,
