@@ -92,7 +92,7 @@ def read_embeddings(
         if X[start:end].shape != rows.shape or X.shape[-1] != width:
             raise ValueError(f"path={path!r} has rows of shape {rows.shape[1:]}.")
         X[place[start:end]] = rows
-    return EmbeddingArray(X, manifest["encoder"]), table.take(order)
+    return EmbeddingArray(np.asarray(X), manifest["encoder"]), table.take(order)
 
 
 class Folder:
