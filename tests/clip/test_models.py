@@ -19,9 +19,9 @@ from skfewshot.clip import (
     CLIPFeaturizer,
     WeightsDownloadError,
     clear_model_cache,
-    models,
     tiny_model_path,
 )
+from skfewshot.clip import _models as models
 from skfewshot.clip._models import load_clip
 from skfewshot.clip._texts import encode_names
 
