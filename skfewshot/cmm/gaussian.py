@@ -427,7 +427,6 @@ def solve_gaussian(
         support, start, alpha=settings.alpha, text_penalty=settings.text_penalty
     )
     mapped, scale = normalize(start.mapped), support.logit_scale / scales.temperature
-    frozen = scale / (1 + scales.alpha) * F @ support.text.T
     penalty = settings.text_penalty / float(total)
     unknowns = {
         "text": Unknown(normalize(start.prototypes), penalty),
@@ -438,7 +437,7 @@ def solve_gaussian(
         ),
     }
     loss = Loss(
-        frozen=lambda rows: frozen[rows],
+        frozen=scale / (1 + scales.alpha) * F @ support.text.T,
         mapped=lambda rows, values: mapped[rows],
         y=support.y,
         row_weight=support.weight / total,

@@ -113,8 +113,8 @@ class Loss:
 
     Attributes
     ----------
-    frozen : callable
-        ``frozen(rows)`` gives the logits ``s / tau f T0' / (1 + alpha)`` of some rows.
+    frozen : tensor of shape (N, C)
+        The logits ``s / tau f T0' / (1 + alpha)``.
     mapped : callable
         ``mapped(rows, values)`` gives the rows, mapped to unit norm.
     y : int64 tensor of shape (N,)
@@ -126,7 +126,7 @@ class Loss:
     triplet_weight, margin : float
     """
 
-    frozen: Callable[[slice], Tensor]
+    frozen: Tensor
     mapped: Callable[[slice, Mapping[str, Tensor]], Tensor]
     y: Tensor
     row_weight: Tensor
@@ -143,7 +143,7 @@ class Loss:
         """
         cosines = self.mapped(rows, values) @ normalize(values["text"]).T
         scale = self.scale / (1 + self.alpha) * self.alpha
-        logits = torch.add(self.frozen(rows), cosines, alpha=scale)
+        logits = torch.add(self.frozen[rows], cosines, alpha=scale)
         if "intercept" in values:
             logits = logits + values["intercept"]
         y = self.y[rows]
@@ -243,20 +243,15 @@ def minimise(
         return torch.tensor(x, dtype=start.dtype, device=start.device)
 
     def value_and_gradient(x: np.ndarray) -> tuple[float, np.ndarray]:
-        point = tensor(x).requires_grad_()
-        value = torch.zeros((), dtype=start.dtype, device=start.device)
-        for part in parts(point):
-            part.backward()
-            value += part.detach()
+        value, gradient = _differentiate(parts, tensor(x))
         if not curve:
             if not math.isfinite(value):
                 raise ValueError(
-                    f"The loss is {float(value)} before the first step; a parameter is "
-                    "too large."
+                    f"The loss is {value} before the first step; a parameter is too "
+                    "large."
                 )
-            curve.append(float(value))
-        assert point.grad is not None
-        return float(value), point.grad.cpu().numpy().astype(np.float64)
+            curve.append(value)
+        return value, gradient.cpu().numpy().astype(np.float64)
 
     def after(intermediate_result: OptimizeResult) -> None:
         nonlocal stopped
@@ -271,12 +266,7 @@ def minimise(
         value = float(sum(part.detach() for part in parts(start)))
         return start, [value], True
     # The gradient is in units that are not ours to compare with a number.
-    options = {
-        "maxiter": max_iter,
-        "maxfun": 100 * max_iter + 100,
-        "ftol": ftol,
-        "gtol": 0,
-    }
+    options = {"maxiter": max_iter, "maxfun": 10**6, "ftol": ftol, "gtol": 0}
     found = minimize(
         value_and_gradient,
         start.cpu().numpy().astype(np.float64),
@@ -288,6 +278,19 @@ def minimise(
     # Where no step lowers the loss by more than rounding errors, there is the minimum.
     spent = len(curve) > max_iter and not _is_settled(curve, tol)
     return tensor(found.x), curve, not (stopped or spent)
+
+
+def _differentiate(
+    parts: Callable[[Tensor], Iterable[Tensor]], x: Tensor
+) -> tuple[float, Tensor]:
+    """Return a sum of tensors and its gradient; each goes before the next one comes."""
+    x.requires_grad_()
+    value = torch.zeros((), dtype=x.dtype, device=x.device)
+    for part in parts(x):
+        part.backward()
+        value += part.detach()
+    assert x.grad is not None
+    return float(value), x.grad
 
 
 def _is_settled(curve: list[float], tol: float) -> bool:
@@ -370,7 +373,7 @@ def solve_gradient(
     if support.text_seen:
         inputs = torch.cat([F, F.new_ones(len(F), 1)], dim=1)
     loss = Loss(
-        frozen=lambda rows: frozen(rows) / (1 + alpha),
+        frozen=frozen / (1 + alpha),
         mapped=lambda rows, values: normalize(F[rows] + inputs[rows] @ values["map"]),
         y=y,
         row_weight=row_weight,
@@ -379,14 +382,7 @@ def solve_gradient(
         triplet_weight=settings.triplet_weight,
         margin=settings.margin,
     )
-    # Texts have not seen the support, so their loss on it tells honestly how far to
-    # trust them. Class means have, and their loss tells nothing: log C is chance.
-    doubt = math.log(len(text))
-    if not support.text_seen:
-        doubt = 0.0
-        for first in range(0, len(F), chunk_size):
-            rows = slice(first, first + chunk_size)
-            doubt += float(weighted_entropy(frozen(rows), y[rows], row_weight[rows]))
+    doubt = _doubt(support, frozen)
     trust = 1 / max(doubt * float(weight.sum()) / len(torch.unique(y)), 1e-30)
     identity = torch.eye(width, dtype=F.dtype, device=F.device)
     unknowns = {
@@ -406,7 +402,7 @@ def solve_gradient(
             map=map_,
             map_intercept=values["map"][width:].sum(dim=0),
             # Texts stay where they are: what the map does to them is undone.
-            text_map=torch.linalg.inv(map_.double()).to(F.dtype),
+            text_map=torch.linalg.inv(map_.cpu().double()),
             text_map_intercept=F.new_zeros(width),
             text=values["text"],
             scales=Scales(alpha, 1.0, text.new_zeros(len(text)), 0.0),
@@ -418,20 +414,32 @@ def solve_gradient(
     return minimise_loss(loss, unknowns, solution, settings, chunk_size, on_iteration)
 
 
-def frozen_logits(support: Support) -> Callable[[slice], Tensor]:
-    """Return the function from rows of a support to their zero-shot logits.
+def _doubt(support: Support, frozen: Tensor) -> float:
+    """Cross-entropy of the texts alone, by which the penalties are divided.
+
+    Texts have not seen the support, so their loss on it tells honestly how far to trust
+    them. Class means have, and their loss tells nothing: log C is chance.
+    """
+    if support.text_seen:
+        return math.log(len(support.text))
+    share = support.weight / support.weight.sum()
+    return float(weighted_entropy(frozen, support.y, share))
+
+
+def frozen_logits(support: Support) -> Tensor:
+    """Return the zero-shot logits of the rows of a support.
 
     Where the texts are class means, a row is much nearer to a mean that it is part of
     than a query will be: it meets the mean of its class without itself.
     """
     F, y, text, weight = support.features, support.y, support.text, support.weight
-    texts = support.logit_scale * text.T
+    cosines = F @ text.T
     if not support.text_seen:
-        return lambda rows: F[rows] @ texts
+        return support.logit_scale * cosines
     sums = torch.zeros_like(text).index_add_(0, y, weight[:, None] * F)
     weights = weight.new_zeros(len(text)).index_add_(0, y, weight)
     # At least half of the weight of a class is left, so that one row alone is its mean.
     removed = torch.minimum(weight.clamp_max(1), weights[y] / 2)
     means = normalize(sums[y] - removed[:, None] * F)
-    own = support.logit_scale * (F * means).sum(dim=1, keepdim=True)
-    return lambda rows: (F[rows] @ texts).scatter_(1, y[rows, None], own[rows])
+    own = (F * means).sum(dim=1, keepdim=True)
+    return support.logit_scale * cosines.scatter_(1, y[:, None], own)
