@@ -3,7 +3,7 @@
 import importlib
 from typing import Any
 
-__version__ = "0.2.0"
+__version__ = "0.3.0"
 
 # Resolved at first use: `import skfewshot` must not wait for torch or scikit-learn.
 _PUBLIC = {

@@ -1,9 +1,5 @@
-"""The documentation that the classifiers share, written once."""
+r"""The documentation that the classifiers share, written once: the entries below.
 
-import re
-from textwrap import dedent, indent
-
-_SHARED = r"""
 text_features : "auto", None, array-like or dict, default="auto"
     The text prototypes :math:`T_0`; rows are scaled to unit norm.
 
@@ -67,10 +63,17 @@ feature_names_in_ : ndarray of shape (n_features,)
     Names of the columns of `X`, where all are strings.
 """
 
+import re
+from textwrap import dedent, indent
+from typing import TypeVar
+
+_Class = TypeVar("_Class", bound=type)
+
 
 def _by_name() -> dict[str, str]:
-    entries = re.split(r"^(?=\w+ : )", _SHARED.strip(), flags=re.MULTILINE)
-    return {entry.split(" : ")[0]: entry.rstrip() for entry in entries if entry}
+    # Under python -OO there is no docstring.
+    entries = re.split(r"^(?=\w+ : )", __doc__ or "", flags=re.MULTILINE)[1:]
+    return {entry.split(" : ")[0]: entry.rstrip() for entry in entries}
 
 
 _ENTRIES = _by_name()
@@ -84,7 +87,7 @@ _GROUPS = {
 }
 
 
-def shared_docs(cls: type) -> type:
+def shared_docs(cls: _Class) -> _Class:
     """Fill in each line ``{{name, name}}`` of a class docstring; a class decorator.
 
     A name is that of a parameter or attribute that classifiers share, ``texts`` for the
