@@ -15,7 +15,7 @@ from sklearn.utils import Bunch
 from skfewshot import CLIPFeaturizer, MultiLabelPrototypeClassifier
 from skfewshot.datasets import NOVEL_KINDS, make_scenes
 from skfewshot.display import EvidenceMapDisplay
-from skfewshot.display._plotting import check_matplotlib
+from skfewshot.display._shared import check_matplotlib
 from skfewshot.metrics import mean_average_precision
 from skfewshot.model_selection import sample_support
 

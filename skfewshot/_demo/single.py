@@ -11,7 +11,7 @@ from sklearn.linear_model import LogisticRegression
 from skfewshot import CLIPFeaturizer, CMMClassifier
 from skfewshot.datasets import NOVEL_KINDS, make_object_images
 from skfewshot.display import ModalityGapDisplay, ShotCurveDisplay
-from skfewshot.display._plotting import check_matplotlib
+from skfewshot.display._shared import check_matplotlib
 
 #: Supports drawn for each number of shots; the table has their mean.
 DRAWS = 5

@@ -330,10 +330,12 @@ def minimise_loss(
         return fixed | moved
 
     def parts(x: Tensor) -> Iterator[Tensor]:
-        for k, part in blocks(x).items():
-            yield free[k].penalty * units[k] ** 2 * part.square().sum()
         for first in range(0, len(loss.y), chunk_size):
-            yield loss.of_rows(slice(first, first + chunk_size), values(x))
+            value = loss.of_rows(slice(first, first + chunk_size), values(x))
+            if first == 0:
+                for k, part in blocks(x).items():
+                    value = value + free[k].penalty * units[k] ** 2 * part.dot(part)
+            yield value
 
     def on_step(iteration: int, value: float, x: Tensor) -> bool:
         # What is so far has no curve of its own: it is given with it.

@@ -9,7 +9,7 @@ from skfewshot.export.graph import Graph
 from skfewshot.export.rows import LOGITS, add_rows
 from skfewshot.export.tokens import add_tokens
 from skfewshot.multilabel import MultiLabelPrototypeClassifier
-from skfewshot.multilabel.prior_file import describe_encoder
+from skfewshot.multilabel._prior_state import describe_encoder
 
 
 def to_onnx(classifier):

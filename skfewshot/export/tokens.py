@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from skfewshot.multilabel.scoring import SQUARED_DISTANCE_FLOOR
+from skfewshot.multilabel._scoring import SQUARED_DISTANCE_FLOOR
 
 
 def add_tokens(graph, classifier):

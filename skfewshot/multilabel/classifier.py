@@ -1,50 +1,65 @@
 """Few-shot prototypes of labels that show in different places of an image."""
 
 from numbers import Integral, Real
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
-from scipy.special import expit
+from numpy.typing import ArrayLike, NDArray
+from scipy.special import expit, softmax
 from sklearn.base import ClassifierMixin
+from sklearn.metrics import accuracy_score
+from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
 
-from skfewshot._labels import Labels, read_labels
+from skfewshot._labels import read_labels
 from skfewshot._rows import (
+    as_numpy,
+    check_encoder,
     check_parameters,
-    check_weight,
-    distinct_rows,
     plain,
     unit_rows,
 )
 from skfewshot._sklearn import Estimator, HasMethods, Interval, StrOptions, _fit_context
 from skfewshot.clip.embedding import encoder_of
-from skfewshot.multilabel.calibration import (
-    cardinality_threshold,
-    fit_sigmoid,
-    fit_softmax,
-)
-from skfewshot.multilabel.predictions import PrototypePredictionMixin
-from skfewshot.multilabel.prior import MultiLabelPrototypePrior
-from skfewshot.multilabel.prototypes import Scorer, label_sums, mix, text_shares
-from skfewshot.multilabel.reading import TokenInputMixin, resolve_label_features
-from skfewshot.multilabel.scoring import QUERY_SCORINGS
-from skfewshot.multilabel.selection import SELECTIONS
-from skfewshot.multilabel.support import (
+from skfewshot.multilabel._calibration import (
     ONE_SHOT_SHARE,
-    centre_labels,
+    Calibration,
+    calibrate,
     choose_share,
-    feature_means,
-    image_label_vectors,
-    make_pairs,
+    read_thresholds,
     score_left_out,
-    select,
 )
-from skfewshot.multilabel.tokens import digests, split_tokens
+from skfewshot.multilabel._prior_state import (
+    check_prior,
+    image_map,
+    map_labels,
+    pair_encoder,
+)
+from skfewshot.multilabel._prototypes import (
+    Pairs,
+    centre_labels,
+    image_label_vectors,
+    label_sums,
+    make_pairs,
+    mix,
+    text_shares,
+)
+from skfewshot.multilabel._scoring import QUERY_SCORINGS, Scorer, explain, score
+from skfewshot.multilabel._selection import SELECTIONS, select
+from skfewshot.multilabel._tokens import (
+    FeatureMap,
+    Support,
+    Tokens,
+    feature_means,
+    find_label_vectors,
+    read_array,
+    read_support,
+    split_tokens,
+)
+from skfewshot.multilabel.prior import MultiLabelPrototypePrior
 
 
-class MultiLabelPrototypeClassifier(
-    PrototypePredictionMixin, TokenInputMixin, ClassifierMixin, Estimator
-):
+class MultiLabelPrototypeClassifier(ClassifierMixin, Estimator):
     r"""Multi-label few-shot classifier by prototypes from local features.
 
     An image shows several labels, each in a region of its own, and an average over the
@@ -56,27 +71,23 @@ class MultiLabelPrototypeClassifier(
     1. *Label vectors.* Features and texts are centred by their means,
        :math:`\varphi(x) = \mathrm{norm}(x - \mu_x)` and
        :math:`\psi(w) = \mathrm{norm}(w - (1 - 1/L) \mu_w)` for L labels, which closes
-       the gap between the two modalities. Logits are
-       :math:`s(a, b) = s \, (1 - \|a - b\|)`.
-    2. *Selection.* In each support image and for each of its labels, the `n_select`
-       local features are kept of which the loss between the mean feature and the label
-       vector gains most: Loss Change Measurement, in closed form
-       (:func:`skfewshot.multilabel.selection.loss_change`).
-    3. *Prototypes.* The mean :math:`m_l` of the selected features of a label's images,
-       mixed with its text: :math:`p_l = \mathrm{norm}((1 - a_l) \,
-       \mathrm{norm}(m_l) + a_l \psi(w_l))`, where the share :math:`a_l` of the text
-       falls with the images of the label.
+       the gap between the two. Logits are :math:`s(a, b) = s \, (1 - \|a - b\|)`.
+    2. *Selection.* Of each support image and each of its labels the `n_select` local
+       features are kept from which the label's loss gains most: Loss Change
+       Measurement, in closed form (:func:`~skfewshot.multilabel.loss_change`).
+    3. *Prototypes.* The mean :math:`m_l` of what was selected, mixed with the text:
+       :math:`p_l = \mathrm{norm}((1 - a_l) \, \mathrm{norm}(m_l) + a_l \psi(w_l))`,
+       of which the text's share :math:`a_l` falls with the images of the label.
     4. *Scoring.* Labels, and a background, compete for every patch of a query
-       (:func:`skfewshot.multilabel.scoring.compete`), and a label scores the mean over
-       its `n_select` best patches.
-    5. *Calibration.* A slope and a bias for all labels turn scores into log odds, and
-       each label with two images or more has a bias of its own, pulled toward the
-       shared one. They are fitted on scores of support images by prototypes to which
-       these did not contribute.
+       (:func:`~skfewshot.multilabel.compete`); a label scores the mean over its
+       `n_select` best patches.
+    5. *Calibration.* A slope and a bias for all labels turn scores into log odds; each
+       label with two images or more has a bias of its own, pulled toward the shared
+       one. They are fitted on scores of support images by prototypes without these.
 
     Steps 4 and 5, the mixture and the signed, per-label selection are this library's.
-    With a `prior` that was trained on base labels the two maps are learned, and what
-    each image says of a label goes through the paper's multi-modal cross-interaction.
+    With a `prior` the maps of step 1 are learned, and what each image says of a label
+    goes through the paper's multi-modal cross-interaction.
 
     Parameters
     ----------
@@ -241,22 +252,22 @@ class MultiLabelPrototypeClassifier(
 
     def __init__(
         self,
-        label_features="auto",
+        label_features: Any = "auto",
         *,
-        prior=None,
-        selection="lcm",
-        n_select=5,
-        pooling="mean",
-        text_weight="auto",
-        query_scoring="competitive",
-        scale=20.0,
-        threshold=0.5,
-        label_names=None,
-        text_encoder=None,
-        n_tokens=None,
-        device=None,
-        random_state=None,
-    ):
+        prior: MultiLabelPrototypePrior | None = None,
+        selection: str = "lcm",
+        n_select: int = 5,
+        pooling: str = "mean",
+        text_weight: float | str = "auto",
+        query_scoring: str = "competitive",
+        scale: float = 20.0,
+        threshold: ArrayLike = 0.5,
+        label_names: Any = None,
+        text_encoder: Any = None,
+        n_tokens: int | None = None,
+        device: Any = None,
+        random_state: Any = None,
+    ) -> None:
         self.label_features = label_features
         self.prior = prior
         self.selection = selection
@@ -275,7 +286,9 @@ class MultiLabelPrototypeClassifier(
     # The text encoder and the prior are estimators, with constraints of their own, so
     # nested validation stays on.
     @_fit_context(prefer_skip_nested_validation=False)
-    def fit(self, X, y, sample_weight=None):
+    def fit(
+        self, X: Any, y: Any, sample_weight: ArrayLike | None = None
+    ) -> "MultiLabelPrototypeClassifier":
         """Build the prototypes from the support.
 
         Parameters
@@ -314,188 +327,231 @@ class MultiLabelPrototypeClassifier(
             the label vectors tell them apart no better than chance.
         """
         check_parameters(self.get_params(deep=False))
-        encoder = encoder_of(X)
-        tokens, labels, weight, origin = self._read_support(X, y, sample_weight)
+        support, labels, rows = read_support(self, X, y, sample_weight)
         self.classes_, self._is_multilabel = labels.classes, labels.is_multilabel
-        vectors = self._find_label_vectors(encoder, tokens)
+        thresholds = read_thresholds(self.threshold, len(self.classes_))
+        vectors = self._find_label_vectors(encoder_of(X), support.tokens)
         self.scale_ = float(self.scale if self.prior is None else self.prior.scale)
-        feature_map = self._set_feature_map(tokens, weight)
-        mapped = feature_map(tokens)
-        psi = self._map_label_vectors(vectors, mapped, labels.indicator, weight)
-        self.label_vectors_ = psi
+        self.label_vectors_ = psi = self._learn_maps(vectors, support)
         selection = select(
-            tokens,
-            feature_map,
+            support,
+            self._feature_map(),
             psi,
-            labels.indicator,
             method=self.selection,
             n_select=self.n_select,
             scale=self.scale_,
         )
+        self.selected_ = [selection.of_label(i, rows) for i in range(len(psi))]
+        mapped = support.mapped(self._feature_map())
         pairs = make_pairs(
             mapped,
             selection,
             psi,
-            weight,
             pooling=self.pooling,
             scale=self.scale_,
             encode=self._interaction(psi, vectors),
         )
-        self.selected_ = [selection.of_label(i, origin) for i in range(len(psi))]
-        self._build(mapped, pairs, psi, labels.indicator, weight)
+        scoring = self.query_scoring
+        if scoring == "competitive" and mapped.tokens.parts.shape[1] == 1:
+            scoring = "local"
+        scorer = Scorer(self.scale_, scoring, self.n_select)
+        shares = self._text_shares(mapped, pairs, psi, scorer)
+        self.prototypes_ = mix(pairs, psi, shares)
+        scorer, left_out = score_left_out(mapped, pairs, psi, shares, scorer)
+        self.background_, self.sharpness_ = scorer.background, scorer.sharpness
+        self._query_scoring, self._n_pooled = scorer.scoring, scorer.n_top
+        fitted, self.thresholds_ = calibrate(
+            left_out, support, self._is_multilabel, thresholds
+        )
+        self.slope_, self.biases_ = fitted.slope, fitted.bias
         return self
 
-    def _read_support(self, X, y, sample_weight):
-        """Return tokens, labels and weights of distinct images, and their rows of X."""
-        array = self._read_tokens(X, reset=True)
-        labels = read_labels(y, array.dtype)
-        if len(labels.indicator) != len(array):
-            raise ValueError(
-                "Found input variables with inconsistent numbers of samples: X has "
-                f"{len(array)} images, y has {len(labels.indicator)} rows."
-            )
-        weight = check_weight(sample_weight, array[:, 0])
-        kept = np.flatnonzero(weight > 0)
-        # Of weight zero or not, what cannot be read is refused.
-        tokens, labels = split_tokens(array)[kept], labels.restricted(kept)
-        labels.check_usable(type(self).__name__)
-        keys = digests(tokens, labels.indicator)
-        first, weight = distinct_rows(keys, weight[kept])
-        distinct = Labels(labels.indicator[first], labels.classes, labels.is_multilabel)
-        return tokens[first], distinct, weight, kept[first]
-
-    def _find_label_vectors(self, encoder, tokens):
+    def _find_label_vectors(self, encoder: Any, tokens: Tokens) -> NDArray | None:
         """Return the label vectors, unit rows, or None where there is no text."""
-        found = resolve_label_features(
+        found = find_label_vectors(
+            self,
             self.label_features,
             classes=self.classes_,
             encoder=encoder,
-            text_encoder=self.text_encoder,
-            class_names=self.label_names,
             n_features=tokens.whole.shape[1],
             dtype=tokens.whole.dtype,
         )
         self.prototype_source_, self.encoder_ = found.source, found.encoder
         if self.prior is not None:
-            self._check_prior(found, tokens.whole.shape[1])
+            check_prior(self.prior, found, tokens.whole.shape[1])
         return found.features
 
-    def _check_prior(self, found, width):
-        check_is_fitted(self.prior)
-        if found.features is None:
-            raise ValueError(
-                "prior needs label vectors, but there are none: pass label_features, "
-                "or label_names with tokens straight from a CLIPFeaturizer or with "
-                "text_encoder."
-            )
-        if self.prior.width_ != width:
-            raise ValueError(
-                f"prior was trained on tokens of width {self.prior.width_}, but X has "
-                f"tokens of width {width}."
-            )
-        known = self.prior.encoder_
-        if known is not None and found.encoder is not None and known != found.encoder:
-            raise ValueError(
-                f"prior was trained on tokens of {known}, but X has those of "
-                f"{found.encoder}."
-            )
-
-    def _set_feature_map(self, tokens, weight):
-        self.part_mean_, self.whole_mean_ = feature_means(tokens, weight)
-        self._map = (None, None)
+    def _learn_maps(self, vectors: NDArray | None, support: Support) -> NDArray:
+        """Set the map of features; return the mapped label vectors."""
+        means = feature_means(support.tokens, support.weight)
+        self.part_mean_, self.whole_mean_ = means
+        self._map: tuple = (None, None)
         if self.prior is not None:
-            self._map = self.prior.image_map(tokens.parts.dtype)
-        return self._feature_map()
-
-    def _map_label_vectors(self, vectors, mapped, indicator, weight):
+            self._map = image_map(self.prior.state_, support.weight.dtype)
         if vectors is None:
-            return image_label_vectors(mapped, indicator, weight)
+            return image_label_vectors(support.mapped(self._feature_map()))
         centred = centre_labels(vectors)
         if self.prior is not None:
-            return self.prior.map_labels(centred)
+            return map_labels(self.prior.state_, centred)
         return unit_rows(centred)
 
-    def _interaction(self, psi, vectors):
-        if self.prior is None:
+    def _interaction(self, psi: NDArray, vectors: NDArray | None) -> Any:
+        if self.prior is None or vectors is None:
             return None
-        return self.prior.encoder_of_pairs(psi, vectors, self.device)
+        options = self.prior._network_options()
+        return pair_encoder(self.prior.state_, options, psi, vectors, self.device)
 
-    def _build(self, mapped, pairs, psi, indicator, weight):
-        """Mix the prototypes, and calibrate what they score."""
-        scoring = self.query_scoring
-        if scoring == "competitive" and mapped.parts.shape[1] == 1:
-            scoring = "local"
-        scorer = Scorer(self.scale_, scoring, self.n_select)
-        _, counts = label_sums(pairs, len(psi))
-        shares = self._text_shares(
-            mapped, pairs, psi, indicator, weight, scorer, counts
-        )
-        self.text_weight_ = float(shares[counts > 0].mean())
-        mixture = mix(pairs, psi, shares)
-        self.prototypes_ = mixture.vectors()
-        scorer, left_out = score_left_out(
-            mapped, pairs, mixture, indicator, weight, scorer
-        )
-        self.background_, self.sharpness_ = scorer.background, scorer.sharpness
-        self._query_scoring, self._n_pooled = scorer.scoring, scorer.n_top
-        self._calibrate(left_out, indicator, weight)
-
-    def _text_shares(self, mapped, pairs, psi, indicator, weight, scorer, counts):
+    def _text_shares(
+        self, mapped: Support, pairs: Pairs, psi: NDArray, scorer: Scorer
+    ) -> NDArray:
         """Return the text's share of each label's prototype."""
+        _, counts = label_sums(pairs, len(psi))
         if self.prototype_source_ == "image":
-            return text_shares(0.0, counts, False)
-        if not isinstance(self.text_weight, str):
-            return text_shares(float(self.text_weight), counts, True)
-        expected = ONE_SHOT_SHARE
-        if self.prior is not None:
-            mean_count = counts[counts > 0].mean(keepdims=True)
-            expected = float(self.prior.text_shares(mean_count)[0])
-        share = choose_share(mapped, pairs, psi, indicator, weight, scorer, expected)
-        return text_shares(share, counts, True)
-
-    def _calibrate(self, left_out, indicator, weight):
-        if not self._is_multilabel:
-            if not isinstance(self.threshold, str):
-                self._read_thresholds(indicator.shape[1])
-            fitted = fit_softmax(left_out, indicator, weight)
-            thresholds = np.full(indicator.shape[1], np.nan)
+            shares = text_shares(0.0, counts, False)
+        elif not isinstance(self.text_weight, str):
+            shares = text_shares(float(self.text_weight), counts, True)
         else:
-            fitted = fit_sigmoid(left_out, indicator, weight, weight @ indicator)
-            thresholds = self._find_thresholds(
-                expit(fitted.logits(left_out)), indicator, weight
-            )
-        self.slope_, self.biases_ = fitted.slope, fitted.bias
-        self.thresholds_ = thresholds
+            expected = ONE_SHOT_SHARE
+            if self.prior is not None:
+                mean_count = counts[counts > 0].mean(keepdims=True)
+                expected = float(self.prior.text_shares(mean_count)[0])
+            share = choose_share(mapped, pairs, psi, scorer, expected)
+            shares = text_shares(share, counts, True)
+        self.text_weight_ = float(shares[counts > 0].mean())
+        return shares
 
-    def _find_thresholds(self, probabilities, indicator, weight):
-        n_labels = indicator.shape[1]
-        if isinstance(self.threshold, str):
-            found = cardinality_threshold(probabilities, indicator, weight)
-            return np.full(n_labels, found)
-        return self._read_thresholds(n_labels)
+    def _feature_map(self) -> FeatureMap:
+        return FeatureMap(self.part_mean_, self.whole_mean_, *self._map)
 
-    def _read_thresholds(self, n_labels):
-        """Return the given thresholds, one for each label."""
-        try:
-            given = plain(self.threshold, "threshold")
-            thresholds = np.asarray(given, dtype=np.float64)
-        except (TypeError, ValueError) as error:
-            raise ValueError(
-                f"threshold={self.threshold!r} must be a number, one for each label, "
-                "or 'cardinality'."
-            ) from error
-        if thresholds.ndim > 1 or thresholds.size not in (1, n_labels):
-            raise ValueError(
-                f"threshold has the shape {thresholds.shape}; wanted one number, or "
-                f"one for each of the {n_labels} labels."
-            )
-        if not ((thresholds >= 0) & (thresholds <= 1)).all():
-            raise ValueError(
-                f"threshold must hold probabilities from 0 to 1; got {thresholds}."
-            )
-        return np.broadcast_to(thresholds, n_labels).copy()
+    def _read_query(self, X: Any) -> tuple[Tokens, FeatureMap, NDArray, Scorer]:
+        """Return what a prediction is made from."""
+        check_is_fitted(self)
+        check_encoder(X, self.encoder_)
+        tokens = split_tokens(read_array(self, X, reset=False))
+        scorer = Scorer(
+            self.scale_,
+            self._query_scoring,
+            self._n_pooled,
+            self.background_,
+            self.sharpness_,
+        )
+        return tokens, self._feature_map(), self.prototypes_, scorer
 
-    def __sklearn_tags__(self):
+    def _query_logits(self, X: Any) -> NDArray:
+        scores = score(*self._read_query(X))
+        return Calibration(self.slope_, self.biases_).logits(scores)
+
+    def decision_function(self, X: Any) -> NDArray:
+        """Return the calibrated log odds of each label.
+
+        Parameters
+        ----------
+        X : array-like
+            Images, in the form of those of :meth:`fit`; the number of local features
+            may differ.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_labels) or (n_samples,)
+            For 1-D `y` the logits of the softmax, and with two classes the logit of
+            the second less that of the first, as scikit-learn has it.
+
+        Raises
+        ------
+        sklearn.exceptions.NotFittedError
+            If the classifier is not fitted, here as in all predictions.
+        ValueError
+            If X does not have the form of the support, or comes from another encoder.
+        """
+        logits = self._query_logits(X)
+        if not self._is_multilabel and logits.shape[1] == 2:
+            return logits[:, 1] - logits[:, 0]
+        return logits
+
+    def predict_proba(self, X: Any) -> NDArray:
+        """Return the probability of each label.
+
+        Parameters
+        ----------
+        X : array-like
+            Images, in the form of those of :meth:`fit`.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_labels)
+            Strictly between 0 and 1. Columns follow ``classes_``; for 1-D `y` rows add
+            up to 1.
+        """
+        logits = self._query_logits(X)
+        limits = np.finfo(logits.dtype)
+        likely = expit(logits) if self._is_multilabel else softmax(logits, axis=1)
+        return np.clip(likely, limits.tiny, 1 - limits.epsneg)
+
+    def predict(self, X: Any) -> NDArray:
+        """Return the labels of each image.
+
+        Parameters
+        ----------
+        X : array-like
+            Images, in the form of those of :meth:`fit`.
+
+        Returns
+        -------
+        ndarray of int, shape (n_samples, n_labels), or of shape (n_samples,)
+            Indicators of the labels whose probability reaches ``thresholds_``; for 1-D
+            `y` the most probable class.
+        """
+        probabilities = self.predict_proba(X)
+        if not self._is_multilabel:
+            return self.classes_[probabilities.argmax(axis=1)]
+        return (probabilities >= self.thresholds_).astype(np.int64)
+
+    def score(self, X: Any, y: Any, sample_weight: ArrayLike | None = None) -> float:
+        """Return the share of images whose labels are all right.
+
+        Parameters
+        ----------
+        X : array-like
+            Images, in the form of those of :meth:`fit`.
+        y : array-like or sparse matrix of shape (n_samples, n_labels), or array-like \
+                of shape (n_samples,)
+            True labels.
+        sample_weight : array-like of shape (n_samples,), default=None
+
+        Returns
+        -------
+        float
+        """
+        weight = as_numpy(plain(sample_weight, "sample_weight"))
+        # As fit reads them: scikit-learn takes fewer forms.
+        labels = read_labels(y, np.float64)
+        truth = labels.indicator.astype(np.int64)
+        if not labels.is_multilabel:
+            truth = labels.classes[truth.argmax(axis=1)]
+        return accuracy_score(truth, self.predict(X), sample_weight=weight)
+
+    def explain(self, X: Any) -> NDArray:
+        """Return how much each local feature speaks for each label.
+
+        Parameters
+        ----------
+        X : array-like
+            Images, in the form of those of :meth:`fit`.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_labels, K)
+            Under local and competitive scoring log odds of the label: the mean of the
+            `n_select` largest values of a label is its :meth:`decision_function` (the
+            logit of the softmax for 1-D `y`). The other scorings are calibrated for
+            global features, and values tell patches apart but are no log odds. NaN
+            where there is padding. For patch tokens of a square image
+            ``evidence.reshape(n, n_labels, side, side)`` is a map over the picture.
+        """
+        query = self._read_query(X)
+        return explain(*query, Calibration(self.slope_, self.biases_).logits)
+
+    def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
         tags.classifier_tags.multi_label = True
         tags.input_tags.three_d_array = True

@@ -1,17 +1,18 @@
 """What base labels teach about learning other labels from few images."""
 
+import os
+from collections.abc import Sequence
 from numbers import Integral, Real
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
-from scipy.special import expit
+from numpy.typing import NDArray
 from sklearn.callback import CallbackSupportMixin
 from sklearn.utils import check_random_state
 from sklearn.utils.metadata_routing import UNUSED
 from sklearn.utils.validation import check_is_fitted
 
 from skfewshot._labels import read_labels
-from skfewshot._rows import check_parameters, unit_rows
 from skfewshot._sklearn import (
     Estimator,
     HasMethods,
@@ -20,41 +21,38 @@ from skfewshot._sklearn import (
     _fit_context,
     has_callbacks,
 )
-from skfewshot._torch import (
-    fork_safe_threads,
-    import_torch,
-    resolve_device,
-    to_numpy,
-    to_tensor,
-)
+from skfewshot._torch import fork_safe_threads, import_torch, resolve_device
 from skfewshot.clip.embedding import encoder_of
-from skfewshot.multilabel.prior_file import read_prior, save_prior
-from skfewshot.multilabel.prototypes import Scorer
-from skfewshot.multilabel.reading import TokenInputMixin, resolve_label_features
-from skfewshot.multilabel.scoring import QUERY_SCORINGS
-from skfewshot.multilabel.selection import SELECTIONS
-from skfewshot.multilabel.support import ONE_SHOT_SHARE, feature_means
-from skfewshot.multilabel.tokens import split_tokens
+from skfewshot.multilabel._calibration import ONE_SHOT_SHARE
+from skfewshot.multilabel._prior_state import (
+    check_options,
+    check_state,
+    learned_text_shares,
+    network_options,
+    read_prior,
+    save_prior,
+)
+from skfewshot.multilabel._scoring import QUERY_SCORINGS, Scorer
+from skfewshot.multilabel._selection import SELECTIONS
+from skfewshot.multilabel._tokens import (
+    FeatureMap,
+    Support,
+    feature_means,
+    find_label_vectors,
+    in_single_precision,
+    read_array,
+    split_tokens,
+)
 
-_STEPS = ("gate", "convolution", "attention")
+#: The parameters of the training that it takes as they are.
+_PLAN = (
+    *("n_episodes", "n_way", "n_query", "learning_rate", "map_penalty"),
+    *("alignment_weight", "label_noise", "validation_fraction"),
+    *("eval_every", "patience"),
+)
 
 
-def _in_single_precision(tokens):
-    """Return tokens as float32, of their own length unless that is too small or large.
-
-    What cannot be read, NaN and infinity, stays as it is.
-    """
-    limits = np.finfo(np.float32)
-    # Not the maximum of np.abs, which would copy what may be gigabytes.
-    sizes = np.maximum(tokens.max(axis=-1), -tokens.min(axis=-1))
-    fits = (sizes == 0) | ((sizes > limits.tiny) & (sizes < limits.max))
-    if not (fits | ~np.isfinite(sizes)).all():
-        tokens = np.where(fits[:, :, None], tokens, unit_rows(tokens))
-    with np.errstate(invalid="ignore"):
-        return tokens.astype(np.float32, copy=False)
-
-
-class MultiLabelPrototypePrior(CallbackSupportMixin, TokenInputMixin, Estimator):
+class MultiLabelPrototypePrior(CallbackSupportMixin, Estimator):
     r"""What many images of base labels teach about few images of other labels.
 
     Trained once, by episodes on base labels [1]_: each draws some labels, a support
@@ -212,30 +210,30 @@ class MultiLabelPrototypePrior(CallbackSupportMixin, TokenInputMixin, Estimator)
     def __init__(
         self,
         *,
-        interaction=("gate", "convolution", "attention"),
-        residual=True,
-        n_heads=8,
-        selection="lcm",
-        n_select=5,
-        query_scoring="competitive",
-        scale=20.0,
-        n_episodes=100,
-        n_way=40,
-        shots=(1, 5),
-        n_query=48,
-        learning_rate=3e-4,
-        map_penalty=0.003,
-        alignment_weight=0.0,
-        label_noise=1.0,
-        validation_fraction=0.2,
-        eval_every=10,
-        patience=5,
-        label_names=None,
-        text_encoder=None,
-        n_tokens=None,
-        device=None,
-        random_state=None,
-    ):
+        interaction: Sequence[str] = ("gate", "convolution", "attention"),
+        residual: bool = True,
+        n_heads: int = 8,
+        selection: str = "lcm",
+        n_select: int = 5,
+        query_scoring: str = "competitive",
+        scale: float = 20.0,
+        n_episodes: int = 100,
+        n_way: int = 40,
+        shots: tuple[int, int] = (1, 5),
+        n_query: int = 48,
+        learning_rate: float = 3e-4,
+        map_penalty: float = 0.003,
+        alignment_weight: float = 0.0,
+        label_noise: float = 1.0,
+        validation_fraction: float = 0.2,
+        eval_every: int = 10,
+        patience: int = 5,
+        label_names: Any = None,
+        text_encoder: Any = None,
+        n_tokens: int | None = None,
+        device: Any = None,
+        random_state: Any = None,
+    ) -> None:
         self.interaction = interaction
         self.residual = residual
         self.n_heads = n_heads
@@ -261,7 +259,9 @@ class MultiLabelPrototypePrior(CallbackSupportMixin, TokenInputMixin, Estimator)
         self.random_state = random_state
 
     @_fit_context(prefer_skip_nested_validation=False)
-    def fit(self, X_base, Y_base, label_features="auto"):
+    def fit(
+        self, X_base: Any, Y_base: Any, label_features: Any = "auto"
+    ) -> "MultiLabelPrototypePrior":
         """Train on images of base labels.
 
         Parameters
@@ -294,24 +294,30 @@ class MultiLabelPrototypePrior(CallbackSupportMixin, TokenInputMixin, Estimator)
             self.__dict__.update(before)
             raise
 
-    def _fit(self, X_base, Y_base, label_features):
-        self._check_options()
+    def _fit(
+        self, X_base: Any, Y_base: Any, label_features: Any
+    ) -> "MultiLabelPrototypePrior":
+        check_options(self)
         # The network's numbers are single precision, whatever the features are.
-        array = _in_single_precision(self._read_tokens(X_base, reset=True))
+        array = in_single_precision(read_array(self, X_base, reset=True))
         labels = read_labels(Y_base, array.dtype)
         if len(labels.indicator) != len(array):
             raise ValueError(
                 f"X_base has {len(array)} images, but Y_base has "
                 f"{len(labels.indicator)} rows; wanted one row an image."
             )
-        self._check_labels(labels.indicator)
+        n_usable = int((labels.indicator.sum(axis=0) >= 2).sum())
+        if n_usable < 4:
+            raise ValueError(
+                f"Y_base has {n_usable} labels with two images or more; wanted at "
+                "least 4, of which some are kept aside to judge the training by."
+            )
         self.width_ = array.shape[2]
-        found = resolve_label_features(
+        found = find_label_vectors(
+            self,
             label_features,
             classes=labels.classes,
             encoder=encoder_of(X_base),
-            text_encoder=self.text_encoder,
-            class_names=self.label_names,
             n_features=self.width_,
             dtype=array.dtype,
         )
@@ -322,140 +328,62 @@ class MultiLabelPrototypePrior(CallbackSupportMixin, TokenInputMixin, Estimator)
                 "text_encoder."
             )
         self.encoder_ = found.encoder
-        self._train(split_tokens(array), labels.indicator, found.features, X_base)
+        weight = np.ones(len(array), dtype=array.dtype)
+        support = Support(split_tokens(array), labels.indicator, weight)
+        self._train(support, found.features, X_base)
         return self
 
-    def _check_options(self):
-        check_parameters(self.get_params(deep=False))
-        is_sequence = np.ndim(self.interaction) == 1
-        if not is_sequence or set(self.interaction) - set(_STEPS):
-            raise ValueError(
-                f"interaction={self.interaction!r} must be a sequence of some of "
-                f"{list(_STEPS)}."
-            )
-        shots = list(self.shots)
-        whole = all(isinstance(n, Integral) for n in shots)
-        if len(shots) != 2 or not whole or not 1 <= shots[0] <= shots[1] < 2**31:
-            raise ValueError(
-                f"shots={self.shots!r} must be two integers, the fewest and the most "
-                "images a label, of which the first is at least 1."
-            )
-
-    def _check_labels(self, indicator):
-        n_usable = int((indicator.sum(axis=0) >= 2).sum())
-        if n_usable < 4:
-            raise ValueError(
-                f"Y_base has {n_usable} labels with two images or more; wanted at "
-                "least 4, of which some are kept aside to judge the training by."
-            )
-
-    def _train(self, tokens, indicator, vectors, X):
+    def _train(self, support: Support, vectors: NDArray, X: Any) -> None:
         torch = import_torch()
 
-        from skfewshot.multilabel.episodes import EpisodeData
-        from skfewshot.multilabel.training import train_prior
+        from skfewshot.multilabel._interaction import BaseSet
+        from skfewshot.multilabel._training import train_prior
 
         context = self._init_callback_context(max_subtasks=self.n_episodes)
-        context.call_on_fit_task_begin(estimator=self, X=X, y=indicator)
+        seen = {"estimator": self, "X": X, "y": support.indicator}
+        context.call_on_fit_task_begin(**seen)
 
-        def on_episode(number, loss, state):
-            def fitted():
+        def on_episode(number: int, loss: float, state: Any) -> bool:
+            def fitted() -> dict[str, Any]:
                 return {"n_iter_": number, "loss_curve_": [loss], "state_": state()}
 
             task = context.subcontext(task_name="episode")
-            task.call_on_fit_task_begin(estimator=self, X=X, y=indicator)
-            return task.call_on_fit_task_end(
-                estimator=self, X=X, y=indicator, reconstruction_attributes=fitted
-            )
+            task.call_on_fit_task_begin(**seen)
+            return task.call_on_fit_task_end(reconstruction_attributes=fitted, **seen)
 
-        part_mean, whole_mean = feature_means(tokens, np.ones(len(tokens)))
-        dtype = tokens.parts.dtype
+        plan = {name: getattr(self, name) for name in _PLAN}
+        means = feature_means(support.tokens, np.ones(len(support.weight)))
+        dtype = support.weight.dtype
         with fork_safe_threads(), torch.inference_mode(False), torch.enable_grad():
-            data = EpisodeData(
-                tokens,
-                indicator,
+            base = BaseSet(
+                support,
                 vectors,
-                part_mean.astype(dtype),
-                whole_mean.astype(dtype),
-                scorer=Scorer(float(self.scale), self.query_scoring, self.n_select),
-                selection=self.selection,
-                device=resolve_device(self.device),
+                FeatureMap(*(mean.astype(dtype) for mean in means)),
+                Scorer(float(self.scale), self.query_scoring, self.n_select),
+                self.selection,
+                resolve_device(self.device),
             )
             history = train_prior(
-                data,
+                base,
                 network_options=self._network_options(),
                 rng=check_random_state(self.random_state),
-                n_episodes=self.n_episodes,
-                n_way=self.n_way,
                 shots=tuple(int(n) for n in self.shots),
-                n_query=self.n_query,
-                learning_rate=self.learning_rate,
-                map_penalty=self.map_penalty,
-                alignment_weight=self.alignment_weight,
-                label_noise=self.label_noise,
-                validation_fraction=self.validation_fraction,
-                eval_every=self.eval_every,
-                patience=self.patience,
                 callback=on_episode if has_callbacks(self) else None,
+                **plan,
             )
         self.loss_curve_ = history.losses
         self.validation_scores_ = history.scores
         self.best_episode_ = history.best_episode
         self.n_iter_ = len(history.losses)
         self.state_ = history.state
-        context.call_on_fit_task_end(estimator=self, X=X, y=indicator)
+        context.call_on_fit_task_end(**seen)
 
-    def _network_options(self):
-        n_heads = range(1, min(self.n_heads, self.width_) + 1)
-        return {
-            "width": self.width_,
-            "steps": tuple(step for step in _STEPS if step in self.interaction),
-            "n_heads": max(n for n in n_heads if self.width_ % n == 0),
-            "residual": bool(self.residual),
-            "share": ONE_SHOT_SHARE,
-        }
+    def _network_options(self) -> dict[str, Any]:
+        return network_options(
+            self.width_, self.interaction, self.n_heads, self.residual, ONE_SHOT_SHARE
+        )
 
-    def _try_predicting(self):
-        mapped = self.map_labels(np.zeros((2, self.width_), np.float32))
-        self.text_shares(self.image_map(mapped.dtype)[1])
-
-    # What the classifier asks of a prior
-
-    def image_map(self, dtype):
-        """Return the map of image features.
-
-        Parameters
-        ----------
-        dtype : numpy dtype
-
-        Returns
-        -------
-        matrix : ndarray of shape (d, d)
-        bias : ndarray of shape (d,)
-        """
-        check_is_fitted(self)
-        matrix = np.eye(self.width_) + self.state_["image_map"]
-        return matrix.astype(dtype), self.state_["image_bias"].astype(dtype)
-
-    def map_labels(self, vectors):
-        """Map label vectors.
-
-        Parameters
-        ----------
-        vectors : ndarray of shape (n_labels, d)
-            Centred by their mean.
-
-        Returns
-        -------
-        ndarray of shape (n_labels, d)
-            Unit rows.
-        """
-        check_is_fitted(self)
-        matrix = self.state_["label_map"].astype(vectors.dtype)
-        bias = self.state_["label_bias"].astype(vectors.dtype)
-        return unit_rows(vectors + vectors @ matrix + bias)
-
-    def text_shares(self, counts):
+    def text_shares(self, counts: NDArray) -> NDArray:
         """Return the text's share of prototypes made from so many images each.
 
         Parameters
@@ -468,59 +396,14 @@ class MultiLabelPrototypePrior(CallbackSupportMixin, TokenInputMixin, Estimator)
         ndarray of shape (n_labels,)
         """
         check_is_fitted(self)
-        level, slope = self.state_["share"].astype(counts.dtype)
-        shares = expit(level - np.exp(slope) * np.log(np.maximum(counts, 1)))
-        return np.where(counts > 0, shares, 1).astype(counts.dtype)
+        return learned_text_shares(self.state_, counts)
 
-    def encoder_of_pairs(self, mapped_labels, label_vectors, device=None):
-        """Return the function by which the interaction turns features into vectors.
-
-        Parameters
-        ----------
-        mapped_labels, label_vectors : ndarray of shape (n_labels, d)
-            The labels after and before the map, unit rows.
-        device : None, str or torch.device, default=None
-
-        Returns
-        -------
-        callable or None
-            ``encode(mean, features, valid, labels)``; see
-            ``skfewshot.multilabel.support.make_pairs``. None where there is no
-            interaction.
-        """
-        check_is_fitted(self)
-        if not len(self.interaction):
-            return None
-
-        def encode(mean, features, valid, labels):
-            torch = import_torch()
-
-            from skfewshot.multilabel.interaction import PriorNetwork
-
-            where = resolve_device(device)
-            dtype = to_tensor(mean[:0], device=where).dtype
-            with fork_safe_threads(), torch.random.fork_rng(devices=[]):
-                network = PriorNetwork(**self._network_options())
-            network.load_state_dict(
-                {name: to_tensor(v, device="cpu") for name, v in self.state_.items()}
-            )
-            network = network.to(device=where, dtype=dtype).eval()
-            arrays = (mean, features, valid, mapped_labels, label_vectors, labels)
-            with fork_safe_threads(), torch.inference_mode():
-                tensors = [to_tensor(array, device=where) for array in arrays]
-                vectors = network.pair_vectors(*tensors)
-            return to_numpy(vectors, dtype=mean.dtype)
-
-        return encode
-
-    # Frozen once fitted
-
-    def __sklearn_clone__(self):
+    def __sklearn_clone__(self) -> "MultiLabelPrototypePrior":
         if hasattr(self, "state_"):
             return self
         return super().__sklearn_clone__()
 
-    def set_params(self, **params):
+    def set_params(self, **params: Any) -> "MultiLabelPrototypePrior":
         """Set parameters; a fitted prior is frozen and refuses.
 
         Parameters
@@ -544,7 +427,7 @@ class MultiLabelPrototypePrior(CallbackSupportMixin, TokenInputMixin, Estimator)
             )
         return super().set_params(**params)
 
-    def save(self, path):
+    def save(self, path: str | os.PathLike) -> None:
         """Save the prior as a safetensors file, which holds no code.
 
         Parameters
@@ -556,7 +439,7 @@ class MultiLabelPrototypePrior(CallbackSupportMixin, TokenInputMixin, Estimator)
         save_prior(self, path)
 
     @classmethod
-    def load(cls, path):
+    def load(cls, path: str | os.PathLike) -> "MultiLabelPrototypePrior":
         """Load a prior that :meth:`save` wrote.
 
         Parameters
@@ -579,27 +462,11 @@ class MultiLabelPrototypePrior(CallbackSupportMixin, TokenInputMixin, Estimator)
         try:
             prior = cls(**parameters)
             prior._validate_params()
-            prior._check_options()
+            check_options(prior)
             for name, value in fitted.items():
                 setattr(prior, name, value)
             prior._token_dims, prior.state_ = 3, state
-            prior._check_state()
+            check_state(state, prior._network_options())
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path} describes no prior: {error!r}") from error
         return prior
-
-    def _check_state(self):
-        """Refuse arrays that are not those of the network that was saved."""
-        torch = import_torch()
-
-        from skfewshot.multilabel.interaction import PriorNetwork
-
-        with torch.device("meta"):
-            wanted = PriorNetwork(**self._network_options()).state_dict()
-        shapes = {name: tuple(value.shape) for name, value in wanted.items()}
-        found = {name: value.shape for name, value in self.state_.items()}
-        finite = all(np.isfinite(value).all() for value in self.state_.values())
-        if shapes != found or not finite:
-            raise ValueError(
-                f"saved holds arrays {found}, all finite: {finite}; wanted {shapes}."
-            )

@@ -1,34 +1,46 @@
 """Scores by the number of shots: nested supports, each scored on held-out rows."""
 
+from collections.abc import Callable, Mapping, Sequence
 from numbers import Integral
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import issparse
+from sklearn.base import BaseEstimator
 from sklearn.model_selection import check_cv, cross_validate
 from sklearn.utils import Bunch, check_random_state, indexable
 
-from skfewshot._labels import indicator_and_names, warn_of_scarce
-from skfewshot.model_selection.folds import MultilabelStratifiedKFold
-from skfewshot.model_selection.support import draw_support
+from skfewshot.model_selection._splits import (
+    MultilabelStratifiedKFold,
+    Positives,
+    RandomState,
+    check_count,
+    draw_support,
+    read_positives,
+    warn_of_scarce,
+)
+
+Split: TypeAlias = tuple[NDArray[np.intp], NDArray[np.intp]]
 
 _FOLDS = 5
 
 
 def shot_curve(
-    estimator,
-    X,
-    y,
+    estimator: BaseEstimator,
+    X: Any,
+    y: Any,
     *,
-    groups=None,
-    shots=(1, 2, 4, 8, 16),
-    n_repeats=1,
-    cv=None,
-    scoring=None,
-    random_state=None,
-    n_jobs=None,
-    error_score=np.nan,
-    params=None,
-):
+    groups: ArrayLike | None = None,
+    shots: Sequence[int] = (1, 2, 4, 8, 16),
+    n_repeats: int = 1,
+    cv: Any = None,
+    scoring: str | Callable[..., float] | None = None,
+    random_state: RandomState = None,
+    n_jobs: int | None = None,
+    error_score: float | Literal["raise"] = np.nan,
+    params: Mapping[str, Any] | None = None,
+) -> Bunch:
     """Score an estimator by the number of images it learns each class from.
 
     It is scikit-learn's :func:`~sklearn.model_selection.learning_curve` with shots for
@@ -140,15 +152,16 @@ def shot_curve(
     [3, 6, 12]
     """
     shots = _check_shots(shots)
-    _check_n_repeats(n_repeats)
+    check_count(n_repeats, "n_repeats")
     _check_scoring(scoring)
     # scikit-learn's cross_validate takes no sparse labels.
     X, y, groups = indexable(X, y.toarray() if issparse(y) else y, groups)
-    positive, names = indicator_and_names(y, "y")
+    labels = read_positives(y, "y")
+    positive = labels.indicator
     splits = _check_splits(cv, X, y, groups, len(positive))
     fewest = np.min([positive[train].sum(axis=0) for train, _ in splits], axis=0)
     warn_of_scarce(
-        names,
+        labels,
         fewest,
         shots[-1],
         "shots",
@@ -183,7 +196,7 @@ def shot_curve(
     )
 
 
-def _check_shots(shots):
+def _check_shots(shots: ArrayLike) -> list[int]:
     """Return the shots as a list of int, ascending and each once."""
     try:
         array = np.asarray(shots)
@@ -198,24 +211,17 @@ def _check_shots(shots):
     return np.unique(array).tolist()
 
 
-def _check_n_repeats(n_repeats):
-    if not isinstance(n_repeats, Integral) or isinstance(n_repeats, bool):
-        raise TypeError(f"n_repeats must be an int; got {n_repeats!r}.")
-    if n_repeats < 1:
-        raise ValueError(f"n_repeats must be 1 or more; got {n_repeats}.")
-
-
-def _check_scoring(scoring):
+def _check_scoring(scoring: Any) -> None:
     if not (scoring is None or isinstance(scoring, str) or callable(scoring)):
         raise TypeError(
             f"scoring must be one name, a callable or None; got {scoring!r}."
         )
 
 
-def _check_splits(cv, X, y, groups, n_samples):
+def _check_splits(cv: Any, X: Any, y: Any, groups: Any, n_samples: int) -> list[Split]:
     """Return the splits, whose two sides must have no row in common."""
     if np.ndim(y) == 2 and (cv is None or isinstance(cv, Integral)):
-        cv = MultilabelStratifiedKFold(_FOLDS if cv is None else cv)
+        cv = MultilabelStratifiedKFold(_FOLDS if cv is None else int(cv))
     cv = check_cv(cv, y, classifier=True)
     rows = np.arange(n_samples)
     # Whatever selects rows will do, masks too; as in scikit-learn.
@@ -232,10 +238,17 @@ def _check_splits(cv, X, y, groups, n_samples):
     return splits
 
 
-def _draw(positive, splits, shots, n_repeats, random_state):
+def _draw(
+    positive: Positives,
+    splits: list[Split],
+    shots: list[int],
+    n_repeats: int,
+    random_state: RandomState,
+) -> tuple[list[list[NDArray[np.intp]]], list[NDArray[np.intp]]]:
     """Return the supports, a list of draws for each of the shots, and the test rows."""
     rng = check_random_state(random_state)
-    supports, tests = [[] for _ in shots], []
+    supports: list[list[NDArray[np.intp]]] = [[] for _ in shots]
+    tests: list[NDArray[np.intp]] = []
     for train, test in splits:
         for _ in range(n_repeats):
             rows = np.unique(train)

@@ -1,15 +1,93 @@
 """Which local features of a support image show a label: Loss Change Measurement."""
 
+from dataclasses import dataclass
+
 import numpy as np
+from numpy.typing import NDArray
 from scipy.special import expit
 
-from skfewshot.multilabel.scoring import distance_logits
+from skfewshot.multilabel._scoring import SQUARED_DISTANCE_FLOOR, distance_logits
+from skfewshot.multilabel._tokens import FeatureMap, Support
 
 #: Ways to select local features.
 SELECTIONS = ("lcm", "lcm_paper", "text", "none")
 
 
-def loss_change(parts, present, intercept, label_vectors, labels, scale):
+@dataclass(frozen=True)
+class Selection:
+    """The local features selected for each pair of image and label.
+
+    Attributes
+    ----------
+    images, labels : ndarray of int, shape (n_pairs,)
+        In the order of the images.
+    chosen : ndarray of int, shape (n_pairs, m)
+        Indices of local features, best first.
+    valid : ndarray of bool, shape (n_pairs, m)
+        False where an image has fewer than m.
+    """
+
+    images: NDArray
+    labels: NDArray
+    chosen: NDArray
+    valid: NDArray
+
+    def of_label(self, label: int, rows: NDArray) -> NDArray:
+        """Return (row of X, feature) of what speaks for a label, shape (m_l, 2)."""
+        pairs = np.flatnonzero(self.labels == label)
+        pairs = pairs[np.argsort(rows[self.images[pairs]], kind="stable")]
+        shown = np.repeat(rows[self.images[pairs]], self.valid[pairs].sum(axis=1))
+        return np.column_stack([shown, self.chosen[pairs][self.valid[pairs]]])
+
+
+def select(
+    support: Support,
+    feature_map: FeatureMap,
+    label_vectors: NDArray,
+    *,
+    method: str,
+    n_select: int,
+    scale: float,
+) -> Selection:
+    """Select the local features that show each label of each image.
+
+    Parameters
+    ----------
+    support : Support
+        Not yet mapped.
+    feature_map : FeatureMap
+    label_vectors : ndarray of shape (L, d)
+        Mapped label vectors, unit rows.
+    method : {"lcm", "lcm_paper", "text", "none"}
+    n_select : int
+    scale : float
+
+    Returns
+    -------
+    Selection
+    """
+    scores = selection_scores(
+        method,
+        feature_map.linear(support.tokens.parts),
+        support.tokens.present,
+        feature_map.intercept(feature_map.part_mean),
+        label_vectors,
+        support.indicator,
+        scale,
+    )
+    images, labels = np.nonzero(support.indicator)
+    n_kept = None if method == "none" else n_select
+    return Selection(images, labels, *select_top(scores, images, labels, n_kept))
+
+
+def loss_change(
+    parts: NDArray,
+    present: NDArray,
+    intercept: NDArray,
+    label_vectors: NDArray,
+    labels: NDArray,
+    scale: float,
+) -> NDArray:
     r"""Return how much the alignment loss falls by keeping each local feature.
 
     Every local feature has a mask :math:`\rho_{jk} = 1` in the mean
@@ -52,7 +130,7 @@ def loss_change(parts, present, intercept, label_vectors, labels, scale):
     An image of two patches, of which the first shows the label:
 
     >>> import numpy as np
-    >>> from skfewshot.multilabel.selection import loss_change
+    >>> from skfewshot.multilabel import loss_change
     >>> scores = loss_change(
     ...     np.array([[[1.0, 0.2], [0.0, 1.0]]]),
     ...     present=np.ones((1, 2), bool),
@@ -69,7 +147,7 @@ def loss_change(parts, present, intercept, label_vectors, labels, scale):
     length = np.linalg.norm(mean, axis=1, keepdims=True)
     direction = mean / np.where(length > 0, length, 1)
     cosine = direction @ label_vectors.T
-    distance = np.sqrt(np.maximum(2 - 2 * cosine, 1e-6))
+    distance = np.sqrt(np.maximum(2 - 2 * cosine, SQUARED_DISTANCE_FLOOR))
     probability = expit(distance_logits(cosine, scale))
     factor = (labels - probability) * scale / (len(parts) * n_parts * distance)
     factor = factor / np.where(length > 0, length, 1)
@@ -79,7 +157,15 @@ def loss_change(parts, present, intercept, label_vectors, labels, scale):
     return factor[:, None, :] * agreement
 
 
-def selection_scores(method, parts, present, intercept, label_vectors, labels, scale):
+def selection_scores(
+    method: str,
+    parts: NDArray,
+    present: NDArray,
+    intercept: NDArray,
+    label_vectors: NDArray,
+    labels: NDArray,
+    scale: float,
+) -> NDArray:
     """Return the score by which local features are selected, shape (N, K, L).
 
     Parameters
@@ -110,7 +196,9 @@ def selection_scores(method, parts, present, intercept, label_vectors, labels, s
     return np.where(present[:, :, None], scores, -np.inf)
 
 
-def select_top(scores, images, labels, n_select):
+def select_top(
+    scores: NDArray, images: NDArray, labels: NDArray, n_select: int | None
+) -> tuple[NDArray, NDArray]:
     """Return the best features of each pair of image and label.
 
     Parameters
@@ -129,7 +217,6 @@ def select_top(scores, images, labels, n_select):
         False where an image has fewer features than m.
     """
     of_pair = scores[images, :, labels]
-    n_select = of_pair.shape[1] if n_select is None else n_select
     chosen = np.argsort(-of_pair, axis=1, kind="stable")[:, :n_select]
     valid = np.isfinite(np.take_along_axis(of_pair, chosen, axis=1))
     return chosen, valid

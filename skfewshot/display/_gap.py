@@ -1,21 +1,44 @@
 """The modality gap, before and after the mapping of a fitted classifier."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+from textwrap import fill
+from typing import TYPE_CHECKING, Any, Self, TypeAlias
+
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from sklearn.base import BaseEstimator
 from sklearn.decomposition import PCA
 from sklearn.utils import check_array
 
 from skfewshot._rows import as_numpy, unit_rows
-from skfewshot.display._names import name_points
-from skfewshot.display._plotting import (
+from skfewshot.display._shared import (
     COLORS,
     check_axes,
     check_matplotlib,
+    read_classes,
     split_pipeline,
 )
 
+if TYPE_CHECKING:
+    from matplotlib.artist import Artist
+    from matplotlib.axes import Axes
+
+#: Left, bottom, right and top.
+Box: TypeAlias = NDArray | tuple[float, float, float, float]
 #: More classes than this are not named in the picture: hardly a name would have room.
 _MOST_NAMED = 40
 _MARKERS = "os^D"
+#: Longer names are broken into two lines, and cut after them.
+_LINE = 20
+#: Of names, and how far they stay from the points, in points of 1/72 inch.
+_FONT_SIZE, _DISTANCES = 8, (7, 15, 25, 37)
+#: Room that a point takes to each side.
+_RADIUS = 4
+_DIRECTIONS = np.array(
+    [(0, 1), (0, -1), (1, 0), (-1, 0), (1, 1), (-1, 1), (1, -1), (-1, -1)]
+)
 
 
 class ModalityGapDisplay:
@@ -61,15 +84,15 @@ class ModalityGapDisplay:
     def __init__(
         self,
         *,
-        images,
-        mapped_images,
-        texts,
-        refined_texts,
-        gap_before,
-        gap_after,
-        labels,
-        classes,
-    ):
+        images: NDArray,
+        mapped_images: NDArray,
+        texts: NDArray,
+        refined_texts: NDArray,
+        gap_before: float,
+        gap_after: float,
+        labels: NDArray[np.intp],
+        classes: NDArray,
+    ) -> None:
         self.images = images
         self.mapped_images = mapped_images
         self.texts = texts
@@ -80,7 +103,14 @@ class ModalityGapDisplay:
         self.classes = classes
 
     @classmethod
-    def from_estimator(cls, estimator, X, y=None, *, ax=None):
+    def from_estimator(
+        cls,
+        estimator: BaseEstimator,
+        X: Any,
+        y: ArrayLike | None = None,
+        *,
+        ax: Any = None,
+    ) -> Self:
         """Project the features of a fitted classifier and draw them.
 
         Parameters
@@ -129,15 +159,15 @@ class ModalityGapDisplay:
     @classmethod
     def from_predictions(
         cls,
-        images,
-        texts,
-        mapped_images,
-        refined_texts,
+        images: Any,
+        texts: Any,
+        mapped_images: Any,
+        refined_texts: Any,
         *,
-        labels,
-        classes=None,
-        ax=None,
-    ):
+        labels: Any,
+        classes: ArrayLike | None = None,
+        ax: Any = None,
+    ) -> Self:
         """Project features from anywhere and draw them.
 
         Parameters
@@ -165,7 +195,7 @@ class ModalityGapDisplay:
         check_matplotlib(f"{cls.__name__}.from_predictions")
         images, mapped = _read_pair(images, mapped_images, "images")
         texts, refined = _read_pair(texts, refined_texts, "texts")
-        labels, classes = _read_labels(labels, classes, len(images), len(texts))
+        labels, classes = read_classes(labels, classes, len(images), len(texts))
         plane = PCA(n_components=2, random_state=0)
         # Each text as many times as there are images of a class: otherwise the few
         # texts would have no say, and the gap would not show.
@@ -184,7 +214,7 @@ class ModalityGapDisplay:
         )
         return display.plot(ax=ax)
 
-    def plot(self, ax=None):
+    def plot(self, ax: Any = None) -> Self:
         """Draw the two halves.
 
         Parameters
@@ -235,17 +265,23 @@ class ModalityGapDisplay:
             name_points(ax[1], self.refined_texts, names)
         return self
 
-    def _draw_half(self, ax, images, texts):
+    def _draw_half(self, ax: Axes, images: NDArray, texts: NDArray) -> None:
         """Draw images as dots, texts as stars, and a line from text to mean image."""
-        star = {"s": 110, "marker": "*", "edgecolors": "black", "zorder": 3}
+        star: dict[str, Any] = {
+            "s": 110,
+            "marker": "*",
+            "edgecolors": "black",
+            "zorder": 3,
+        }
         for index, text in enumerate(texts):
             # Colours come again with another marker.
             cycle, place = divmod(index, len(COLORS))
             color, marker = COLORS[place], _MARKERS[cycle % len(_MARKERS)]
             members = images[self.labels == index]
-            style = {"color": color, "marker": marker, "linewidths": 0}
-            ax.scatter(*members.T, s=14, alpha=0.5, **style)
-            ax.scatter(*text, c=color, linewidths=0.8, **star)
+            style: dict[str, Any] = {"color": color, "marker": marker, "linewidths": 0}
+            x, y = members.T
+            ax.scatter(x, y, s=14, alpha=0.5, **style)
+            ax.scatter(text[0], text[1], c=color, linewidths=0.8, **star)
             if len(members):
                 ends = np.stack([text, members.mean(axis=0)])
                 ax.plot(*ends.T, color=color, linewidth=0.9, alpha=0.8, zorder=2)
@@ -253,7 +289,7 @@ class ModalityGapDisplay:
         ax.scatter([], [], c="grey", label="text", **star)
 
 
-def _read_pair(before, after, name):
+def _read_pair(before: Any, after: Any, name: str) -> tuple[NDArray, NDArray]:
     """Return features before and after the mapping, all of unit norm."""
     dtype = [np.float64, np.float32]
     before = check_array(np.asarray(as_numpy(before)), dtype=dtype, input_name=name)
@@ -266,30 +302,78 @@ def _read_pair(before, after, name):
     return unit_rows(before), unit_rows(after)
 
 
-def _read_labels(labels, classes, n_images, n_texts):
-    """Return the index of the class of each image, and the classes."""
-    labels = np.asarray(as_numpy(labels))
-    if labels.shape != (n_images,):
-        raise ValueError(
-            f"labels must hold one class per image, shape ({n_images},); got shape "
-            f"{labels.shape}."
-        )
-    classes = np.unique(labels) if classes is None else np.asarray(classes)
-    if classes.shape != (n_texts,) or len(set(classes.tolist())) < n_texts:
-        raise ValueError(
-            f"classes must name each of the {n_texts} texts, each once; got "
-            f"{classes.tolist()}. Without classes, there must be images of each."
-        )
-    place = {label: index for index, label in enumerate(classes.tolist())}
-    unknown = sorted({repr(label) for label in labels.tolist() if label not in place})
-    if unknown:
-        raise ValueError(
-            f"labels must be among the classes, such as {list(place)[:10]}; got "
-            f"{', '.join(unknown[:10])}."
-        )
-    return np.array([place[label] for label in labels.tolist()]), classes
-
-
-def _gap(images, texts):
+def _gap(images: NDArray, texts: NDArray) -> float:
     """Distance between the mean image and the mean text."""
     return float(np.linalg.norm(images.mean(axis=0) - texts.mean(axis=0)))
+
+
+def name_points(
+    ax: Axes, points: NDArray, names: Sequence[str], taken: Sequence[Artist] = ()
+) -> None:
+    """Write names beside points; a name for which there is no room is left out.
+
+    Parameters
+    ----------
+    ax : matplotlib axes
+        With its limits set.
+    points : ndarray of shape (n_points, 2)
+        In the coordinates of the data.
+    names : sequence of n_points str
+    taken : sequence of matplotlib artists
+        Where no name may be written.
+    """
+    from matplotlib.patheffects import withStroke
+
+    assert ax.figure is not None
+    # Layout engines move axes when a figure is drawn, and names need to know where to.
+    # Those of a subfigure are drawn by the figure it is a part of.
+    ax.figure.figure.draw_without_rendering()
+    pixels = ax.figure.dpi / 72
+    places = ax.transData.transform(points)
+    boxes: list[Box] = [_box(place, _RADIUS * pixels) for place in places]
+    boxes += [artist.get_window_extent().extents for artist in taken]
+    for point, place, name in zip(points, places, names, strict=True):
+        text = ax.annotate(
+            fill(name, _LINE, max_lines=2, placeholder="…"),
+            point,
+            xytext=(0, 0),
+            textcoords="offset points",
+            fontsize=_FONT_SIZE,
+            parse_math=False,
+            ha="center",
+            va="center",
+            linespacing=1,
+            zorder=5,
+            path_effects=[withStroke(linewidth=2, foreground="white")],
+            arrowprops={"arrowstyle": "-", "color": "0.5", "linewidth": 0.6},
+        )
+        half = np.array(text.get_window_extent().size) / 2
+        room = _find_room(place, half, pixels, boxes, ax.bbox.extents)
+        if room is None:
+            text.remove()
+            continue
+        box, middle, distance = room
+        text.set_position((middle - place) / pixels)
+        assert text.arrow_patch is not None
+        text.arrow_patch.set_visible(distance > _DISTANCES[0])
+        boxes.append(box)
+
+
+def _find_room(
+    place: NDArray, half: NDArray, pixels: float, boxes: list[Box], frame: Box
+) -> tuple[NDArray, NDArray, int] | None:
+    """Return the nearest free box beside a place, its middle and its distance."""
+    taken = np.array(boxes)
+    for distance in _DISTANCES:
+        for direction in _DIRECTIONS:
+            middle = place + direction * (half + (distance - 4) * pixels)
+            box = _box(middle, half)
+            inside = (box[:2] >= frame[:2]).all() and (box[2:] <= frame[2:]).all()
+            apart = (box[:2] >= taken[:, 2:]) | (box[2:] <= taken[:, :2])
+            if inside and apart.any(axis=1).all():
+                return box, middle, distance
+    return None
+
+
+def _box(middle: NDArray, half: Any) -> NDArray:
+    return np.concatenate([middle - half, middle + half])
