@@ -21,7 +21,7 @@ from PIL import Image
 
 from skfewshot.clip import CLIPFeaturizer
 from skfewshot.clip.images import read_image
-from skfewshot.clip.preprocessing import Preprocessor
+from skfewshot.clip.passes import Preprocessor
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from scipy.sparse.csgraph import connected_components
 
 from skfewshot._sklearn import _check_sample_weight
 from skfewshot._torch import is_tensor, to_numpy
-from skfewshot.clip.embedding import encoder_of
+from skfewshot.clip.embedding import EmbeddingArray, encoder_of
 
 #: The most that a weight may be: it counts rows, and far more than these overflow.
 MOST_WEIGHT = 1e9
@@ -63,6 +63,8 @@ def plain(array: Any, name: str) -> Any:
         If they are dates, which would be counted from 1970, or a tensor is sparse or
         quantized.
     """
+    if array is None or isinstance(array, EmbeddingArray):
+        return None if array is None else np.asarray(array)
     if is_tensor(array):
         return as_numpy(_plain_tensor(array, name))
     if isinstance(array, list | tuple) and any(map(is_tensor, array)):

@@ -1,374 +1,249 @@
 """Embeddings on disk, by the content of the image: an SQLite file that processes share.
 
-SQLite because it is in the standard library, survives a ``kill -9`` and a loss of power
-at any point (its write-ahead log), lets several processes read and write, and reports a
-damaged file in place of crashing on it. Nothing in the file is ever run or unpickled.
+SQLite because it survives a ``kill -9`` and a loss of power at any point, and reports a
+damaged file in place of crashing on it, as a memory map would. Nothing is unpickled.
 """
 
-import math
+import hashlib
 import os
 import re
 import sqlite3
 import threading
 import time
-import warnings
 import weakref
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from skfewshot._sklearn import warn_user
-from skfewshot.clip.cache_file import (
-    MOST_ROW_BYTES,
-    PAGE,
-    TIMEOUT_S,
-    connect,
-    connect_to_read,
-    may_write,
-    pragma,
-    retry,
-)
-from skfewshot.clip.cache_rows import pack_row, unpack_row
+from skfewshot.clip.models import CLIPModel
 
 #: Name of the file in the folder of a cache.
 FILE_NAME = "embeddings.sqlite"
-#: The bound that a cache has unless told otherwise, in bytes.
-DEFAULT_SIZE = 10 * 2**30
-#: The smallest bound: some pages for SQLite itself and a few embeddings.
-SMALLEST_SIZE = 2**20
+#: The bounds of a cache in bytes: unless told otherwise, and the least there can be.
+DEFAULT_SIZE, SMALLEST_SIZE = 10 * 2**30, 2**20
 
-# Python looks for Ctrl-C between waits for the writers' lock.
-_TRY_S = 0.1
+# To be raised when images are read or embeddings are stored in another way; and a mark,
+# "CLIP" in ASCII: a file that has another one is not ours, and is left alone.
+_FORMAT, _APPLICATION_ID = 2, 0x434C4950
+_TABLE = "embeddings (id INTEGER PRIMARY KEY, key BLOB UNIQUE, value BLOB NOT NULL)"
+_PAGE = 16384
+_TIMEOUT_S = 20  # then embedding waits no longer for another process
 # Rows wait in memory for one transaction, no longer and no larger than this.
 _WAIT_S, _WAIT_BYTES = 1.0, 8 * 2**20
-# The write-ahead log is cut short from here on.
-_MOST_LOG_BYTES = 64 * 2**20
 # A full cache loses its oldest embeddings until this share of the bound is in use.
-_KEPT = 0.9
+_KEPT, _CHECK_BYTES = 0.9, 8
 
-_open = {}
-_all = weakref.WeakSet()
+_all: "weakref.WeakSet[EmbeddingCache]" = weakref.WeakSet()
 _lock = threading.RLock()
 
 
-def _before_fork():
-    """Close the files: the locks of a connection must not cross a fork.
-
-    SQLite would have the child believe that it holds those of its parent, also in
-    connections of its own; other processes would then write to the file beside it.
-    """
+def _before_fork() -> None:
+    """Close the files: a child would take its parent's locks for its own, for ever."""
     _lock.acquire()
     for cache in _all:
-        cache._lock.acquire()
-        cache.close()
-
-
-def _after_fork():
-    for cache in _all:
-        cache._lock.release()
-    _lock.release()
+        cache.disconnect()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(
-        before=_before_fork,
-        after_in_parent=_after_fork,
-        after_in_child=_after_fork,
-    )
-
-
-def open_cache(folder, size=DEFAULT_SIZE):
-    """Open the cache in a folder, or return the one that this process has open.
-
-    Parameters
-    ----------
-    folder : str or os.PathLike
-        Made if it does not exist. One that may not be written to is read. A
-        disk of this machine: SQLite's locks do not work on most network file systems.
-    size : int, default=DEFAULT_SIZE
-        The bound in bytes.
-
-    Returns
-    -------
-    EmbeddingCache
-
-    Raises
-    ------
-    ValueError
-        If there is a file in the place of the folder, or one of the cache's name that
-        is not a cache, or no folder can have that name.
-    OSError
-        If the folder or the file cannot be made or read.
-
-    Warns
-    -----
-    UserWarning
-        If the cache may not be written to, once in a process.
-    """
-    if not os.fspath(folder):
-        raise ValueError(
-            "cache is an empty string; wanted is a folder, or None for no cache."
-        )
-    # One letter is a drive of Windows.
-    if "\0" in os.fspath(folder) or re.match(r"[\w+.-]{2,}://", os.fspath(folder)):
-        raise ValueError(
-            f"cache={str(folder)!r} is no path; wanted is a folder of this machine."
-        )
-    path = _make_folder(folder) / FILE_NAME
-    with _lock:
-        cache = _open.get(path)
-        # A user may have deleted the folder while it was open.
-        if cache is None or not cache.is_on_disk():
-            if cache is not None:
-                cache.close()
-            cache = _open[path] = EmbeddingCache(path)
-        cache.size = size
-        return cache
-
-
-def _make_folder(name):
-    """Return the folder, without links; make it if there is none."""
-    try:
-        folder = Path(name).expanduser().absolute()
-        if folder.exists() and not folder.is_dir():
-            raise ValueError(
-                f"cache={str(folder)!r} is a file; wanted is a folder, which is made "
-                "if it does not exist."
-            )
-        folder.mkdir(parents=True, exist_ok=True)
-        return folder.resolve()
-    except RuntimeError as error:
-        raise ValueError(f"cache={str(name)!r} is no folder: {error}") from error
-    except OSError as error:
-        raise OSError(
-            error.errno, f"The folder cache={str(name)!r} could not be made: {error}"
-        ) from error
+    _end = _lock.release
+    os.register_at_fork(before=_before_fork, after_in_parent=_end, after_in_child=_end)
 
 
 class EmbeddingCache:
-    """Rows by key in one SQLite file; use :func:`open_cache`.
+    """The embeddings of one model in a file that may hold those of others; a context.
 
-    Parameters
-    ----------
-    path : pathlib.Path
-        Of the file, made if there is none.
-
-    Attributes
-    ----------
-    size : int
-        The bound in bytes.
-    path : pathlib.Path
+    `folder` is made if it does not exist, and read where it may not be written to.
+    `dense_mode` is None for global embeddings alone, and `size` the bound in bytes.
     """
 
-    def __init__(self, path):
-        self.size = DEFAULT_SIZE
-        self.path = path
-        self._lock = threading.RLock()
-        self._waiting = {}
+    def __init__(
+        self,
+        folder: str | os.PathLike,
+        clip: CLIPModel,
+        dense_mode: str | None = None,
+        size: int = DEFAULT_SIZE,
+    ) -> None:
+        self.path = _make_folder(folder) / FILE_NAME
+        self._size = size
+        parts = (_FORMAT, clip.identity.fingerprint, str(clip.dtype), dense_mode)
+        self._space = hashlib.sha256(repr(parts).encode()).digest()
+        width = clip.identity.embedding_dim
+        self._shape = (width,) if dense_mode is None else (-1, width)
+        self._waiting: dict[bytes, bytes] = {}
         self._waiting_bytes = 0
         self._flushed = time.monotonic()
-        self._patience_s = TIMEOUT_S
-        self._opened = None
-        self._said = set()
+        # What fails once, after a long wait maybe, is not tried again.
+        self._works = {"read": True, "written": True}
+        self._connection: sqlite3.Connection | None = None
+        with _lock:
+            _all.add(self)
+
+    def __enter__(self) -> "EmbeddingCache":
         try:
-            self._connection  # noqa: B018
+            with _lock:
+                self._connected()
+            return self
         except sqlite3.OperationalError as error:
+            name = str(self.path)
             raise OSError(
-                f"The cache {str(path)!r} could not be opened: {error}."
+                f"The cache {name!r} could not be opened: {error}."
             ) from error
         except sqlite3.DatabaseError as error:
             raise ValueError(
-                f"{str(path)!r} is not a cache of skfewshot, or is damaged: {error}. "
-                "Delete it, or pass another folder as cache."
+                f"{str(self.path)!r} is not a cache of skfewshot, or is damaged: "
+                f"{error}. Delete it, or pass another folder as cache."
             ) from error
-        _all.add(self)
 
-    @property
-    def _connection(self):
-        """The connection, opened anew if it was closed."""
-        if self._opened is None:
-            self._is_writable = may_write(self.path)
-            if self._is_writable:
-                self._opened = connect(self.path)
-            else:
-                self._opened = connect_to_read(self.path)
-                self._say_once(
-                    f"The cache {str(self.path)!r} may not be written to; it is read, "
-                    "and new embeddings are not kept. To keep them, pass another "
-                    "folder as cache."
-                )
-            self._inode = os.stat(self.path).st_ino
-        return self._opened
+    def __exit__(self, *_: Any) -> None:
+        self.flush()
+        with _lock:
+            self.disconnect()
 
-    def close(self):
+    def disconnect(self) -> None:
         """Close the file until it is asked for again."""
-        with self._lock:
-            if self._opened is not None:
-                with suppress(sqlite3.Error):
-                    self._opened.close()
-            self._opened = None
+        if self._connection is not None:
+            self._connection.close()
+        self._connection = None
 
-    def is_on_disk(self):
-        """Say whether the file that is open is still the one at its path."""
-        try:
-            return os.stat(self.path).st_ino == self._inode
-        except OSError:
-            return False
+    def key(self, content: Any) -> bytes:
+        """Return the key of an image: the bytes of a file, or an RGB image of PIL."""
+        is_file = isinstance(
+            content, bytes
+        )  # which can hold any, so they are told apart
+        kind = "file" if is_file else f"pixels {content.size}"
+        digest = hashlib.sha256(self._space + kind.encode())
+        digest.update(content if is_file else content.tobytes())
+        return digest.digest()
 
-    def get(self, key, shape=None):
-        """Return the row of a key, or None if there is none, or a damaged one.
+    def get(self, key: bytes) -> NDArray | None:
+        """Return the row of a key, or None if there is none, or a damaged one."""
+        value = self._waiting.get(key)
+        if value is None:
+            query = "SELECT value FROM embeddings WHERE key = ?"
+            value = self._try("read", lambda it: it.execute(query, (key,)).fetchone())
+            value = value and value[0]
+        if not isinstance(value, bytes):
+            return None
+        check, body = value[:_CHECK_BYTES], value[_CHECK_BYTES:]
+        if check != _check(key, body):
+            return None
+        return np.frombuffer(body, dtype="<f4").reshape(self._shape)
 
-        Parameters
-        ----------
-        key : bytes
-        shape : tuple of int or None, default=None
-            The shape that a row has, with None where any length will do.
-        """
-        row = self._read(key)
-        if row is None or _fits(row.shape, shape):
-            return row
-        self._say_once(
-            f"The cache {str(self.path)!r} has rows of another shape than the model "
-            f"gives, {row.shape} for {shape}: somebody has changed it. Those images "
-            "are embedded again. Delete it if you do not trust it."
-        )
-        return None
-
-    def _read(self, key):
-        with self._lock, self._excused("read"):
-            waiting = self._waiting.get(key)
-            if waiting is not None:
-                return unpack_row(key, waiting)
-            found = self._connection.execute(
-                "SELECT value FROM embeddings WHERE key = ?", (key,)
-            ).fetchone()
-            return None if found is None else unpack_row(key, found[0])
-        return None
-
-    def put(self, key, row):
+    def put(self, key: bytes, row: NDArray) -> None:
         """Store a row, soon: see :meth:`flush`."""
-        with self._lock:
-            value = pack_row(key, row)
-            too_long = len(value) > min(self.size // 8, MOST_ROW_BYTES)
-            if too_long or not self._is_writable:
-                return
-            self._waiting[key] = value
-            self._waiting_bytes += len(value)
-            late = time.monotonic() - self._flushed > _WAIT_S
-            if late or self._waiting_bytes > min(_WAIT_BYTES, self.size // 8):
-                self.flush()
-
-    def flush(self):
-        """Write what was put, in one transaction: all of it is in the file, or none."""
-        with self._lock:
-            rows = list(self._waiting.items())
-            n_bytes = self._waiting_bytes
-            # What cannot be written now is dropped: it could not be written later.
-            self._waiting, self._waiting_bytes = {}, 0
-            self._flushed = time.monotonic()
-            if rows:
-                with self._excused("written"):
-                    self._write(rows, n_bytes)
-
-    def __len__(self):
-        with self._lock:
-            self.flush()
-            count = "SELECT count(*) FROM embeddings"
-            return self._connection.execute(count).fetchone()[0]
-
-    def _write(self, rows, n_bytes):
-        with self._transaction() as connection:
-            self._make_room(connection, n_bytes)
-            connection.executemany(
-                "INSERT OR REPLACE INTO embeddings (key, value) VALUES (?, ?)", rows
-            )
-        if pragma(connection, "page_count") * PAGE > self.size:  # a new, lower bound
-            # A script, because this gives back one page at each step.
-            connection.executescript("PRAGMA incremental_vacuum")
-        if self._log_bytes() > _MOST_LOG_BYTES:
-            # Readers that take turns keep it from being folded in by the way.
-            connection.execute(f"PRAGMA busy_timeout = {int(1000 * _TRY_S)}")
-            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-            connection.execute(f"PRAGMA busy_timeout = {1000 * TIMEOUT_S}")
-
-    def _log_bytes(self):
-        try:
-            return os.stat(f"{self.path}-wal").st_size
-        except OSError:
-            return 0
-
-    @contextmanager
-    def _transaction(self):
-        """Hold the one lock that there is for writers, across processes."""
-        connection = self._connection
-        try:  # Ctrl-C may come as soon as the lock is there
-            self._wait_to_write(connection)
-            yield connection
-            connection.execute("COMMIT")
-        finally:
-            if connection.in_transaction:
-                connection.execute("ROLLBACK")
-
-    def _wait_to_write(self, connection):
-        """Begin a transaction; wait but once for a process that keeps the lock."""
-        deadline = time.monotonic() + self._patience_s
-        connection.execute(f"PRAGMA busy_timeout = {int(1000 * _TRY_S)}")
-        try:
-            retry(connection, "BEGIN IMMEDIATE", deadline)
-            self._patience_s = TIMEOUT_S
-        except sqlite3.OperationalError:
-            self._patience_s = 0
-            raise
-        finally:
-            connection.execute(f"PRAGMA busy_timeout = {1000 * TIMEOUT_S}")
-
-    def _say_once(self, message):
-        if message not in self._said:
-            self._said.add(message)
-            warn_user(message)
-
-    @contextmanager
-    def _excused(self, doing):
-        """Warn of what the disk or another process did: embedding can go on."""
-        try:
-            yield
-        except sqlite3.Error as error:
-            warnings.warn(
-                f"The cache {str(self.path)!r} could not be {doing}: {error}. Images "
-                "are embedded without it. If the file is damaged, delete it.",
-                UserWarning,
-                stacklevel=2,
-            )
-
-    def _make_room(self, connection, n_bytes):
-        """Delete the oldest rows if `n_bytes` more would go beyond the bound."""
-        # Keys stand in the table and in its index; pages are not filled to the brim.
-        needed = int(1.25 * n_bytes) + 4 * PAGE
-        used = _used_bytes(connection)
-        if used + needed <= self.size:
+        body = np.ascontiguousarray(row, dtype="<f4").tobytes()
+        if not self._works["written"] or len(body) > self._size // 8:
             return
-        wanted = max(0, int(_KEPT * self.size) - needed)
-        n_rows = connection.execute("SELECT count(*) FROM embeddings").fetchone()[0]
-        while n_rows and used > wanted:
-            share = 1 - wanted / used
-            n_oldest = min(n_rows, math.ceil(n_rows * share) + 1)
-            connection.execute(
-                "DELETE FROM embeddings WHERE id IN "
-                "(SELECT id FROM embeddings ORDER BY id LIMIT ?)",
-                (n_oldest,),
+        self._waiting[key] = _check(key, body) + body
+        self._waiting_bytes += _CHECK_BYTES + len(body)
+        late = time.monotonic() - self._flushed > _WAIT_S
+        if late or self._waiting_bytes > min(_WAIT_BYTES, self._size // 8):
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what was put, in one transaction: all of it is in the file, or none."""
+        self._flushed = time.monotonic()
+        if self._waiting:
+            self._try("written", self._write)
+        self._waiting, self._waiting_bytes = {}, 0
+
+    def _write(self, connection: sqlite3.Connection) -> None:
+        rows, store = (
+            list(self._waiting.items()),
+            "REPLACE INTO embeddings (key, value)",
+        )
+        with connection:  # a transaction, rolled back after an error
+            connection.execute("BEGIN IMMEDIATE")
+            self._make_room(connection)
+            connection.executemany(f"{store} VALUES (?, ?)", rows)
+        # A script, because this gives back one page at each step.
+        connection.executescript("PRAGMA incremental_vacuum")
+
+    def _make_room(self, connection: sqlite3.Connection) -> None:
+        """Delete the oldest rows if what waits would go beyond the bound."""
+        # Keys stand in the table and in its index; pages are not filled to the brim.
+        needed = int(1.25 * self._waiting_bytes) + 100 * len(self._waiting) + 4 * _PAGE
+        wanted = self._size - needed
+        while (used := _used_bytes(connection)) > wanted:
+            wanted = max(0, int(_KEPT * self._size) - needed)
+            query = "SELECT count(*) FROM embeddings"
+            n_rows = connection.execute(query).fetchone()[0]
+            if not n_rows:
+                break
+            n_oldest = int(n_rows * (1 - wanted / used)) + 1
+            oldest = f"SELECT id FROM embeddings ORDER BY id LIMIT {n_oldest}"
+            connection.execute(f"DELETE FROM embeddings WHERE id IN ({oldest})")
+
+    def _try(self, doing: str, call: Callable[[sqlite3.Connection], Any]) -> Any:
+        """Warn of what the disk or another process did: embedding can go on."""
+        if not self._works[doing]:
+            return None
+        try:
+            with _lock:
+                return call(self._connected())
+        except sqlite3.Error as error:
+            self._works[doing] = False
+            warn_user(
+                f"The cache {str(self.path)!r} could not be {doing}: {error}. Images "
+                "are embedded without it. If the file is damaged, delete it."
             )
-            n_rows -= n_oldest
-            used = _used_bytes(connection)
+
+    def _connected(self) -> sqlite3.Connection:
+        """Return the one connection, opened anew if it was closed."""
+        if self._connection is None:
+            self._connection = _connect(self.path)
+        return self._connection
 
 
-def _fits(shape, wanted):
-    """Say whether a shape is the one that is wanted."""
-    if wanted is None:
-        return True
-    return len(shape) == len(wanted) and all(
-        want in (None, have) for have, want in zip(shape, wanted, strict=True)
+def _make_folder(name: str | os.PathLike) -> Path:
+    """Return the folder, without links; make it if there is none."""
+    try:
+        # One letter before the slashes is a drive of Windows.
+        if not os.fspath(name) or re.match(r"[\w+.-]{2,}://", os.fspath(name)):
+            raise ValueError("wanted is a folder of this machine, or None for no cache")
+        folder = Path(name).expanduser().absolute()
+        if folder.exists() and not folder.is_dir():
+            raise ValueError("it is a file; wanted is a folder, made if need be")
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder.resolve()
+    except (OSError, RuntimeError, ValueError) as error:
+        kind = OSError if isinstance(error, OSError) else ValueError
+        raise kind(f"cache={str(name)!r} is no folder: {error}") from error
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    """Open the file, and make the table if it is new."""
+    connection = sqlite3.connect(
+        path, timeout=_TIMEOUT_S, isolation_level=None, check_same_thread=False
     )
+    try:
+        # In one statement: another process may be about to make the table.
+        mark, n_tables = connection.execute(
+            "SELECT *, (SELECT count(*) FROM sqlite_master) FROM pragma_application_id"
+        ).fetchone()
+        if mark not in (0, _APPLICATION_ID) or (n_tables and not mark):
+            raise sqlite3.DatabaseError("it holds other data")
+        if not mark:
+            connection.execute(f"PRAGMA page_size = {_PAGE}")
+            connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
+            with connection:
+                connection.execute("BEGIN IMMEDIATE")
+                connection.execute(f"CREATE TABLE IF NOT EXISTS {_TABLE}")
+                connection.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
+    except BaseException:
+        connection.close()
+        raise
+    return connection
 
 
-def _used_bytes(connection):
-    pages = pragma(connection, "page_count") - pragma(connection, "freelist_count")
-    return pages * PAGE
+def _check(key: bytes, body: bytes) -> bytes:
+    return hashlib.blake2b(body, key=key, digest_size=_CHECK_BYTES).digest()
+
+
+def _used_bytes(connection: sqlite3.Connection) -> int:
+    pages = connection.execute("PRAGMA page_count").fetchone()[0]
+    return (pages - connection.execute("PRAGMA freelist_count").fetchone()[0]) * _PAGE

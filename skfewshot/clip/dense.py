@@ -7,6 +7,16 @@ token keeps to itself or to tokens like it, and then goes the way of the pooled
 embedding: norm and projection.
 """
 
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Parts = dict[str, Callable[..., Any]]
+
 #: How to make patch tokens, see :class:`~skfewshot.clip.CLIPFeaturizer`.
 DENSE_MODES = (
     "value",
@@ -17,7 +27,7 @@ DENSE_MODES = (
 )
 
 
-def embed_tokens(model, images, dense_mode):
+def embed_tokens(model: Any, images: Tensor, dense_mode: str) -> Tensor:
     """Embed images and their patches.
 
     Parameters
@@ -64,7 +74,9 @@ def embed_tokens(model, images, dense_mode):
 # open_clip's own vision transformers
 
 
-def _vision_transformer(visual, images, dense_mode):
+def _vision_transformer(
+    visual: Any, images: Tensor, dense_mode: str
+) -> tuple[Tensor, Tensor]:
     blocks = visual.transformer.resblocks
     if getattr(visual, "attn_pool_type", ""):
         raise ValueError(
@@ -84,7 +96,9 @@ def _vision_transformer(visual, images, dense_mode):
     return pooled, tokens
 
 
-def _before_last_block(visual, images, n_blocks):
+def _before_last_block(
+    visual: Any, images: Tensor, n_blocks: int
+) -> tuple[Tensor, Tensor]:
     """Return the input of the last block and the global embedding."""
     import torch
 
@@ -100,11 +114,11 @@ def _before_last_block(visual, images, n_blocks):
     return torch.cat([prefix, patches], dim=1), found["image_features"]
 
 
-def _standard_parts(block):
+def _standard_parts(block: Any) -> Parts:
     """Name the parts of open_clip's standard block."""
     attention = block.attn
 
-    def project(x):
+    def project(x: Tensor) -> Any:
         from torch.nn.functional import linear
 
         qkv = linear(x, attention.in_proj_weight, attention.in_proj_bias)
@@ -119,7 +133,7 @@ def _standard_parts(block):
     }
 
 
-def _custom_parts(block):
+def _custom_parts(block: Any) -> Parts:
     """Name the parts of open_clip's custom block, with its optional extra norms."""
     attention = block.attn
     if attention.logit_scale is not None:
@@ -128,14 +142,14 @@ def _custom_parts(block):
             "attention; output='embedding' works."
         )
 
-    def project(x):
+    def project(x: Tensor) -> Any:
         from torch.nn.functional import linear
 
         qkv = linear(x, attention.in_proj_weight, attention.in_proj_bias)
         q, k, v = (_heads(part, attention.num_heads) for part in qkv.chunk(3, dim=-1))
         return attention.ln_q(q), attention.ln_k(k), v
 
-    def merge(x):
+    def merge(x: Tensor) -> Tensor:
         if attention.head_scale is not None:
             x = x * attention.head_scale
         return block.ln_attn(attention.out_proj(attention.ln_inner(_unheads(x))))
@@ -149,7 +163,7 @@ def _custom_parts(block):
     }
 
 
-def _last_block(block, parts, x, dense_mode):
+def _last_block(block: Any, parts: Parts, x: Tensor, dense_mode: str) -> Tensor:
     """Run the last block with the attention that `dense_mode` asks for."""
     if dense_mode == "plain":
         return block(x)
@@ -161,7 +175,7 @@ def _last_block(block, parts, x, dense_mode):
     return x + parts["mlp"](x)
 
 
-def _attend(q, k, v, dense_mode):
+def _attend(q: Tensor, k: Tensor, v: Tensor, dense_mode: str) -> Tensor:
     """Let each token attend to itself, to its likes, or as it was trained to."""
     from torch.nn.functional import scaled_dot_product_attention as attend
 
@@ -172,17 +186,17 @@ def _attend(q, k, v, dense_mode):
     return attend(q, k, v)
 
 
-def _heads(x, n_heads):
+def _heads(x: Tensor, n_heads: int) -> Tensor:
     """Split (n, L, width) into (n, heads, L, width / heads)."""
     return x.reshape(*x.shape[:2], n_heads, -1).transpose(1, 2)
 
 
-def _unheads(x):
+def _unheads(x: Tensor) -> Tensor:
     """Undo `_heads`."""
     return x.transpose(1, 2).flatten(2)
 
 
-def _pooler_values(pooler, tokens):
+def _pooler_values(pooler: Any, tokens: Tensor) -> Tensor:
     """Run each token alone through CoCa's attention pooling: its value path."""
     from torch.nn.functional import linear
 
@@ -198,7 +212,7 @@ def _pooler_values(pooler, tokens):
 # CLIP's ResNets
 
 
-def _resnet(visual, images, dense_mode):
+def _resnet(visual: Any, images: Tensor, dense_mode: str) -> tuple[Tensor, Tensor]:
     """Run the attention pooling for every position in place of their mean alone."""
     found = visual.forward_intermediates(images, indices=[4])
     pool = visual.attnpool
@@ -216,7 +230,7 @@ def _resnet(visual, images, dense_mode):
 # Vision transformers of timm, among them SigLIP's
 
 
-def _is_plain_timm_vit(trunk):
+def _is_plain_timm_vit(trunk: Any) -> bool:
     """Say whether the trunk is timm's VisionTransformer with its standard blocks."""
     if type(trunk).__name__ != "VisionTransformer":
         return False
@@ -228,7 +242,7 @@ def _is_plain_timm_vit(trunk):
     return is_standard and len(trunk.blocks) > 1
 
 
-def _timm_vit(visual, images, dense_mode):
+def _timm_vit(visual: Any, images: Tensor, dense_mode: str) -> tuple[Tensor, Tensor]:
     import torch
 
     trunk = visual.trunk
@@ -251,7 +265,7 @@ def _timm_vit(visual, images, dense_mode):
     return found["image_features"], visual.head(trunk.head(trunk.fc_norm(tokens)))
 
 
-def _timm_parts(block):
+def _timm_parts(block: Any) -> Parts:
     """Name the parts of timm's standard block."""
     attention = block.attn
     if getattr(attention, "gate", None) is not None:
@@ -260,12 +274,12 @@ def _timm_parts(block):
             "attention; output='embedding' works."
         )
 
-    def project(x):
+    def project(x: Tensor) -> Any:
         qkv = attention.qkv(x).chunk(3, dim=-1)
         q, k, v = (_heads(part, attention.num_heads) for part in qkv)
         return attention.q_norm(q), attention.k_norm(k), v
 
-    def merge(x):
+    def merge(x: Tensor) -> Tensor:
         return attention.proj(getattr(attention, "norm", _same)(_unheads(x)))
 
     return {
@@ -277,7 +291,7 @@ def _timm_parts(block):
     }
 
 
-def _latent_pool_values(pool, tokens):
+def _latent_pool_values(pool: Any, tokens: Tensor) -> Tensor:
     """Run each token alone through SigLIP's attention pooling: its value path."""
     if pool.pos_embed is not None:
         tokens = tokens + pool.pos_embed.to(tokens.dtype)
@@ -285,5 +299,5 @@ def _latent_pool_values(pool, tokens):
     return tokens if pool.mlp is None else tokens + pool.mlp(pool.norm(tokens))
 
 
-def _same(x):
+def _same(x: Tensor) -> Tensor:
     return x

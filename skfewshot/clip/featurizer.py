@@ -1,16 +1,20 @@
 """The transformer from images to embeddings on a frozen CLIP model."""
 
 import os
-from collections.abc import Sized
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from numbers import Integral
+from typing import TYPE_CHECKING, Any, Self
 
+from numpy.typing import NDArray
 from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.callback import CallbackSupportMixin
+from sklearn.utils import Tags
 
 from skfewshot._sklearn import (
+    Estimator,
     Interval,
     StrOptions,
     _fit_context,
@@ -18,25 +22,34 @@ from skfewshot._sklearn import (
     has_callbacks,
 )
 from skfewshot._torch import import_torch, resolve_device
-from skfewshot.clip.cache import DEFAULT_SIZE, SMALLEST_SIZE, open_cache
-from skfewshot.clip.cache_rows import space_key
+from skfewshot.clip.cache import DEFAULT_SIZE, SMALLEST_SIZE, EmbeddingCache
 from skfewshot.clip.dense import DENSE_MODES
-from skfewshot.clip.embedding import EmbeddingArray, mark_tensor
-from skfewshot.clip.encoder import CLIPEncoder
+from skfewshot.clip.embedding import EmbeddingArray
 from skfewshot.clip.images import as_images
-from skfewshot.clip.output import ArrayRows, TensorRows, check_out
-from skfewshot.clip.passes import embed_images, plan_passes
-from skfewshot.clip.preprocessing import Preprocessor
-from skfewshot.clip.prompts import check_templates
-from skfewshot.clip.sources import DEFAULT_PRETRAINED
-from skfewshot.clip.streaming import Reader, default_num_workers
+from skfewshot.clip.models import DEFAULT_PRETRAINED, CLIPModel, load_clip
+from skfewshot.clip.passes import (
+    check_out,
+    default_num_workers,
+    embed_images,
+    length_of,
+    plan_passes,
+)
+from skfewshot.clip.texts import (
+    check_names,
+    check_templates,
+    encode_classes,
+    encode_texts,
+)
+
+if TYPE_CHECKING:
+    import torch
 
 
 class CLIPFeaturizer(
     ClassNamePrefixFeaturesOutMixin,
     CallbackSupportMixin,
     TransformerMixin,
-    CLIPEncoder,
+    Estimator,
 ):
     """Embed images, and class names, with a frozen CLIP model of open_clip.
 
@@ -105,13 +118,8 @@ class CLIPFeaturizer(
         be written to is read, with a warning. On a disk of this machine, not on a
         network file system.
     cache_size : int, default=10 * 2**30
-        The bound on the cache in bytes, at least ``2**20``, without the log of what was
-        written last (8 MiB, more while others read). A full cache loses what was
+        The bound on the cache in bytes, at least ``2**20``. A full cache loses what was
         embedded longest ago.
-    output_type : {"numpy", "torch"}, default="numpy"
-        Arrays, or tensors of torch that stay on the device of the model: under
-        ``sklearn.set_config(array_api_dispatch=True)`` the classifiers of this package
-        learn and predict from them there.
 
     Attributes
     ----------
@@ -173,26 +181,24 @@ class CLIPFeaturizer(
         "on_error": [StrOptions({"raise", "nan"})],
         "cache": [str, os.PathLike, None],
         "cache_size": [Interval(Integral, SMALLEST_SIZE, None, closed="left")],
-        "output_type": [StrOptions({"numpy", "torch"})],
     }
 
     def __init__(
         self,
-        model_name="ViT-B-32",
-        pretrained=DEFAULT_PRETRAINED,
+        model_name: str = "ViT-B-32",
+        pretrained: str | os.PathLike | None = DEFAULT_PRETRAINED,
         *,
-        output="embedding",
-        dense_mode="auto",
-        batch_size=64,
-        device=None,
-        precision="auto",
-        num_workers=None,
-        prompt_templates="default",
-        on_error="raise",
-        cache=None,
-        cache_size=DEFAULT_SIZE,
-        output_type="numpy",
-    ):
+        output: str = "embedding",
+        dense_mode: str = "auto",
+        batch_size: int = 64,
+        device: str | None = None,
+        precision: str = "auto",
+        num_workers: int | None = None,
+        prompt_templates: Any = "default",
+        on_error: str = "raise",
+        cache: str | os.PathLike | None = None,
+        cache_size: int = DEFAULT_SIZE,
+    ) -> None:
         self.model_name = model_name
         self.pretrained = pretrained
         self.output = output
@@ -205,10 +211,9 @@ class CLIPFeaturizer(
         self.on_error = on_error
         self.cache = cache
         self.cache_size = cache_size
-        self.output_type = output_type
 
     @_fit_context(prefer_skip_nested_validation=True)
-    def fit(self, X, y=None):
+    def fit(self, X: Any, y: Any = None) -> Self:
         """Check the parameters and X, load the model and note which one it is.
 
         Parameters
@@ -230,7 +235,7 @@ class CLIPFeaturizer(
         return self
 
     @_fit_context(prefer_skip_nested_validation=True)
-    def fit_transform(self, X, y=None):
+    def fit_transform(self, X: Any, y: Any = None) -> Any:
         """Fit, and embed the images once.
 
         Parameters
@@ -253,7 +258,7 @@ class CLIPFeaturizer(
         context.call_on_fit_task_end(estimator=self, X=X, y=y)
         return embeddings
 
-    def transform(self, X, out=None):
+    def transform(self, X: Any, out: NDArray | None = None) -> Any:
         """Embed images.
 
         Parameters
@@ -274,8 +279,7 @@ class CLIPFeaturizer(
         EmbeddingArray of float32
             Of shape (n, d), with rows of length one; for ``output="tokens"`` of shape
             (n, 1 + K, d), where row 0 is the global embedding and the K patches follow
-            in reading order, all of length one. On the memory of `out`, if given. For
-            ``output_type="torch"`` a tensor; as an attribute, it knows its `encoder`.
+            in reading order, all of length one. On the memory of `out`, if given.
 
         Raises
         ------
@@ -293,20 +297,116 @@ class CLIPFeaturizer(
             return self._embed(images, out=out)
         return self._embed_with_callbacks(images, out)
 
+    def encode_text(self, texts: Any) -> EmbeddingArray:
+        """Embed texts as they are.
+
+        Parameters
+        ----------
+        texts : sequence of str
+            Longer ones than the model's context (77 tokens for CLIP) are cut off, with
+            a warning.
+
+        Returns
+        -------
+        EmbeddingArray of float32 of shape (n, d)
+            Rows have length one.
+
+        Examples
+        --------
+        >>> from skfewshot.clip import CLIPFeaturizer
+        >>> CLIPFeaturizer("tiny").encode_text(["a red star", "a blue ring"]).shape
+        (2, 128)
+        """
+        self._validate_params()
+        texts = check_names(texts, "texts")
+        return encode_texts(self.load(), texts, self.batch_size)
+
+    def encode_classes(
+        self, names: Any, prompt_templates: Any = None
+    ) -> EmbeddingArray:
+        """Embed class names, each as the mean over the prompt templates.
+
+        Parameters
+        ----------
+        names : sequence of str
+            Taken as they are: write "polar bear", not "polar_bear".
+        prompt_templates : str, callable, sequence or None, default=None
+            As the parameter of the estimator, which ``None`` takes.
+
+        Returns
+        -------
+        EmbeddingArray of float32 of shape (C, d)
+            The mean of the normalised embeddings of a name's prompts, normalised again.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If a name is not a str, or a template lacks the place for the name.
+
+        Warns
+        -----
+        UserWarning
+            If prompts are longer than the model reads, or different names are the same
+            to it: CLIP ignores case, spaces at the ends, and what it cuts off.
+        """
+        self._validate_params()
+        if prompt_templates is None:
+            prompt_templates = self.prompt_templates
+        templates = check_templates(prompt_templates)
+        names = check_names(names)
+        return encode_classes(self.load(), names, templates, self.batch_size)
+
+    def load(self) -> CLIPModel:
+        """Load the model, or find it in the cache.
+
+        Returns
+        -------
+        CLIPModel
+            With `model` (open_clip's, shared: not to be changed), `preprocess`,
+            `tokenizer`, `device` and `identity`.
+
+        Raises
+        ------
+        ValueError
+            If the featurizer was fitted with other weights than those that load now.
+        """
+        clip = load_clip(
+            self.model_name,
+            self.pretrained,
+            device=resolve_device(self.device),
+            precision=self.precision,
+        )
+        fitted = getattr(self, "encoder_", None)
+        if fitted is not None and fitted != clip.identity:
+            raise ValueError(
+                f"This featurizer was fitted with {fitted}, but now {clip.identity} "
+                "loads: the parameters or the weights have changed. Fit it again."
+            )
+        return clip
+
     @property
-    def _n_features_out(self):
+    def device_(self) -> "torch.device":
+        """Where the model runs, resolved now."""
+        try:
+            return resolve_device(self.device)
+        except (ImportError, ValueError) as error:
+            # The HTML representation and `dir` ask for it where there may be none.
+            raise AttributeError(str(error)) from error
+
+    @property
+    def _n_features_out(self) -> int:
         return self.embedding_dim_
 
-    def _note_encoder(self):
+    def _note_encoder(self) -> None:
         self.__dict__.pop("encoder_", None)
         check_templates(self.prompt_templates)
         self.encoder_ = self.load().identity
         self.embedding_dim_ = self.encoder_.embedding_dim
         self.logit_scale_ = self.encoder_.logit_scale
 
-    def _n_batches(self, images):
+    def _n_batches(self, images: Any) -> int | None:
         """Return how often the model runs at most, or None if nobody knows."""
-        n_images = _length(images)
+        n_images = length_of(images)
         if n_images is None:
             return None
         size = plan_passes(
@@ -317,11 +417,11 @@ class CLIPFeaturizer(
         )[1]
         return -(-n_images // size)
 
-    def _n_workers(self):
+    def _n_workers(self) -> int:
         return default_num_workers() if self.num_workers is None else self.num_workers
 
     @_fit_context(prefer_skip_nested_validation=True)
-    def _embed_with_callbacks(self, images, out):
+    def _embed_with_callbacks(self, images: Any, out: NDArray | None) -> EmbeddingArray:
         context = self._init_callback_context(
             task_name="transform", max_subtasks=self._n_batches(images)
         )
@@ -330,82 +430,55 @@ class CLIPFeaturizer(
         context.call_on_fit_task_end(estimator=self)
         return embeddings
 
-    def _embed(self, images, context=None, out=None):
+    def _embed(
+        self, images: Any, context: Any = None, out: NDArray | None = None
+    ) -> EmbeddingArray:
         """Embed images, each pass of the model a subtask of `context`."""
-        self._check_output(out)
-        clip = self.load()
-        dense_mode = None
-        if self.output == "tokens":
-            is_auto = self.dense_mode == "auto"
-            dense_mode = clip.dense_mode if is_auto else self.dense_mode
-        embeddings = embed_images(
-            clip,
-            images,
-            self._rows(clip, _length(images), out),
-            self._reader(clip, dense_mode),
-            dense_mode=dense_mode,
-            batch_size=self.batch_size,
-            num_workers=self._n_workers(),
-            task=partial(self._batch_task, context),
-        )
-        # Class names are to be encoded with these templates later on.
-        encoder = replace(clip.identity, prompt_templates=self.prompt_templates)
-        if self.output_type == "torch":
-            return mark_tensor(embeddings, encoder)
-        return EmbeddingArray(embeddings, encoder)
-
-    def _check_output(self, out):
-        """Refuse settings of the output that do not go together."""
         container = _get_output_config("transform", self)["dense"]
         if self.output == "tokens" and container != "default":
             raise ValueError(
                 "output='tokens' gives a 3-D array, which no data frame can hold; use "
                 "set_output(transform='default') or output='embedding'."
             )
-        if self.output_type == "torch" and (container != "default" or out is not None):
-            other = "out" if out is not None else f"set_output(transform={container!r})"
-            raise ValueError(
-                f"output_type='torch' gives a tensor of its own, and {other} asks for "
-                "something else; use output_type='numpy'."
-            )
-
-    def _rows(self, clip, n_images, out):
-        """Return what takes the embeddings."""
-        if self.output_type == "torch":
-            return TensorRows(n_images, clip.device)
+        clip = self.load()
+        dense_mode = None
+        if self.output == "tokens":
+            is_auto = self.dense_mode == "auto"
+            dense_mode = clip.dense_mode if is_auto else self.dense_mode
         if out is not None:
-            check_out(out, n_images, self._row_shape(clip))
-        return ArrayRows(n_images, out)
+            width = clip.identity.embedding_dim
+            row_shape = (width,) if dense_mode is None else (None, width)
+            check_out(out, length_of(images), row_shape)
+        with self._open_cache(clip, dense_mode) as cache:
+            embeddings = embed_images(
+                clip,
+                images,
+                dense_mode=dense_mode,
+                batch_size=self.batch_size,
+                num_workers=self._n_workers(),
+                on_error=self.on_error,
+                cache=cache,
+                out=out,
+                task=nullcontext if context is None else partial(self._task, context),
+            )
+        # Class names are to be encoded with these templates later on.
+        encoder = replace(clip.identity, prompt_templates=self.prompt_templates)
+        return EmbeddingArray(embeddings, encoder)
 
-    def _row_shape(self, clip):
-        """Return the shape of an embedding, None for a length that nobody knows."""
-        width = clip.identity.embedding_dim
-        return (width,) if self.output == "embedding" else (None, width)
-
-    def _reader(self, clip, dense_mode):
-        """Return what reads the images."""
-        cache = None if self.cache is None else open_cache(self.cache, self.cache_size)
-        return Reader(
-            Preprocessor(clip.preprocess),
-            clip.input_size,
-            self.on_error,
-            cache,
-            b"" if cache is None else space_key(clip, dense_mode),
-            self._row_shape(clip),
-        )
+    def _open_cache(self, clip: CLIPModel, dense_mode: str | None) -> Any:
+        if self.cache is None:
+            return nullcontext()
+        return EmbeddingCache(self.cache, clip, dense_mode, self.cache_size)
 
     @contextmanager
-    def _batch_task(self, context):
-        """Tell the callbacks, if there are any, of the batch computed within."""
-        if context is None:
-            yield
-            return
+    def _task(self, context: Any) -> Iterator[None]:
+        """Tell the callbacks of the batch computed within."""
         subtask = context.subcontext(task_name="batch")
         subtask.call_on_fit_task_begin(estimator=self)
         yield
         subtask.call_on_fit_task_end(estimator=self)
 
-    def __sklearn_tags__(self):
+    def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
         tags.requires_fit = False
         tags.input_tags.one_d_array = True
@@ -413,7 +486,3 @@ class CLIPFeaturizer(
         tags.input_tags.string = True
         tags.transformer_tags.preserves_dtype = []
         return tags
-
-
-def _length(images):
-    return len(images) if isinstance(images, Sized) else None

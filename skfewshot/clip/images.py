@@ -1,13 +1,18 @@
-"""Reading one image, from whatever it comes as, to 8-bit RGB."""
+"""Whatever people hold as images, to pictures: 8-bit RGB, the right way up."""
 
 import os
 import threading
-from collections.abc import Iterable, Sized
+from collections.abc import Callable, Iterable, Sized
 from io import BytesIO
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from skfewshot.clip.files import check_image_file, explain, most_image_bytes, open_file
+from skfewshot._torch import is_tensor
+
+if TYPE_CHECKING:
+    from PIL.Image import Image as Picture
 
 _LONGEST_REPR = 80
 _EXIF_ORIENTATION = 0x0112
@@ -18,7 +23,7 @@ _STRIP_PIXELS = 2**20
 _load_lock = threading.Lock()
 
 
-def _after_fork():
+def _after_fork() -> None:
     """Give a forked child a lock of its own: none of its threads would free this."""
     global _load_lock
     _load_lock = threading.Lock()
@@ -48,23 +53,23 @@ class ImageReadError(ValueError):
     0
     """
 
-    def __init__(self, message, index=None):
+    def __init__(self, message: str, index: int | None = None) -> None:
         super().__init__(message)
         self.index = index
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple:
         return type(self), (self.args[0], self.index)
 
 
-def as_images(X):
+def as_images(X: Any) -> Any:
     """Check that X holds images and return what gives them by position, or in turn.
 
     Parameters
     ----------
     X : sequence or iterable
-        PIL images, paths or HWC uint8 arrays in a list, tuple, 1-D array, pandas or
-        polars column (or data frame of one column); a uint8 array (n, H, W, C); or a
-        generator or other iterable of images.
+        PIL images, paths or HWC uint8 arrays (or tensors) in a list, tuple, 1-D array,
+        pandas or polars column (or data frame of one column); a uint8 array
+        (n, H, W, C); or a generator or other iterable of images.
 
     Returns
     -------
@@ -80,6 +85,8 @@ def as_images(X):
         If X is empty or an array of another shape or dtype.
     """
     X = _column_of(X)
+    if is_tensor(X):
+        X = X.detach().cpu().numpy()
     if isinstance(X, np.ndarray):
         _check_array(X)
         X = X[:, 0] if X.ndim == 2 else X
@@ -87,12 +94,6 @@ def as_images(X):
         raise TypeError(
             f"X is a single image, {_show(X)}; wanted is a sequence of images. "
             "For one image pass [image]."
-        )
-    elif type(X).__module__.partition(".")[0] == "torch":
-        raise TypeError(
-            f"X is a {type(X).__name__} of torch; wanted are PIL images, paths or "
-            "uint8 arrays (H, W, 3). Pass X.permute(0, 2, 3, 1).numpy() for a uint8 "
-            "tensor (n, 3, H, W)."
         )
     elif isinstance(X, dict | set | frozenset) or not isinstance(X, Iterable | Sized):
         raise TypeError(
@@ -107,7 +108,7 @@ def as_images(X):
     return X
 
 
-def no_images():
+def no_images() -> ValueError:
     """Return the error for an X without images, in scikit-learn's words."""
     return ValueError(
         "Found array with 0 sample(s): X is empty, while a minimum of 1 image is "
@@ -115,7 +116,7 @@ def no_images():
     )
 
 
-def read_image(item, index):
+def read_image(item: Any, index: int) -> "Picture":
     """Read one image as 8-bit RGB, the right way up.
 
     An image file of more pixels than ``PIL.Image.MAX_IMAGE_PIXELS`` is not decoded: a
@@ -141,11 +142,12 @@ def read_image(item, index):
     Raises
     ------
     ImageReadError
-        If the image is missing, broken, in an unknown format or beyond the limit, or
-        the path is none of an ordinary file.
+        If the image is missing, broken, in an unknown format or beyond the limit.
     TypeError
         If `item` is nothing that can hold an image.
     """
+    if is_tensor(item):
+        item = item.detach().cpu().numpy()
     if isinstance(item, np.ndarray) and item.ndim > 0:
         return _from_array(item, index)
     if isinstance(item, str | os.PathLike):
@@ -161,7 +163,9 @@ def read_image(item, index):
     )
 
 
-def read_content(item, index):
+def read_content(
+    item: Any, index: int
+) -> tuple["bytes | Picture", Callable[[], "Picture"]]:
     """Read what tells one image from another, and leave the decoding for later.
 
     Parameters
@@ -186,14 +190,14 @@ def read_content(item, index):
         image = read_image(item, index)
         return image, lambda: image
     try:
-        with open_file(item, most_image_bytes()) as file:
+        with open(item, "rb") as file:
             content = file.read()
     except (OSError, ValueError) as error:  # the latter for a NUL in a path
         raise _unreadable(item, index, error) from error
     return content, lambda: _from_path(item, index, BytesIO(content))
 
 
-def to_rgb(image):
+def to_rgb(image: "Picture") -> "Picture":
     """Turn a PIL image of any mode into an upright RGB one; the input stays as it is.
 
     Parameters
@@ -220,7 +224,7 @@ def to_rgb(image):
     return image.convert("RGB")
 
 
-def _on_white(image):
+def _on_white(image: "Picture") -> "Picture":
     """Lay a transparent image on white: in strips, for it takes four copies."""
     from PIL import Image
 
@@ -234,7 +238,7 @@ def _on_white(image):
     return laid
 
 
-def _is_turned(image):
+def _is_turned(image: "Picture") -> bool:
     """Say whether EXIF data ask for the image to be turned or mirrored."""
     try:
         return image.getexif().get(_EXIF_ORIENTATION, 1) != 1
@@ -242,14 +246,14 @@ def _is_turned(image):
         return False
 
 
-def _to_8_bits(image):
+def _to_8_bits(image: "Picture") -> NDArray:
     """Scale the grey values of a 16-bit, 32-bit or float image to [0, 255]."""
     values = np.asarray(image).astype(np.float64)
     if not np.isfinite(values).all():
         raise ValueError("it has values that are not finite")
     low, high = values.min(), values.max()
     if image.mode.startswith("I;16"):
-        span = (0, 65535)
+        span: Any = (0, 65535)
     else:
         tops = (1, 255, 65535) if image.mode == "F" else (255, 65535)
         spans = [(0, top) for top in tops if low >= -top / 10 and high <= 1.1 * top]
@@ -262,15 +266,13 @@ def _to_8_bits(image):
     return np.rint(values, out=values).astype(np.uint8)
 
 
-def _from_path(path, index, content=None):
+def _from_path(path: Any, index: int, content: BytesIO | None = None) -> "Picture":
     """Read the image of a path; from `content`, where that is in memory."""
     from PIL import Image
 
     try:
-        if content is None:
-            content = open_file(path, most_image_bytes())
-        with content, Image.open(content) as image:
-            check_image_file(image)
+        with content or open(path, "rb") as file, Image.open(file) as image:
+            _check_file(image)
             return to_rgb(image)
     except MemoryError:
         raise
@@ -278,20 +280,49 @@ def _from_path(path, index, content=None):
         raise _unreadable(path, index, error) from error
 
 
-def _unreadable(path, index, error):
+def _check_file(image: "Picture") -> None:
+    """Refuse a file that Pillow has opened, and that must not be decoded."""
+    from PIL import Image
+
+    if image.format == "EPS":
+        raise ValueError("it is EPS, a program for Ghostscript, which is not run")
+    limit = Image.MAX_IMAGE_PIXELS  # beyond which Pillow itself only warns
+    if limit is not None and image.width * image.height > limit:
+        raise Image.DecompressionBombError(
+            f"{image.width} x {image.height} pixels are more than {limit}"
+        )
+
+
+def _unreadable(path: Any, index: int, error: Exception) -> ImageReadError:
     return ImageReadError(
         f"The image at index {index} of X, {os.fspath(path)!r}, could not be "
-        f"read: {explain(error)}",
+        f"read: {_explain(error)}",
         index,
     )
 
 
-def _from_pil(image, index):
+def _explain(error: Exception) -> str:
+    """Say what was wrong with an image file, and what can be done."""
+    from PIL import Image, UnidentifiedImageError
+
+    if isinstance(error, UnidentifiedImageError):  # its own text may name a buffer
+        return "UnidentifiedImageError: it is in no image format that Pillow knows"
+    text = f"{type(error).__name__}: {error}"
+    bombs = Image.DecompressionBombError, Image.DecompressionBombWarning
+    if isinstance(error, bombs):
+        text = text.removesuffix(".") + (
+            ". A small file may ask for all the memory there is. If you trust it, set "
+            "PIL.Image.MAX_IMAGE_PIXELS to the pixels that you allow, or to None."
+        )
+    return text
+
+
+def _from_pil(image: "Picture", index: int) -> "Picture":
     from PIL import ImageFile
 
     try:
         if isinstance(image, ImageFile.ImageFile):
-            check_image_file(image)
+            _check_file(image)
             with _load_lock:
                 image.load()
         return to_rgb(image)
@@ -300,12 +331,12 @@ def _from_pil(image, index):
         raise ImageReadError(
             f"The image at index {index} of X, a PIL image"
             f"{f' from {name!r}' if name else ''}, could not be read: "
-            f"{explain(error)}",
+            f"{_explain(error)}",
             index,
         ) from error
 
 
-def _from_array(array, index):
+def _from_array(array: NDArray, index: int) -> "Picture":
     from PIL import Image
 
     if array.dtype != np.uint8:
@@ -334,7 +365,7 @@ def _from_array(array, index):
     return to_rgb(Image.fromarray(array))
 
 
-def _column_of(X):
+def _column_of(X: Any) -> Any:
     """Return the column of a data frame, or the values of a pandas or polars column."""
     if hasattr(X, "columns") and hasattr(X, "shape"):
         if len(X.columns) != 1:
@@ -349,7 +380,7 @@ def _column_of(X):
     return X
 
 
-def _check_array(X):
+def _check_array(X: NDArray) -> None:
     """Check an array of images or of paths."""
     if X.dtype == object or X.dtype.kind in "UT":
         if X.ndim == 1 or (X.ndim == 2 and X.shape[1] == 1):
@@ -378,19 +409,19 @@ def _check_array(X):
         )
 
 
-def _is_pil(item):
+def _is_pil(item: Any) -> bool:
     from PIL import Image
 
     return isinstance(item, Image.Image)
 
 
-def _is_missing(item):
+def _is_missing(item: Any) -> bool:
     """Say whether `item` is None, NaN or pandas' NA."""
     if item is None or type(item).__name__ in ("NAType", "NaTType"):
         return True
     return isinstance(item, float | np.floating) and bool(np.isnan(item))
 
 
-def _show(item):
+def _show(item: Any) -> str:
     text = repr(item)
     return text if len(text) <= _LONGEST_REPR else f"{text[:_LONGEST_REPR]}..."

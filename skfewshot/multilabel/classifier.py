@@ -145,9 +145,6 @@ class MultiLabelPrototypeClassifier(ClassifierMixin, Estimator):
     device : None, str or torch.device, default=None
         Where the interaction of a prior is computed; None takes a GPU when there is
         one. All else is a few products of NumPy matrices.
-    random_state : int, RandomState instance or None, default=None
-        Nothing is drawn; the parameter is there so that the classifier can stand in for
-        others. It does not change the result.
 
     Attributes
     ----------
@@ -247,7 +244,6 @@ class MultiLabelPrototypeClassifier(ClassifierMixin, Estimator):
         "text_encoder": [HasMethods("encode_classes"), callable, None],
         "n_tokens": [Interval(Integral, 1, None, closed="left"), None],
         "device": "no_validation",
-        "random_state": ["random_state"],
     }
 
     def __init__(
@@ -266,7 +262,6 @@ class MultiLabelPrototypeClassifier(ClassifierMixin, Estimator):
         text_encoder: Any = None,
         n_tokens: int | None = None,
         device: Any = None,
-        random_state: Any = None,
     ) -> None:
         self.label_features = label_features
         self.prior = prior
@@ -281,7 +276,6 @@ class MultiLabelPrototypeClassifier(ClassifierMixin, Estimator):
         self.text_encoder = text_encoder
         self.n_tokens = n_tokens
         self.device = device
-        self.random_state = random_state
 
     # The text encoder and the prior are estimators, with constraints of their own, so
     # nested validation stays on.

@@ -101,20 +101,6 @@ def test_the_limit_is_pillows(make_png, tmp_path, monkeypatch):
         assert read(path).size == (11, 10)
 
 
-def test_files_that_are_too_long(make_png, tmp_path, monkeypatch):
-    """Some decoders, and the cache, read all of a file into memory."""
-    path = tmp_path / "a.webp"
-    with open(path, "wb") as file:
-        file.write(b"RIFF\xff\xff\xff\x7fWEBPVP8 ")
-        file.truncate(2 * 2**30)  # takes no room on the disk
-    refused(path, "has 2,147,483,648 bytes; the limit is 715,827,880")
-    path.write_bytes(make_png(9, 9) + bytes(800))
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
-    refused(path, "the limit is 800")
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
-    assert read(path).size == (9, 9)
-
-
 @pytest.mark.parametrize("kind", [b"zTXt", b"iTXt", b"iCCP"])
 def test_compressed_texts_and_profiles(make_png, tmp_path, kind):
     between = b"k\0\1\0\0\0" if kind == b"iTXt" else b"k\0\0"
@@ -249,7 +235,7 @@ def encoded():
 
 
 @settings(
-    max_examples=400,
+    max_examples=150,
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture],

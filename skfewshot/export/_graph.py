@@ -1,6 +1,14 @@
 """ONNX graphs written as text: nodes line by line, and the arrays that they name."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+if TYPE_CHECKING:
+    import onnx
 
 #: The operators' version, which onnxruntime 1.16 is tested with.
 OPSET, IR_VERSION = 18, 8
@@ -14,8 +22,9 @@ class Graph:
     ``first``, ``second`` and ``last``.
     """
 
-    def __init__(self):
-        self.lines, self.arrays = [], {}
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self.arrays: dict[str, Any] = {}
         self.add(
             zero=np.float32(0),
             one=np.float32(1),
@@ -25,12 +34,12 @@ class Graph:
             last=np.array([-1]),
         )
 
-    def add(self, *lines, **arrays):
+    def add(self, *lines: str, **arrays: ArrayLike) -> None:
         """Add nodes, and arrays by name: numbers become float32 or int64."""
         self.lines += lines
         self.arrays |= arrays
 
-    def add_unit(self, rows, unit):
+    def add_unit(self, rows: str, unit: str) -> None:
         """Scale `rows` to length one along the last axis; zeros stay zeros."""
         # First by the largest entry, so that no square overflows or vanishes: then a
         # row has a length of at least one, unless all of it is zero.
@@ -45,7 +54,7 @@ class Graph:
             f"{unit} = Div({unit}_scaled, {unit}_divisor)",
         )
 
-    def add_softmax(self, classes):
+    def add_softmax(self, classes: NDArray[Any]) -> None:
         """Make the outputs `label` and `probabilities` from `logits` (N, C)."""
         self.add(
             "likely = Softmax<axis = -1>(logits)",
@@ -55,7 +64,7 @@ class Graph:
             classes=label_array(classes),
         )
 
-    def model(self, inputs, outputs, **about):
+    def model(self, inputs: str, outputs: str, **about: str) -> onnx.ModelProto:
         """Return the checked model.
 
         Parameters
@@ -84,7 +93,7 @@ class Graph:
         return model
 
 
-def label_array(classes):
+def label_array(classes: NDArray[Any]) -> NDArray[Any]:
     """Return class labels as an array of str or int64.
 
     Raises
@@ -107,7 +116,7 @@ def label_array(classes):
     )
 
 
-def _tensor(name, array):
+def _tensor(name: str, array: ArrayLike) -> onnx.TensorProto:
     from onnx import TensorProto, helper, numpy_helper
 
     array = np.asarray(array)

@@ -1,11 +1,152 @@
-"""The classifier of several labels an image as ONNX: from tokens to log odds."""
+"""What each family of classifiers computes, as nodes of an ONNX graph."""
+
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from skfewshot import (
+    CLAPClassifier,
+    CMMClassifier,
+    GaussianDiscriminantClassifier,
+    LPPlusPlusClassifier,
+    ProKeRClassifier,
+    TaskResClassifier,
+    TipAdapterClassifier,
+    ZeroShotClassifier,
+)
+from skfewshot.export._graph import Graph
 from skfewshot.multilabel._scoring import SQUARED_DISTANCE_FLOOR
+from skfewshot.peers._closed_form import STEEP
 
 
-def add_tokens(graph, classifier):
+def add_rows(graph: Graph, classifier: Any) -> tuple[str, str]:
+    """Add what a classifier computes; return the types of inputs and outputs."""
+    graph.add_unit("X", "rows")
+    LOGITS[type(classifier)](graph, classifier)
+    graph.add_softmax(classifier.classes_)
+    kind = "string" if graph.arrays["classes"].dtype == object else "int64"
+    width, n_classes = classifier.n_features_in_, len(classifier.classes_)
+    return (
+        f"float[N, {width}] X",
+        f"{kind}[N] label, float[N, {n_classes}] probabilities",
+    )
+
+
+def _add_linear(
+    graph: Graph,
+    coef: NDArray[Any],
+    intercept: NDArray[Any] | None = None,
+    *,
+    logits: str = "logits",
+) -> None:
+    """Add ``logits = rows @ coef.T + intercept``."""
+    if intercept is None:
+        intercept = np.zeros(len(coef))
+    graph.add(
+        f"{logits} = Gemm<transB = 1>(rows, coef, intercept)",
+        coef=coef,
+        intercept=intercept,
+    )
+
+
+def _add_kernel(graph: Graph, keys: NDArray[Any], beta: float, values: str) -> None:
+    """Add ``logits = fixed + exp(-beta (1 - rows @ keys.T)) @ values``."""
+    # What `exponential_kernel` does.
+    cut = "Min(exponents, one)" if beta > STEEP else "Identity(exponents)"
+    graph.add(
+        "key_cosines = Gemm<transB = 1>(rows, keys)",
+        "distances = Sub(key_cosines, one)",
+        "exponents = Mul(distances, beta)",
+        f"cut_exponents = {cut}",
+        "kernel = Exp(cut_exponents)",
+        f"learned = MatMul(kernel, {values})",
+        "logits = Add(fixed, learned)",
+        keys=keys,
+        beta=np.float32(beta),
+    )
+
+
+def _zero_shot_coef(classifier: Any) -> NDArray[Any]:
+    return classifier.logit_scale_ * classifier.zero_shot_features_
+
+
+def _add_zero_shot(graph: Graph, classifier: Any) -> None:
+    _add_linear(graph, _zero_shot_coef(classifier))
+
+
+def _add_prototypes(graph: Graph, classifier: Any) -> None:
+    scale = classifier.logit_scale_
+    _add_linear(graph, scale * classifier.text_features_, scale * classifier.intercept_)
+
+
+def _add_linear_probe(graph: Graph, classifier: Any) -> None:
+    _add_linear(graph, classifier.coef_, classifier.intercept_)
+
+
+def _add_discriminant(graph: Graph, classifier: Any) -> None:
+    coef = classifier.coef_ + classifier.text_weight_ * _zero_shot_coef(classifier)
+    _add_linear(graph, coef, classifier.intercept_)
+
+
+def _add_cmm(graph: Graph, classifier: Any) -> None:
+    alpha = classifier.alpha_
+    scale = classifier.logit_scale_ / classifier.temperature_ / (1 + alpha)
+    coef = scale * classifier.zero_shot_features_
+    _add_linear(graph, coef, classifier.intercept_, logits="fixed")
+    graph.add(
+        "moved = Gemm(rows, map, map_intercept)",
+        map=classifier.map_,
+        map_intercept=classifier.map_intercept_,
+    )
+    graph.add_unit("moved", "mapped")
+    graph.add(
+        "learned = Gemm<transB = 1>(mapped, prototypes)",
+        "logits = Add(fixed, learned)",
+        prototypes=scale * alpha * classifier.text_features_,
+    )
+
+
+def _add_tip_adapter(graph: Graph, classifier: Any) -> None:
+    _add_linear(graph, _zero_shot_coef(classifier), logits="fixed")
+    weights = classifier.alpha * classifier.key_weights_
+    # In the file one label a key, not a row of zeros and a one for each.
+    graph.add(
+        "key_classes = OneHot<axis = -1>(key_labels, n_classes, off_on)",
+        "key_values = Mul(key_classes, key_weights)",
+        key_labels=classifier.key_labels_,
+        n_classes=np.array(len(classifier.classes_)),
+        off_on=np.array([0.0, 1.0]),
+        key_weights=weights[:, None],
+    )
+    _add_kernel(graph, classifier.keys_, classifier.beta, "key_values")
+
+
+def _add_proker(graph: Graph, classifier: Any) -> None:
+    weight, coef = classifier.text_weight_, _zero_shot_coef(classifier)
+    prior = None
+    if classifier.prototype_source_ == "image":
+        coef, prior = np.zeros_like(coef), weight * classifier.prior_
+    _add_linear(graph, weight * coef, prior, logits="fixed")
+    graph.add(dual_coef=classifier.dual_coef_)
+    _add_kernel(graph, classifier.support_, classifier.beta_, "dual_coef")
+
+
+#: What adds the `logits` of unit `rows`. Not of subclasses, which may compute others.
+LOGITS: dict[type, Callable[[Graph, Any], None]] = {
+    CLAPClassifier: _add_prototypes,
+    CMMClassifier: _add_cmm,
+    GaussianDiscriminantClassifier: _add_discriminant,
+    LPPlusPlusClassifier: _add_linear_probe,
+    ProKeRClassifier: _add_proker,
+    TaskResClassifier: _add_prototypes,
+    TipAdapterClassifier: _add_tip_adapter,
+    ZeroShotClassifier: _add_zero_shot,
+}
+
+
+def add_tokens(graph: Graph, classifier: Any) -> tuple[str, str]:
     """Add what the classifier computes; return the types of inputs and outputs."""
     scoring = classifier._query_scoring
     is_many, n_labels = classifier._is_multilabel, len(classifier.classes_)
@@ -55,7 +196,7 @@ def add_tokens(graph, classifier):
     return f"float{shape} X", f"{labels} label, float[N, {n_labels}] probabilities"
 
 
-def _add_reading(graph, classifier):
+def _add_reading(graph: Graph, classifier: Any) -> str:
     """Add unit tokens and which are absent; return the shape of X."""
     width = classifier.prototypes_.shape[1]
     shape, tokens = f"[N, T, {width}]", "X"
@@ -97,7 +238,7 @@ def _add_reading(graph, classifier):
     return shape
 
 
-def _add_feature_map(graph, classifier):
+def _add_feature_map(graph: Graph, classifier: Any) -> None:
     """Add the mapped tokens, ``norm((x - mean) W + b)``."""
     feature_map = classifier._feature_map()
     for kind in ("whole", "parts"):
@@ -113,7 +254,7 @@ def _add_feature_map(graph, classifier):
         graph.add_unit(f"{kind}_shifted", f"{kind}_mapped")
 
 
-def _add_distance_logits(graph, kind):
+def _add_distance_logits(graph: Graph, kind: str) -> None:
     """Add ``s (1 - distance)`` of tokens and prototypes."""
     graph.add(
         f"{kind}_cosine = MatMul({kind}_mapped, prototypes)",
@@ -126,7 +267,7 @@ def _add_distance_logits(graph, kind):
     )
 
 
-def _add_competition(graph, classifier, n_labels):
+def _add_competition(graph: Graph, classifier: Any, n_labels: int) -> None:
     """Add the log odds of each label against the others and the background."""
     graph.add(
         "sharp = Mul(parts_logits, sharpness)",
@@ -163,7 +304,7 @@ def _add_competition(graph, classifier, n_labels):
     )
 
 
-def _add_pooling(graph, evidence, n_pooled):
+def _add_pooling(graph: Graph, evidence: str, n_pooled: int) -> None:
     """Add the mean over the best patches of each label."""
     graph.add(
         f"shown = Where(present, {evidence}, lowest)",
@@ -181,7 +322,7 @@ def _add_pooling(graph, evidence, n_pooled):
     )
 
 
-def _add_thresholds(graph, classifier):
+def _add_thresholds(graph: Graph, classifier: Any) -> None:
     """Add probabilities, and the labels whose probability reaches its threshold."""
     thresholds = classifier.thresholds_.astype(np.float32)
     # The least single-precision number that reaches it.
