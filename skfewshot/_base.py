@@ -436,7 +436,8 @@ class FewShotClassifier(
         ValueError
             If X has another width, is not finite, or comes from another encoder.
         """
-        return self.classes_[self._query_logits(X, lambda x: x.argmax(axis=1))]
+        index = self._query_logits(X, lambda x: x.argmax(axis=1))
+        return self.classes_[index]
 
     def predict_proba(self, X: ArrayLike) -> NDArray:
         """Return the probability of each class, the softmax of the logits.
