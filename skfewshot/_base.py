@@ -51,7 +51,7 @@ from skfewshot._torch import (
     resolve_device,
     to_tensor,
 )
-from skfewshot.clip.embedding import encoder_of
+from skfewshot.clip._embedding import encoder_of
 
 #: Constraints of the parameters that every classifier has.
 SHARED_CONSTRAINTS: dict[str, list[Any]] = {

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 
-from skfewshot.cmm.gaussian import gaussian_start, left_out_cosines, newcomer_cosines
+from skfewshot.cmm._gaussian import gaussian_start, left_out_cosines, newcomer_cosines
 
 seeds = st.integers(0, 2**16)
 penalties = st.sampled_from([0.0, 1e-3, 1.0, 30.0, 1e6, math.inf])

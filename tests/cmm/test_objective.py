@@ -11,8 +11,8 @@ from scipy.optimize import minimize as scipy_minimize
 from scipy.optimize import rosen, rosen_der
 from scipy.special import log_softmax, logsumexp
 
-from skfewshot.cmm.gaussian import find_scales, gaussian_start, solve_gaussian
-from skfewshot.cmm.objective import (
+from skfewshot.cmm._gaussian import find_scales, gaussian_start, solve_gaussian
+from skfewshot.cmm._objective import (
     Settings,
     frozen_logits,
     minimise,

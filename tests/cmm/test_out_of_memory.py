@@ -11,7 +11,7 @@ from sklearn.exceptions import ConvergenceWarning
 
 from skfewshot import CMMClassifier
 from skfewshot._torch import LEAST_ROWS, in_chunks
-from skfewshot.cmm.objective import Loss
+from skfewshot.cmm._objective import Loss
 
 N_ROWS = 300
 each_solver = pytest.mark.parametrize("solver", ["gaussian", "gradient"])

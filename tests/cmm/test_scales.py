@@ -12,13 +12,13 @@ from numpy.testing import assert_allclose
 from scipy.optimize import minimize
 from scipy.special import log_softmax
 
-from skfewshot.cmm.gaussian import (
+from skfewshot.cmm._gaussian import (
     find_scales,
     gaussian_start,
     leave_out,
     newcomer_cosines,
 )
-from skfewshot.cmm.scales import (
+from skfewshot.cmm._scales import (
     LeftOut,
     find_intercepts,
     find_newcomer_intercept,

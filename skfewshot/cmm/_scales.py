@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from skfewshot.cmm.objective import minimise, mix, weighted_entropy
+from skfewshot.cmm._objective import minimise, mix, weighted_entropy
 
 # Scale at which mapped cosines make logits as wide as a trained encoder's own. They
 # spread alike whatever the encoder, as the map makes all classes equally round.
