@@ -197,7 +197,16 @@ class EmbeddingArray(np.ndarray):
 
 
 def encoder_of(X: Any) -> EncoderIdentity | None:
-    """Return the identity of the encoder that made `X`, an EmbeddingArray, or None.
+    """Return the identity of the encoder that made `X`.
+
+    Parameters
+    ----------
+    X : object
+
+    Returns
+    -------
+    EncoderIdentity or None
+        None if `X` is no :class:`EmbeddingArray`, or one that has lost its encoder.
 
     Examples
     --------
