@@ -116,7 +116,7 @@ def test_chosen_labels_and_their_number(model, query):
     display = EvidenceMapDisplay.from_estimator(model, X, images=images, n_labels=1)
     assert display.maps.shape == (2, 1, SIDE, SIDE)
     for labels in ([3], []):
-        with pytest.raises(ValueError, match="labels must name some"):
+        with pytest.raises(ValueError, match="labels must"):
             EvidenceMapDisplay.from_estimator(model, X, images=images, labels=labels)
     with pytest.raises(ValueError, match="n_labels must be 1 or more; got 0"):
         EvidenceMapDisplay.from_estimator(model, X, images=images, n_labels=0)
