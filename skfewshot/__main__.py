@@ -20,10 +20,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         from skfewshot._demo.multi import run
     else:
         from skfewshot._demo.single import run
+    from skfewshot.display._shared import check_matplotlib
+
     try:
         # Before the work, so that it is not for nothing.
+        check_matplotlib("The picture of the demo")
         arguments.out.parent.mkdir(parents=True, exist_ok=True)
-        run(arguments)
+        import matplotlib
+
+        matplotlib.use("Agg")
+        run(arguments).savefig(arguments.out, dpi=120)
     except (ValueError, TypeError, OSError, ImportError) as error:
         print(f"skfewshot: {error}", file=sys.stderr)
         return 1

@@ -118,7 +118,7 @@ def test_chosen_labels_and_their_number(model, query):
     for labels in ([3], []):
         with pytest.raises(ValueError, match="labels must"):
             EvidenceMapDisplay.from_estimator(model, X, images=images, labels=labels)
-    with pytest.raises(ValueError, match="n_labels must be 1 or more; got 0"):
+    with pytest.raises(ValueError, match="n_labels must be at least 1; got 0"):
         EvidenceMapDisplay.from_estimator(model, X, images=images, n_labels=0)
     with pytest.raises(TypeError, match="n_labels must be an int; got 2.0"):
         EvidenceMapDisplay.from_estimator(model, X, images=images, n_labels=2.0)

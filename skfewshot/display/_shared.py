@@ -15,6 +15,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from skfewshot._labels import plain_labels
 from skfewshot._rows import as_numpy
+from skfewshot._sklearn import check_number
 
 if TYPE_CHECKING:
     from matplotlib.colors import ListedColormap
@@ -199,10 +200,7 @@ def choose_labels(
 ) -> NDArray[np.intp]:
     """Return the numbers of the labels to show, shape (n_samples, n_shown)."""
     if labels is None:
-        if not isinstance(n_labels, Integral):
-            raise TypeError(f"n_labels must be an int; got {n_labels!r}.")
-        if n_labels < 1:
-            raise ValueError(f"n_labels must be 1 or more; got {n_labels}.")
+        n_labels = check_number("n_labels", n_labels, 1)
         return np.argsort(-probabilities, axis=1, kind="stable")[:, :n_labels]
     chosen, known = np.asarray(labels), np.arange(probabilities.shape[1])
     if chosen.ndim != 1 or not chosen.size or not np.isin(chosen, known).all():
