@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from PIL.Image import Image
 from scipy.special import logsumexp
 from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted
@@ -19,6 +18,7 @@ from skfewshot._sklearn import check_number
 
 if TYPE_CHECKING:
     from matplotlib.colors import ListedColormap
+    from PIL.Image import Image
 
 #: Colours that the colour-blind can tell apart (Okabe and Ito), legible on white.
 COLORS = (

@@ -18,9 +18,10 @@ from sklearn.model_selection import GridSearchCV, StratifiedKFold
 from sklearn.pipeline import Pipeline
 
 from skfewshot import CLIPFeaturizer, CMMClassifier
-from skfewshot.clip import ImageReadError, passes
-from skfewshot.clip import cache as cache_module
-from skfewshot.clip.cache import FILE_NAME, SMALLEST_SIZE, EmbeddingCache
+from skfewshot.clip import ImageReadError
+from skfewshot.clip import _cache as cache_module
+from skfewshot.clip import _passes as passes
+from skfewshot.clip._cache import FILE_NAME, SMALLEST_SIZE, EmbeddingCache
 
 CLOSE = {"rtol": 0, "atol": 2e-6}
 

@@ -19,11 +19,11 @@ from skfewshot.clip import (
     CLIPFeaturizer,
     WeightsDownloadError,
     clear_model_cache,
-    models,
     tiny_model_path,
 )
-from skfewshot.clip.models import load_clip
-from skfewshot.clip.texts import encode_names
+from skfewshot.clip import _models as models
+from skfewshot.clip._models import load_clip
+from skfewshot.clip._texts import encode_names
 
 CPU = torch.device("cpu")
 
