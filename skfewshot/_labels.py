@@ -80,7 +80,7 @@ def _check_kept(labels: Iterable[Any], array: NDArray, name: str) -> None:
         return
     for label, kept in zip(labels, array.tolist(), strict=False):
         own = label.item() if isinstance(label, np.generic) else label
-        if own == kept or own != own:
+        if own == kept or (own != own and kept != kept):
             continue
         if isinstance(kept, str | bytes) and not isinstance(own, str | bytes):
             raise TypeError(

@@ -104,12 +104,13 @@ def _compare(task: Task, shots: Sequence[int], seed: int) -> tuple[Scores, Fits]
     scores: Scores = defaultdict(lambda: defaultdict(list))
     fits: Fits = defaultdict(list)
     query = np.asarray(task.query)[:, 0]
+    model = MultiLabelPrototypeClassifier(label_names=NOVEL_KINDS)
     probe = OneVsRestClassifier(LogisticRegression(C=PROBE_C, max_iter=1000))
     for n_shots in shots:
         for draw in range(DRAWS):
             X, Y = _draw_support(task, n_shots, seed, draw)
             start = time.perf_counter()
-            model = _make_classifier().fit(X, Y)
+            model.fit(X, Y)
             seconds = time.perf_counter() - start
             probe.fit(np.asarray(X)[:, 0], Y)
             found = {
@@ -128,10 +129,6 @@ def _compare(task: Task, shots: Sequence[int], seed: int) -> tuple[Scores, Fits]
             )
             fits[n_shots].append(Fit(len(X), seconds, 100 * f1, _pointing(task, model)))
     return scores, fits
-
-
-def _make_classifier() -> MultiLabelPrototypeClassifier:
-    return MultiLabelPrototypeClassifier(label_names=NOVEL_KINDS)
 
 
 def _draw_support(
@@ -212,7 +209,8 @@ def _pointing_line(task: Task, fits: Fits) -> str:
 def _draw(task: Task, arguments: argparse.Namespace) -> "Figure":
     """Draw scenes that were kept aside, with predictions and maps of the evidence."""
     n_shots = max(arguments.shots)
-    model = _make_classifier().fit(*_draw_support(task, n_shots, arguments.seed, 0))
+    model = MultiLabelPrototypeClassifier(label_names=NOVEL_KINDS)
+    model.fit(*_draw_support(task, n_shots, arguments.seed, 0))
     scenes = task.scenes
     # The first ones, whatever is predicted of them.
     rows = np.flatnonzero(scenes.labels.sum(axis=1) >= FEWEST_LABELS)[:SHOWN]

@@ -77,8 +77,8 @@ def _read_images(
             return_X_y=True,
             random_state=arguments.seed,
         )
-        place = np.arange(len(labels)) % (n_pool + n_query)
-        return images, labels, place >= n_pool
+        is_query = np.arange(n_pool + n_query) >= n_pool
+        return images, labels, np.tile(is_query, len(NOVEL_KINDS))
 
     if arguments.model == "tiny":
         print(
