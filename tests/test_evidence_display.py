@@ -9,6 +9,7 @@ matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 from sklearn.neighbors import KNeighborsClassifier
@@ -99,6 +100,17 @@ def test_planted_evidence_lands_in_its_cell(model, query):
             assert heat[row, column] == heat.max() > 0.5
             assert ax.images[-1].get_extent() == [0, 1, 1, 0]
             assert ax.get_ylim() == (1, 0)
+
+
+def test_labels_that_are_numbers_are_named_by_themselves(query):
+    X, Y = plant(SUPPORT)
+    model = MultiLabelPrototypeClassifier(np.eye(3, WIDTH), n_select=1)
+    model.fit(X, pd.DataFrame(Y, columns=[3, 5, 8]))
+    display = EvidenceMapDisplay.from_estimator(
+        model, query[0], images=query[2], labels=[8, 3]
+    )
+    assert display.names == ["3", "5", "8"]
+    np.testing.assert_array_equal(display.shown, [[2, 0], [2, 0]])
 
 
 def test_colours_are_common(model, query):

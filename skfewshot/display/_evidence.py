@@ -195,13 +195,14 @@ class EvidenceMapDisplay:
             predicted = predicted[:, None] == classes
             if np.ndim(truth) == 1:
                 truth = np.asarray(truth)[:, None] == classes
+        names = class_names_of(classes, classifier.label_names)
         return cls.from_predictions(
             images,
             evidence.reshape(*evidence.shape[:2], side, side),
             classifier.predict_proba(tokens),
             y_pred=predicted,
             y_true=truth,
-            label_names=class_names_of(classes, classifier.label_names),
+            label_names=classes if names is None else names,
             labels=labels,
             n_labels=n_labels,
             ax=ax,
@@ -270,17 +271,14 @@ class EvidenceMapDisplay:
             raise ValueError(
                 f"label_names holds {len(names)} names; wanted {shape[1]}."
             )
+        y_pred = y_proba >= 0.5 if y_pred is None else y_pred
         shown = choose_labels(labels, y_proba, n_labels)
         display = cls(
             maps=np.take_along_axis(maps, shown[:, :, None, None], axis=1),
             images=pictures,
             names=[str(name) for name in names],
             probabilities=y_proba,
-            predicted=(
-                y_proba >= 0.5
-                if y_pred is None
-                else read_indicator(y_pred, "y_pred", shape)
-            ),
+            predicted=read_indicator(y_pred, "y_pred", shape),
             shown=shown,
             truth=None if y_true is None else read_indicator(y_true, "y_true", shape),
         )

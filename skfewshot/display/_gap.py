@@ -237,16 +237,12 @@ class ModalityGapDisplay:
         everything = np.concatenate([part for half in halves for part in half[1:3]])
         low, high = everything.min(axis=0), everything.max(axis=0)
         pad = 0.08 * (high - low)
+        (left, bottom), (right, top) = low - pad, high + pad
         for cell, (when, images, texts, gap) in zip(ax, halves, strict=True):
             self._draw_half(cell, images, texts)
             cell.set_title(f"{when} the mapping\ngap {gap:.2f}", fontsize="medium")
-            cell.set(
-                xlim=(low[0] - pad[0], high[0] + pad[0]),
-                ylim=(low[1] - pad[1], high[1] + pad[1]),
-                xticks=[],
-                yticks=[],
-                xlabel="First principal component",
-            )
+            cell.set(xlim=(left, right), ylim=(bottom, top), xticks=[], yticks=[])
+            cell.set_xlabel("First principal component")
         ax[0].set_ylabel("Second principal component")
         legend = ax[0].legend(loc="best", framealpha=0.9, fontsize="small")
         names = [str(name) for name in self.classes]

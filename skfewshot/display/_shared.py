@@ -228,14 +228,10 @@ def read_draws(
     y_true: ArrayLike, y_pred: Mapping[int, Any]
 ) -> tuple[NDArray, list[NDArray]]:
     """Return the shots, ascending, and for each the predictions of its draws."""
-    if not isinstance(y_pred, Mapping):
+    keys = list(y_pred) if isinstance(y_pred, Mapping) else type(y_pred).__name__
+    if not all(isinstance(key, Integral) for key in keys):
         raise TypeError(
-            "y_pred must be a dict from the number of shots to predictions; got "
-            f"{type(y_pred).__name__}."
-        )
-    if not all(isinstance(n_shots, Integral) for n_shots in y_pred):
-        raise TypeError(
-            f"y_pred must have numbers of shots, ints, for keys; got {list(y_pred)}."
+            f"y_pred must be a dict with numbers of shots, ints, for keys; got {keys}."
         )
     shape, shots, draws = np.shape(y_true), sorted(y_pred), []
     for n_shots in shots:

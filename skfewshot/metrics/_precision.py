@@ -251,8 +251,8 @@ def _check_targets(
         if scores.ndim != 1 or not np.isin(y_true, (0, 1)).all():
             raise ValueError(
                 "y_true in one dimension needs labels, the class of each column of "
-                "y_score, unless y_score has one too and y_true zeros and ones; got "
-                f"shape {scores.shape} and the values {_some(y_true.tolist())}."
+                "y_score, unless it holds zeros and ones, and y_score has one too; got "
+                f"y_score of shape {scores.shape} and {_some(y_true.tolist())}."
             )
         positive, scores = read_indicator(y_true[:, None], "y_true"), scores[:, None]
     elif labels is not None:

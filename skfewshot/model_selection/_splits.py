@@ -186,15 +186,6 @@ class MultilabelStratifiedKFold(KFold):
     [1 3 5 7] [2 2]
     """
 
-    def __init__(
-        self,
-        n_splits: int = 5,
-        *,
-        shuffle: bool = False,
-        random_state: RandomState = None,
-    ) -> None:
-        super().__init__(n_splits, shuffle=shuffle, random_state=random_state)
-
     def split(
         self, X: Any, y: Any, groups: None = None
     ) -> Iterator[tuple[NDArray[np.intp], NDArray[np.intp]]]:
