@@ -251,8 +251,9 @@ def _check_targets(
         if scores.ndim != 1 or not np.isin(y_true, (0, 1)).all():
             raise ValueError(
                 "y_true in one dimension needs labels, the class of each column of "
-                "y_score, unless it holds zeros and ones, and y_score has one too; got "
-                f"y_score of shape {scores.shape} and {_some(y_true.tolist())}."
+                "y_score, or zeros and ones with y_score in one dimension too; got "
+                f"y_score of shape {scores.shape} and the values "
+                f"{_some(y_true.tolist())}."
             )
         positive, scores = read_indicator(y_true[:, None], "y_true"), scores[:, None]
     elif labels is not None:
