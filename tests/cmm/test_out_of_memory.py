@@ -1,5 +1,6 @@
 """A fit that runs out of memory starts again, with smaller chunks."""
 
+import gc
 import warnings
 import weakref
 
@@ -15,6 +16,14 @@ from skfewshot.cmm._objective import Loss
 
 N_ROWS = 300
 each_solver = pytest.mark.parametrize("solver", ["gaussian", "gradient"])
+
+
+@pytest.fixture(autouse=True)
+def quick_collection():
+    """Spare the objects of other tests the search for garbage between attempts."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 @pytest.fixture(scope="module")
