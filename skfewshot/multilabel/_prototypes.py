@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import softmax
 
 from skfewshot._rows import sum_rows, unit_rows
 from skfewshot.multilabel._scoring import Scorer, bytes_of_image, distance_logits
@@ -95,12 +96,11 @@ def make_pairs(
 def _image_shares(cosine: NDArray, labels: NDArray, scale: float) -> NDArray:
     """Return softmax weights over the images of each label, their mean being 1."""
     logits = distance_logits(cosine, scale)
-    top = np.full(labels.max() + 1, -np.inf, dtype=logits.dtype)
-    np.maximum.at(top, labels, logits)
-    shares = np.exp(logits - top[labels])
-    total = np.bincount(labels, weights=shares)
-    mean_one = shares * (np.bincount(labels)[labels] / total[labels])
-    return mean_one.astype(logits.dtype)
+    shares = np.empty_like(logits)
+    for label in np.unique(labels):
+        own = labels == label
+        shares[own] = own.sum() * softmax(logits[own])
+    return shares
 
 
 def agreement_weights(agreement: NDArray, valid: NDArray, pooling: str) -> NDArray:
@@ -119,12 +119,8 @@ def agreement_weights(agreement: NDArray, valid: NDArray, pooling: str) -> NDArr
     ndarray of shape (n, m)
         Rows add up to 1.
     """
-    if pooling == "mean":
-        weights = valid.astype(agreement.dtype)
-    else:
-        shown = np.where(valid, agreement, -np.inf)
-        weights = np.exp(shown - shown.max(axis=1, keepdims=True))
-    return weights / weights.sum(axis=1, keepdims=True)
+    logits = agreement if pooling == "agreement" else np.zeros_like(agreement)
+    return softmax(np.where(valid, logits, -np.inf), axis=1)
 
 
 def label_sums(pairs: Pairs, n_labels: int) -> tuple[NDArray, NDArray]:

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit
 
+from skfewshot._rows import unit_rows
 from skfewshot.multilabel._scoring import SQUARED_DISTANCE_FLOOR, distance_logits
 from skfewshot.multilabel._tokens import FeatureMap, Support
 
@@ -145,7 +146,7 @@ def loss_change(
     n_parts = present.sum(axis=1, keepdims=True).astype(parts.dtype)
     mean = parts.sum(axis=1) / n_parts + intercept
     length = np.linalg.norm(mean, axis=1, keepdims=True)
-    direction = mean / np.where(length > 0, length, 1)
+    direction = unit_rows(mean)
     cosine = direction @ label_vectors.T
     distance = np.sqrt(np.maximum(2 - 2 * cosine, SQUARED_DISTANCE_FLOOR))
     probability = expit(distance_logits(cosine, scale))
@@ -185,14 +186,12 @@ def selection_scores(
     if method == "none":
         scores = np.zeros((*present.shape, len(label_vectors)), dtype=parts.dtype)
     elif method == "text":
-        mapped = parts + intercept
-        length = np.linalg.norm(mapped, axis=2, keepdims=True)
-        scores = (mapped / np.where(length > 0, length, 1)) @ label_vectors.T
+        scores = unit_rows(parts + intercept) @ label_vectors.T
     else:
         scores = loss_change(parts, present, intercept, label_vectors, labels, scale)
         if method == "lcm_paper":
             total = np.abs(scores).sum(axis=2, keepdims=True)
-            scores = np.broadcast_to(total, scores.shape)
+            scores = total.repeat(len(label_vectors), axis=2)
     return np.where(present[:, :, None], scores, -np.inf)
 
 
