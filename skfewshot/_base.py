@@ -51,7 +51,7 @@ from skfewshot._torch import (
     resolve_device,
     to_tensor,
 )
-from skfewshot.clip.embedding import encoder_of
+from skfewshot.clip._embedding import encoder_of
 
 #: Constraints of the parameters that every classifier has.
 SHARED_CONSTRAINTS: dict[str, list[Any]] = {
@@ -436,7 +436,8 @@ class FewShotClassifier(
         ValueError
             If X has another width, is not finite, or comes from another encoder.
         """
-        return self.classes_[self._query_logits(X, lambda x: x.argmax(axis=1))]
+        index = self._query_logits(X, lambda x: x.argmax(axis=1))
+        return self.classes_[index]
 
     def predict_proba(self, X: ArrayLike) -> NDArray:
         """Return the probability of each class, the softmax of the logits.

@@ -12,7 +12,7 @@ from scipy.sparse.csgraph import connected_components
 
 from skfewshot._sklearn import _check_sample_weight
 from skfewshot._torch import is_tensor, to_numpy
-from skfewshot.clip.embedding import EmbeddingArray, encoder_of
+from skfewshot.clip._embedding import EmbeddingArray, encoder_of
 
 #: The most that a weight may be: it counts rows, and far more than these overflow.
 MOST_WEIGHT = 1e9

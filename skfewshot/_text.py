@@ -10,8 +10,8 @@ from sklearn.utils import check_array
 
 from skfewshot._rows import are_unit_rows, plain, reading, unit_rows
 from skfewshot._sklearn import warn_user
-from skfewshot.clip.embedding import encoder_of
-from skfewshot.clip.texts import check_templates, encode_names, fill_templates
+from skfewshot.clip._embedding import encoder_of
+from skfewshot.clip._texts import check_templates, encode_names, fill_templates
 
 #: Where the encoder is not known: what CLIP models are trained to, though not all.
 DEFAULT_LOGIT_SCALE = 100.0

@@ -4,15 +4,15 @@ import importlib
 from typing import Any
 
 _PUBLIC = {
-    "CLIPFeaturizer": "featurizer",
-    "DEFAULT_PROMPT_TEMPLATES": "texts",
-    "EmbeddingArray": "embedding",
-    "EncoderIdentity": "embedding",
-    "ImageReadError": "images",
-    "WeightsDownloadError": "models",
-    "clear_model_cache": "models",
-    "encoder_of": "embedding",
-    "tiny_model_path": "models",
+    "CLIPFeaturizer": "_featurizer",
+    "DEFAULT_PROMPT_TEMPLATES": "_texts",
+    "EmbeddingArray": "_embedding",
+    "EncoderIdentity": "_embedding",
+    "ImageReadError": "_images",
+    "WeightsDownloadError": "_models",
+    "clear_model_cache": "_models",
+    "encoder_of": "_embedding",
+    "tiny_model_path": "_models",
 }
 
 __all__ = [

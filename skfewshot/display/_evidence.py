@@ -14,7 +14,7 @@ from sklearn.base import BaseEstimator
 
 from skfewshot._labels import plain_labels, read_indicator
 from skfewshot._rows import as_numpy
-from skfewshot.clip.images import as_images, read_image
+from skfewshot.clip._images import as_images, read_image
 from skfewshot.display._shared import (
     against_the_others,
     central_square,

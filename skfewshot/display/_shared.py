@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from PIL.Image import Image
 from scipy.special import logsumexp
 from sklearn.base import BaseEstimator, is_classifier
 from sklearn.pipeline import Pipeline
@@ -21,6 +20,7 @@ from skfewshot._text import class_names_of
 
 if TYPE_CHECKING:
     from matplotlib.colors import ListedColormap
+    from PIL.Image import Image
 
 #: Colours that the colour-blind can tell apart (Okabe and Ito), legible on white.
 COLORS = (

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skfewshot._sklearn import warn_user
-from skfewshot.clip.embedding import EmbeddingArray, read_identity
+from skfewshot.clip._embedding import EmbeddingArray, read_identity
 
 with suppress(ImportError):  # of which `require` tells
     import pyarrow as pa
@@ -83,7 +83,7 @@ def read_embeddings(
     order = compute.sort_indices(ids).to_numpy()
     place, end = np.argsort(order), 0
     width = manifest["encoder"].embedding_dim
-    X: NDArray[np.float32] | None = None
+    X: Any = None
     for part in files.to_batches([EMBEDDING]):  # to hold no more than X in memory
         rows = to_array(part[EMBEDDING])
         if X is None:
@@ -92,7 +92,7 @@ def read_embeddings(
         if X[start:end].shape != rows.shape or X.shape[-1] != width:
             raise ValueError(f"path={path!r} has rows of shape {rows.shape[1:]}.")
         X[place[start:end]] = rows
-    return EmbeddingArray(X, manifest["encoder"]), table.take(order)
+    return EmbeddingArray(np.asarray(X), manifest["encoder"]), table.take(order)
 
 
 class Folder:

@@ -21,7 +21,7 @@ from skfewshot._torch import (
     to_numpy,
     to_tensor,
 )
-from skfewshot.clip.embedding import EncoderIdentity, read_identity
+from skfewshot.clip._embedding import EncoderIdentity, read_identity
 
 #: Steps of the cross-interaction, in their order.
 STEPS = ("gate", "convolution", "attention")

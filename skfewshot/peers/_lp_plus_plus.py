@@ -142,7 +142,7 @@ class LPPlusPlusClassifier(FewShotClassifier):
             for (name, x), gradient in zip(leaves.items(), gradients, strict=True):
                 velocities[name] = _MOMENTUM * velocities[name] + gradient
                 parameters[name] = x.detach() - steps[name] * velocities[name]
-            curve.append(float(loss))
+            curve.append(float(loss.detach()))
             if not math.isfinite(curve[-1]):
                 raise ValueError(
                     f"The loss is {curve[-1]} in step {iteration}; a parameter or a "

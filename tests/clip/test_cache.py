@@ -19,8 +19,8 @@ from sklearn.pipeline import Pipeline
 
 from skfewshot import CLIPFeaturizer, CMMClassifier
 from skfewshot.clip import ImageReadError, passes
-from skfewshot.clip import cache as cache_module
-from skfewshot.clip.cache import FILE_NAME, SMALLEST_SIZE, EmbeddingCache
+from skfewshot.clip import _cache as cache_module
+from skfewshot.clip._cache import FILE_NAME, SMALLEST_SIZE, EmbeddingCache
 
 CLOSE = {"rtol": 0, "atol": 2e-6}
 

@@ -21,7 +21,7 @@ from sklearn.preprocessing import normalize
 from sklearn.utils import _safe_indexing, check_array, resample, shuffle
 
 from skfewshot.clip import EmbeddingArray, EncoderIdentity, encoder_of
-from skfewshot.clip.embedding import read_identity
+from skfewshot.clip._embedding import read_identity
 
 ENCODER = EncoderIdentity("tiny", None, "0123456789abcdef", 4, 100.0)
 OTHER = EncoderIdentity("tiny", None, "fedcba9876543210", 4, 100.0)

@@ -36,7 +36,7 @@ from skfewshot.clip import (
     clear_model_cache,
     encoder_of,
 )
-from skfewshot.clip.texts import encode_names
+from skfewshot.clip._texts import encode_names
 
 CLOSE = {"atol": 2e-5, "rtol": 0}
 
@@ -85,7 +85,7 @@ def test_preprocessing_is_open_clips(make_model, shape, resize_mode):
 
 
 def test_pixels_are_open_clips_to_the_last_bit(small):
-    from skfewshot.clip.passes import Preprocessor
+    from skfewshot.clip._passes import Preprocessor
 
     transform = CLIPFeaturizer(small).load().preprocess
     image = np.random.default_rng(1).integers(0, 256, (41, 57, 3), dtype=np.uint8)

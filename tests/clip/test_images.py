@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from skfewshot.clip import ImageReadError
-from skfewshot.clip.images import as_images, read_image, to_rgb
+from skfewshot.clip._images import as_images, read_image, to_rgb
 
 GREY = np.arange(0, 256, 4, dtype=np.uint8).reshape(8, 8)
 RGB = np.stack([GREY, GREY[::-1], GREY.T], axis=-1)

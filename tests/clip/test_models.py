@@ -22,8 +22,8 @@ from skfewshot.clip import (
     models,
     tiny_model_path,
 )
-from skfewshot.clip.models import load_clip
-from skfewshot.clip.texts import encode_names
+from skfewshot.clip._models import load_clip
+from skfewshot.clip._texts import encode_names
 
 CPU = torch.device("cpu")
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from skfewshot import CLIPFeaturizer
-from skfewshot.clip import passes
+from skfewshot.clip import _passes as passes
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 CLOSE = {"rtol": 0, "atol": 2e-6}

@@ -13,8 +13,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from skfewshot import CLIPFeaturizer
-from skfewshot.clip import passes, tiny_model_path
-from skfewshot.clip.cache import FILE_NAME
+from skfewshot.clip import _passes as passes
+from skfewshot.clip import tiny_model_path
+from skfewshot.clip._cache import FILE_NAME
 
 CLOSE = {"rtol": 0, "atol": 2e-6}
 

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from PIL import Image, ImageFile
 
 from skfewshot.clip import ImageReadError
-from skfewshot.clip import images as image_module
-from skfewshot.clip.images import read_content, read_image
+from skfewshot.clip import _images as image_module
+from skfewshot.clip._images import read_content, read_image
 from skfewshot.distributed.columns import EncodedImages
 
 _FORMATS = ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM", "TGA", "ICO")

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from skfewshot.clip import ImageReadError
-from skfewshot.clip.images import read_content, read_image
+from skfewshot.clip._images import read_content, read_image
 from skfewshot.multilabel import MultiLabelPrototypePrior
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="POSIX names and files.")

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from skfewshot import CMMClassifier
-from skfewshot.clip.texts import (
+from skfewshot.clip._texts import (
     Tokenizing,
     check_names,
     check_templates,

@@ -242,15 +242,17 @@ def minimise(
     def tensor(x: np.ndarray) -> Tensor:
         return torch.tensor(x, dtype=start.dtype, device=start.device)
 
+    def begin(value: float) -> None:
+        if not math.isfinite(value):
+            raise ValueError(
+                f"The loss is {value} before the first step; a parameter is too large."
+            )
+        curve.append(value)
+
     def value_and_gradient(x: np.ndarray) -> tuple[float, np.ndarray]:
         value, gradient = _differentiate(parts, tensor(x))
         if not curve:
-            if not math.isfinite(value):
-                raise ValueError(
-                    f"The loss is {value} before the first step; a parameter is too "
-                    "large."
-                )
-            curve.append(value)
+            begin(value)
         return value, gradient.cpu().numpy().astype(np.float64)
 
     def after(intermediate_result: OptimizeResult) -> None:
@@ -262,9 +264,10 @@ def minimise(
         if stopped or _is_settled(curve, tol):
             raise StopIteration
 
-    if not len(start):
-        value = float(sum(part.detach() for part in parts(start)))
-        return start, [value], True
+    if not len(start) or not max_iter:
+        # SciPy would do one iteration where none is asked for.
+        begin(float(sum(part.detach() for part in parts(start))))
+        return start, curve, not len(start)
     # The gradient is in units that are not ours to compare with a number.
     options = {"maxiter": max_iter, "maxfun": 10**6, "ftol": ftol, "gtol": 0}
     found = minimize(
@@ -404,7 +407,7 @@ def solve_gradient(
             map=map_,
             map_intercept=values["map"][width:].sum(dim=0),
             # Texts stay where they are: what the map does to them is undone.
-            text_map=torch.linalg.inv(map_.cpu().double()),
+            text_map=torch.linalg.inv(map_.cpu().double()).to(F.dtype),
             text_map_intercept=F.new_zeros(width),
             text=values["text"],
             scales=Scales(alpha, 1.0, text.new_zeros(len(text)), 0.0),

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skfewshot._sklearn import warn_user
-from skfewshot.clip.models import CLIPModel
+from skfewshot.clip._models import CLIPModel
 
 #: Name of the file in the folder of a cache.
 FILE_NAME = "embeddings.sqlite"

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from skfewshot._torch import fork_safe_threads
-from skfewshot.clip.embedding import EncoderIdentity
+from skfewshot.clip._embedding import EncoderIdentity
 
 if TYPE_CHECKING:
     import torch

@@ -20,7 +20,7 @@ from skfewshot._rows import (
     unit_rows,
 )
 from skfewshot._sklearn import Estimator, HasMethods, Interval, StrOptions, _fit_context
-from skfewshot.clip.embedding import encoder_of
+from skfewshot.clip._embedding import encoder_of
 from skfewshot.multilabel._calibration import (
     ONE_SHOT_SHARE,
     Calibration,
@@ -29,6 +29,7 @@ from skfewshot.multilabel._calibration import (
     read_thresholds,
     score_left_out,
 )
+from skfewshot.multilabel._prior import MultiLabelPrototypePrior
 from skfewshot.multilabel._prior_state import (
     check_prior,
     image_map,
@@ -56,7 +57,6 @@ from skfewshot.multilabel._tokens import (
     read_support,
     split_tokens,
 )
-from skfewshot.multilabel.prior import MultiLabelPrototypePrior
 
 
 class MultiLabelPrototypeClassifier(ClassifierMixin, Estimator):

@@ -22,7 +22,7 @@ from skfewshot._sklearn import (
     has_callbacks,
 )
 from skfewshot._torch import fork_safe_threads, import_torch, resolve_device
-from skfewshot.clip.embedding import encoder_of
+from skfewshot.clip._embedding import encoder_of
 from skfewshot.multilabel._calibration import ONE_SHOT_SHARE
 from skfewshot.multilabel._prior_state import (
     check_options,

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from skfewshot.cmm.objective import minimise, mix, weighted_entropy
+from skfewshot.cmm._objective import minimise, mix, weighted_entropy
 
 # Scale at which mapped cosines make logits as wide as a trained encoder's own. They
 # spread alike whatever the encoder, as the map makes all classes equally round.
@@ -28,6 +28,9 @@ _ALONE = 0.1
 _MOST_NEWCOMER_INTERCEPT = 10.0
 # The minimiser's.
 _MAX_ITER, _FTOL = 50, 1e-5
+# Standard deviations of a prior that no likelihood moves beyond. Real supports stay
+# below 7; weights of a million rows would find scales that leave nothing to learn.
+_MOST_MOVE = 10.0
 
 
 class LeftOut(NamedTuple):
@@ -211,4 +214,4 @@ def _move(loss: Callable[[Tensor], Tensor], like: Tensor, size: int) -> Tensor:
         tol=0,
         ftol=_FTOL,
     )
-    return x
+    return x.clamp(-_MOST_MOVE, _MOST_MOVE)

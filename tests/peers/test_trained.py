@@ -1,11 +1,10 @@
-"""The trained peers: parity with slow transcriptions, invariants, and what fit says."""
+"""The trained peers: parity with slow transcriptions, batches, callbacks, contexts."""
 
 import numpy as np
 import pytest
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.base import clone
-from sklearn.callback import ScoringMonitor
 
 from skfewshot import (
     CLAPClassifier,
@@ -14,8 +13,8 @@ from skfewshot import (
     TipAdapterClassifier,
 )
 
-WEIGHT = np.tile([1.0, 2.0, 0.5], 6)
 TIP_F = {"train_keys": True, "random_state": 0}
+ONES = np.ones(18)
 
 
 def cosine_steps(first, n_steps):
@@ -60,7 +59,6 @@ def cosine_logits(X, prototypes, scale):
     return scale * X @ (prototypes / np.linalg.norm(prototypes, axis=1)[:, None]).T
 
 
-@pytest.mark.parametrize("weight", [np.ones(18), WEIGHT])
 def test_tip_adapter_f_by_its_equations(task, weight):
     X, y, text, queries = task
     settings = {"alpha": 0.7, "beta": 3.0, "logit_scale": 8.0, "max_iter": 4}
@@ -85,7 +83,6 @@ def test_tip_adapter_f_by_its_equations(task, weight):
     assert model.loss_curve_[0] == pytest.approx(mean_entropy(logits(X, X), y, weight))
 
 
-@pytest.mark.parametrize("weight", [np.ones(18), WEIGHT])
 def test_taskres_by_its_equations(task, weight):
     X, y, text, queries = task
     model = TaskResClassifier(text, logit_scale=8.0, max_iter=5, learning_rate=0.05)
@@ -105,28 +102,29 @@ def test_taskres_by_its_equations(task, weight):
     assert_array_equal(model.intercept_, 0)
 
 
-@pytest.mark.parametrize("weight", [np.ones(18), WEIGHT])
 def test_clap_by_its_equations(task, weight):
     X, y, text, queries = task
     model = CLAPClassifier(text, logit_scale=8.0, max_iter=30, learning_rate=0.05)
     model.fit(X, y, sample_weight=weight)
     probability = softmax(8 * X @ text.T)[np.arange(18), y]
     trust = [np.average(probability[y == c], weights=weight[y == c]) for c in range(4)]
+    expected = clap_logits(X, y, text, queries, weight, trust, 30)
+    assert_allclose(model.decision_function(queries), expected, rtol=1e-5)
 
+
+def clap_logits(X, y, text, queries, weight, trust, n_steps):
     def loss(prototypes):
         change = ((prototypes - text) ** 2).sum(axis=1)
         entropy = mean_entropy(cosine_logits(X, prototypes, 8), y, weight)
         return entropy + (trust * change).mean()
 
     prototypes, velocity = text.copy(), np.zeros_like(text)
-    for step in cosine_steps(0.05, 30):
+    for step in cosine_steps(0.05, n_steps):
         velocity = 0.9 * velocity + by_differences(loss, prototypes)
         prototypes = prototypes - step * velocity
-    expected = cosine_logits(queries, prototypes, 8)
-    assert_allclose(model.decision_function(queries), expected, rtol=1e-5)
+    return cosine_logits(queries, prototypes, 8)
 
 
-@pytest.mark.parametrize("weight", [np.ones(18), WEIGHT])
 def test_lp_plus_plus_by_its_equations(task, weight):
     X, y, text, queries = task
     model = LPPlusPlusClassifier(text, max_iter=20).fit(X, y, sample_weight=weight)
@@ -153,6 +151,83 @@ def test_lp_plus_plus_by_its_equations(task, weight):
     assert_allclose(model.text_weights_, alpha)
 
 
+def test_batches_by_the_equations_of_adam(task, weight):
+    X, y, text, queries = task
+    model = TaskResClassifier(
+        text, logit_scale=8.0, max_iter=3, learning_rate=0.05, batch_size=7
+    ).set_params(random_state=3)
+    model.fit(X, y, sample_weight=weight)
+    # A cache keeps the rows of the support in the order in which they are read.
+    order = (TipAdapterClassifier(None).fit(X, y).keys_ @ X.T).argmax(axis=1)
+    generator = torch.Generator().manual_seed(3)
+    batches = []
+    for _ in range(3):
+        shuffled = torch.randperm(18, generator=generator).numpy()
+        batches += [shuffled[:7], shuffled[7:14], shuffled[14:]]
+    left = iter(batches)
+
+    def gradient(residual):
+        rows = order[next(left)]
+
+        def loss(residual):
+            logits = cosine_logits(X[rows], text + 0.5 * residual, 8)
+            return mean_entropy(logits, y[rows], weight[rows])
+
+        curve.append(loss(residual) * len(rows) / 18)
+        return by_differences(loss, residual)
+
+    curve = []
+    residual = adam(np.zeros_like(text), gradient, cosine_steps(0.05, 9), eps=1e-8)
+    expected = cosine_logits(queries, text + 0.5 * residual, 8)
+    assert_allclose(model.decision_function(queries), expected, rtol=1e-4)
+    assert_allclose(model.loss_curve_, np.reshape(curve, (3, 3)).sum(axis=1), rtol=1e-4)
+
+
+def test_classes_without_rows_are_trusted_and_intercepts_start_at_zero(task):
+    X, y, text, queries = task
+    weights = {0: 1.0, 1: 0.0, 2: 2.0, 3: 1.0}
+    fit = {"logit_scale": 8.0, "max_iter": 10, "learning_rate": 0.05}
+    model = CLAPClassifier(text, **fit, class_weight=weights).fit(X, y)
+    probability = softmax(8 * X @ text.T)[np.arange(18), y]
+    trust = np.array([probability[y == c].mean() for c in range(4)])
+    trust[1] = 1
+    weight = np.array([1.0, 0.0, 2.0, 1.0])[y]
+    expected = clap_logits(X, y, text, queries, weight, trust, 10)
+    assert_allclose(model.decision_function(queries), expected, rtol=1e-5)
+
+
+def test_prototypes_of_images_have_intercepts(task):
+    X, y, _, queries = task
+    means = np.stack([X[y == c].mean(axis=0) for c in range(4)])
+    means /= np.linalg.norm(means, axis=1)[:, None]
+    model = TaskResClassifier(logit_scale=8.0, max_iter=4, learning_rate=0.05).fit(X, y)
+
+    def logits(rows, both):
+        return cosine_logits(rows, means + 0.5 * both[:, :-1], 8) + 8 * both[:, -1]
+
+    # The last column is the intercepts; Adam sees each number alone.
+    both = adam(
+        np.zeros((4, 13)),
+        lambda b: by_differences(lambda b: mean_entropy(logits(X, b), y, ONES), b),
+        cosine_steps(0.05, 4),
+        eps=1e-8,
+    )
+    assert_allclose(model.decision_function(queries), logits(queries, both), rtol=1e-4)
+    assert_allclose(model.intercept_, both[:, -1], rtol=1e-4)
+
+
+def test_the_settings_of_the_papers_are_the_defaults():
+    for model, settings in (
+        (TipAdapterClassifier(), {"alpha": 1.0, "beta": 5.5, "learning_rate": 1e-3}),
+        (TipAdapterClassifier(), {"max_iter": 20, "batch_size": 256}),
+        (LPPlusPlusClassifier(), {"max_iter": 300}),
+        (CLAPClassifier(), {"max_iter": 300, "learning_rate": 1e-3}),  # ours
+        (TaskResClassifier(), {"alpha": 0.5, "learning_rate": 2e-3, "max_iter": 100}),
+        (TaskResClassifier(), {"batch_size": 256}),
+    ):
+        assert settings.items() <= model.get_params().items()
+
+
 def test_mini_batches_follow_the_random_state_alone(task):
     X, y, text, _ = task
     before = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
@@ -176,28 +251,63 @@ def test_mini_batches_follow_the_random_state_alone(task):
 
 MODELS = [
     TipAdapterClassifier(**TIP_F),
-    TaskResClassifier(random_state=0),
-    CLAPClassifier(),
-    LPPlusPlusClassifier(),
+    TaskResClassifier(random_state=0, max_iter=20),
+    CLAPClassifier(max_iter=20),
+    LPPlusPlusClassifier(max_iter=20),
 ]
+each_model = pytest.mark.parametrize("model", MODELS, ids=lambda m: type(m).__name__)
 
 
-@pytest.mark.parametrize("model", MODELS, ids=lambda m: type(m).__name__)
+class Watch:
+    """Notes the iterations and losses of a fit, and stops it after some."""
+
+    def __init__(self, last=None):
+        self.last, self.seen, self.losses, self.probabilities = last, [], [], []
+
+    def setup(self, estimator, context):
+        """Do nothing."""
+
+    teardown = on_fit_task_begin = lambda self, estimator, context, **_: None
+
+    def on_fit_task_end(self, estimator, context, *, X=None, fitted_estimator=None):
+        """Note what a model predicts that had stopped here."""
+        if context.task_name != "iteration":
+            return False
+        self.seen.append(fitted_estimator.n_iter_)
+        self.losses += fitted_estimator.loss_curve_
+        self.probabilities.append(fitted_estimator.predict_proba(X))
+        return len(self.seen) == self.last
+
+
+@each_model
 def test_callbacks_see_every_epoch_and_change_nothing(model, task):
     X, y, text, queries = task
-    model = model.set_params(text_features=text)
-    quiet = model.fit(X, y).predict_proba(queries)
-    monitor = ScoringMonitor(scoring="accuracy")
-    watched = clone(model).set_callbacks(monitor).fit(X, y)
-    assert len(monitor.get_logs().data_as_pandas) >= watched.n_iter_ == model.max_iter
-    assert_array_equal(watched.predict_proba(queries), quiet)
+    model = clone(model).set_params(text_features=text)
+    quiet = model.fit(X, y)
+    watch = Watch()
+    watched = clone(model).set_callbacks(watch).fit(X, y)
+    assert watch.seen[: model.max_iter] == list(range(1, model.max_iter + 1))
+    assert watch.losses[: model.max_iter] == watched.loss_curve_ == quiet.loss_curve_
+    assert_array_equal(watched.predict_proba(queries), quiet.predict_proba(queries))
+    assert_array_equal(watch.probabilities[-1], quiet.predict_proba(X))
+    assert np.abs(watch.probabilities[0] - watch.probabilities[-1]).max() > 0
 
 
-@pytest.mark.parametrize("model", MODELS, ids=lambda m: type(m).__name__)
+@each_model
+def test_a_callback_may_stop_a_fit(model, task):
+    X, y, text, _ = task
+    model = clone(model).set_params(text_features=text, max_iter=9)
+    watch = Watch(last=3)
+    stopped = clone(model).set_callbacks(watch).fit(X, y)
+    assert stopped.n_iter_ == len(stopped.loss_curve_) == 3
+    assert_array_equal(stopped.predict_proba(X), watch.probabilities[2])
+
+
+@each_model
 @pytest.mark.parametrize("mode", [torch.inference_mode, torch.no_grad])
 def test_fit_inside_a_callers_inference_mode(model, mode, task):
     X, y, text, queries = task
-    model = model.set_params(text_features=text)
+    model = clone(model).set_params(text_features=text, max_iter=3)
     outside = model.fit(X, y).predict_proba(queries)
     with mode():
         assert_array_equal(model.fit(X, y).predict_proba(queries), outside)
@@ -205,7 +315,7 @@ def test_fit_inside_a_callers_inference_mode(model, mode, task):
 
 def test_intercepts_are_learned_only_without_text(task):
     X, y, text, _ = task
-    for model in (TaskResClassifier(), CLAPClassifier()):
+    for model in (TaskResClassifier(max_iter=2), CLAPClassifier(max_iter=2)):
         assert np.abs(model.fit(X, y).intercept_).max() > 0
         model.set_params(text_features=text).fit(X, y)
         assert_array_equal(model.intercept_, 0)

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from skfewshot._sklearn import warn_user
 from skfewshot._torch import fork_safe_threads, resolve_device
-from skfewshot.clip.embedding import EmbeddingArray, EncoderIdentity
-from skfewshot.clip.models import CLIPModel, load_clip
+from skfewshot.clip._embedding import EmbeddingArray, EncoderIdentity
+from skfewshot.clip._models import CLIPModel, load_clip
 
 if TYPE_CHECKING:
     import torch

@@ -22,19 +22,19 @@ from skfewshot._sklearn import (
     has_callbacks,
 )
 from skfewshot._torch import import_torch, resolve_device
-from skfewshot.clip.cache import DEFAULT_SIZE, SMALLEST_SIZE, EmbeddingCache
-from skfewshot.clip.dense import DENSE_MODES
-from skfewshot.clip.embedding import EmbeddingArray
-from skfewshot.clip.images import as_images
-from skfewshot.clip.models import DEFAULT_PRETRAINED, CLIPModel, load_clip
-from skfewshot.clip.passes import (
+from skfewshot.clip._cache import DEFAULT_SIZE, SMALLEST_SIZE, EmbeddingCache
+from skfewshot.clip._dense import DENSE_MODES
+from skfewshot.clip._embedding import EmbeddingArray
+from skfewshot.clip._images import as_images
+from skfewshot.clip._models import DEFAULT_PRETRAINED, CLIPModel, load_clip
+from skfewshot.clip._passes import (
     check_out,
     default_num_workers,
     embed_images,
     length_of,
     plan_passes,
 )
-from skfewshot.clip.texts import (
+from skfewshot.clip._texts import (
     check_names,
     check_templates,
     encode_classes,
@@ -251,10 +251,10 @@ class CLIPFeaturizer(
         """
         import_torch()
         images = as_images(X)
-        context = self._init_callback_context(max_subtasks=self._n_batches(images))
+        n_batches = self._n_batches(images) if has_callbacks(self) else None
+        context = self._init_callback_context(max_subtasks=n_batches)
         context.call_on_fit_task_begin(estimator=self, X=X, y=y)
-        self._note_encoder()
-        embeddings = self._embed(images, context)
+        embeddings = self._embed(self._note_encoder(), images, context)
         context.call_on_fit_task_end(estimator=self, X=X, y=y)
         return embeddings
 
@@ -294,7 +294,7 @@ class CLIPFeaturizer(
         import_torch()
         images = as_images(X)
         if not has_callbacks(self):
-            return self._embed(images, out=out)
+            return self._embed(self.load(), images, out=out)
         return self._embed_with_callbacks(images, out)
 
     def encode_text(self, texts: Any) -> EmbeddingArray:
@@ -397,12 +397,15 @@ class CLIPFeaturizer(
     def _n_features_out(self) -> int:
         return self.embedding_dim_
 
-    def _note_encoder(self) -> None:
+    def _note_encoder(self) -> CLIPModel:
+        """Load the model, and keep what it is."""
         self.__dict__.pop("encoder_", None)
         check_templates(self.prompt_templates)
-        self.encoder_ = self.load().identity
+        clip = self.load()
+        self.encoder_ = clip.identity
         self.embedding_dim_ = self.encoder_.embedding_dim
         self.logit_scale_ = self.encoder_.logit_scale
+        return clip
 
     def _n_batches(self, images: Any) -> int | None:
         """Return how often the model runs at most, or None if nobody knows."""
@@ -426,12 +429,16 @@ class CLIPFeaturizer(
             task_name="transform", max_subtasks=self._n_batches(images)
         )
         context.call_on_fit_task_begin(estimator=self)
-        embeddings = self._embed(images, context, out)
+        embeddings = self._embed(self.load(), images, context, out)
         context.call_on_fit_task_end(estimator=self)
         return embeddings
 
     def _embed(
-        self, images: Any, context: Any = None, out: NDArray | None = None
+        self,
+        clip: CLIPModel,
+        images: Any,
+        context: Any = None,
+        out: NDArray | None = None,
     ) -> EmbeddingArray:
         """Embed images, each pass of the model a subtask of `context`."""
         container = _get_output_config("transform", self)["dense"]
@@ -440,7 +447,6 @@ class CLIPFeaturizer(
                 "output='tokens' gives a 3-D array, which no data frame can hold; use "
                 "set_output(transform='default') or output='embedding'."
             )
-        clip = self.load()
         dense_mode = None
         if self.output == "tokens":
             is_auto = self.dense_mode == "auto"

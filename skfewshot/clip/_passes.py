@@ -18,19 +18,19 @@ from numpy.typing import NDArray
 
 from skfewshot._sklearn import warn_user
 from skfewshot._torch import fork_safe_threads, limit_threads
-from skfewshot.clip.images import (
+from skfewshot.clip._images import (
     ImageReadError,
     no_images,
     read_content,
     read_image,
 )
-from skfewshot.clip.models import CLIPModel
+from skfewshot.clip._models import CLIPModel
 
 if TYPE_CHECKING:
     import torch
     from PIL.Image import Image
 
-    from skfewshot.clip.cache import EmbeddingCache
+    from skfewshot.clip._cache import EmbeddingCache
 
 # More passes at a time than this do not pay: the weights have to be read for each.
 _MOST_THREADS = 8
@@ -65,7 +65,7 @@ def embed_images(
     ----------
     clip : CLIPModel
     images : sequence or iterator
-        From :func:`~skfewshot.clip.images.as_images`.
+        From :func:`~skfewshot.clip._images.as_images`.
     dense_mode : str or None
         How to make patch tokens, or None for global embeddings alone.
     batch_size, num_workers, on_error, out
@@ -401,7 +401,7 @@ def encode_images(
         if dense_mode is None:
             encoded = clip.model.encode_image(inputs)
         else:
-            from skfewshot.clip.dense import embed_tokens
+            from skfewshot.clip._dense import embed_tokens
 
             encoded = embed_tokens(clip.model, inputs, dense_mode)
         return torch.nn.functional.normalize(encoded.float(), dim=-1)

@@ -27,7 +27,7 @@ from skfewshot._text import resolve_prototypes
 from skfewshot._torch import LEAST_ROWS, in_chunks, to_numpy
 
 if TYPE_CHECKING:
-    from skfewshot.cmm.objective import OnIteration, Solution
+    from skfewshot.cmm._objective import OnIteration, Solution
 
 # Cosine of two rows of a class that are taken for one photograph.
 _NEAR_COPY = 0.97
@@ -289,8 +289,8 @@ class CMMClassifier(
     def _solve(
         self, support: Support, on_iteration: "OnIteration | None"
     ) -> "Solution":
-        from skfewshot.cmm.gaussian import solve_gaussian
-        from skfewshot.cmm.objective import Settings, solve_gradient
+        from skfewshot.cmm._gaussian import solve_gaussian
+        from skfewshot.cmm._objective import Settings, solve_gradient
 
         settings = Settings(
             alpha=None if self.alpha == "auto" else float(self.alpha),

@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from skfewshot._base import Support
-from skfewshot.cmm.objective import (
+from skfewshot.cmm._objective import (
     Loss,
     OnIteration,
     Scales,
@@ -31,7 +31,7 @@ from skfewshot.cmm.objective import (
     Unknown,
     minimise_loss,
 )
-from skfewshot.cmm.scales import (
+from skfewshot.cmm._scales import (
     LeftOut,
     find_intercepts,
     find_newcomer_intercept,
