@@ -2,21 +2,24 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from skfewshot._torch import to_numpy, to_tensor
+from skfewshot.multilabel._calibration import ONE_SHOT_SHARE
+from skfewshot.multilabel._prior_state import image_map
 from skfewshot.multilabel._prototypes import centre_labels
 from skfewshot.multilabel._scoring import Scorer, distance_logits
 from skfewshot.multilabel._selection import Selection, select
 from skfewshot.multilabel._tokens import FeatureMap, Support
 
+#: What the map of image features is called.
+_IMAGE_MAP = ("image_map", "image_bias")
 #: Mapped features: whole, parts, present.
 Mapped: TypeAlias = tuple[Tensor, Tensor, Tensor]
 # Width between the two dynamic convolutions.
@@ -103,11 +106,7 @@ class CrossInteraction(nn.Module):
             features = self._convolve(features, label_vectors, labels)
         if "attention" in self.steps:
             z, _ = self.attention(
-                query[:, None],
-                features,
-                features,
-                key_padding_mask=~valid,
-                need_weights=False,
+                query[:, None], features, features, ~valid, need_weights=False
             )
             z = z[:, 0]
         else:
@@ -157,7 +156,7 @@ class PriorNetwork(nn.Module):
         steps: Sequence[str],
         n_heads: int,
         residual: bool,
-        share: float,
+        share: float = ONE_SHOT_SHARE,
         calibration: Sequence[float] = (1.0, 0.0, 0.0, 0.0),
     ) -> None:
         super().__init__()
@@ -380,20 +379,14 @@ def _select(
     network: PriorNetwork, base: BaseSet, episode: Episode, psi: Tensor
 ) -> Selection:
     """Select local features; which ones is not differentiated."""
-    identity = np.eye(psi.shape[1], dtype=base.vectors.dtype)
-    feature_map = FeatureMap(
-        base.means.part_mean,
-        base.means.whole_mean,
-        identity + to_numpy(network.image_map),
-        to_numpy(network.image_bias),
-    )
-    truth = base.truth(episode.support, episode.labels)
-    weight = base.support.weight[episode.support]
+    state = {name: to_numpy(getattr(network, name)) for name in _IMAGE_MAP}
+    matrix, bias = image_map(state, base.vectors.dtype)
+    support = base.support[episode.support]
     return select(
-        Support(base.support.tokens[episode.support], truth, weight),
-        feature_map,
+        replace(support, indicator=support.indicator[:, episode.labels]),
+        replace(base.means, matrix=matrix, bias=bias),
         to_numpy(psi),
-        method=base.selection,
-        n_select=base.scorer.n_top,
-        scale=base.scorer.scale,
+        base.selection,
+        base.scorer.n_top,
+        base.scorer.scale,
     )

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,7 +57,6 @@ def make_pairs(
     support: Support,
     selection: Selection,
     label_vectors: NDArray,
-    *,
     scale: float,
     pooling: str = "mean",
     encode: Callable[..., NDArray] | None = None,
@@ -130,7 +130,7 @@ def label_sums(pairs: Pairs, n_labels: int) -> tuple[NDArray, NDArray]:
     return sums, counts.astype(pairs.vectors.dtype)
 
 
-def text_shares(share: float, counts: NDArray, has_text: bool) -> NDArray:
+def text_shares(share: Any, counts: NDArray, has_text: bool) -> NDArray:
     r"""Return the text's share of each label's prototype, which falls with its images.
 
     .. math:: a_l = \frac{\kappa}{\kappa + n_l}, \qquad
@@ -153,10 +153,9 @@ def text_shares(share: float, counts: NDArray, has_text: bool) -> NDArray:
     """
     if not has_text:
         return np.zeros_like(counts)
-    if share == 1:
-        return np.ones_like(counts)
-    kappa = counts[counts > 0].mean() * share / (1 - share)
-    shares = kappa / np.maximum(kappa + counts, np.finfo(counts.dtype).tiny)
+    of_text = counts[counts > 0].mean() * share
+    of_all = of_text + (1 - share) * counts
+    shares = of_text / np.maximum(of_all, np.finfo(counts.dtype).tiny)
     return np.where(counts > 0, shares, 1).astype(counts.dtype)
 
 
@@ -262,7 +261,7 @@ def leave_one_out_scores(
     n_labels = len(text)
     image = unit_rows(label_sums(pairs, n_labels)[0])
     others, alone = _other_images(pairs, n_labels, with_nearest)
-    has_text = any(share.any() for share in shares)
+    has_text = np.any(shares)
     if not has_text:
         others = np.where(alone[:, None], image[pairs.labels], others)
     overlap = np.einsum("ld,ld->l", image, text)
