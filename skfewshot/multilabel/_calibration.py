@@ -269,19 +269,15 @@ def choose_share(
         return fitted.loss * float(weight.sum() * judged.sum())
 
     losses = np.array([loss(found) for found in scores])
-    _check_text(loss(np.zeros_like(scores[0])) - losses[-1], int(judged.sum()))
-    away = (np.array(_TRIED_SHARES) - expected) / _SHARE_SPREAD
-    return _TRIED_SHARES[np.argmin(losses + away**2 / 2)]
-
-
-def _check_text(gain: float, n_judged: int) -> None:
-    """Warn where texts alone do not tell left-out images apart, by `gain` in nats."""
-    if n_judged >= 3 and gain < _LEAST_GAIN:
+    gain = loss(np.zeros_like(scores[0])) - losses[-1]
+    if judged.sum() >= 3 and gain < _LEAST_GAIN:
         warn_user(
             "The label vectors tell the support's images apart no better than chance. "
             "Do their rows follow classes_, and are they by the model that embedded "
             "the images? If so, label_features=None may do better."
         )
+    away = (np.array(_TRIED_SHARES) - expected) / _SHARE_SPREAD
+    return _TRIED_SHARES[np.argmin(losses + away**2 / 2)]
 
 
 def score_left_out(

@@ -18,6 +18,8 @@ from skfewshot.multilabel._scoring import Scorer, distance_logits
 from skfewshot.multilabel._selection import Selection, select
 from skfewshot.multilabel._tokens import FeatureMap, Support
 
+#: Shares of the text; None is that of the network.
+Shares: TypeAlias = Sequence[float | None]
 #: What the map of image features is called.
 _IMAGE_MAP = ("image_map", "image_bias")
 #: Mapped features: whole, parts, present.
@@ -328,10 +330,7 @@ def episode_losses(
 
 
 def episode_scores(
-    network: PriorNetwork,
-    base: BaseSet,
-    episode: Episode,
-    shares: Sequence[float | None] = (None,),
+    network: PriorNetwork, base: BaseSet, episode: Episode, shares: Shares = (None,)
 ) -> list[NDArray]:
     """Return the scores of the queries, shape (n_query, n_way), under each share.
 
@@ -358,10 +357,7 @@ def _learn(
     psi = network.map_labels(base.tensor(centre_labels(vectors)))
     whole, parts, _ = map_features(network, base, episode.support)
     selection = _select(network, base, episode, psi)
-    images, labels, chosen, valid = map(
-        base.tensor,
-        (selection.images, selection.labels, selection.chosen, selection.valid),
-    )
+    images, labels, chosen, valid = map(base.tensor, vars(selection).values())
     features = parts[images[:, None], chosen] * valid[:, :, None]
     mean = features.sum(1) / valid.sum(1, keepdim=True)
     seen = torch.stack([psi, base.tensor(vectors)])

@@ -12,14 +12,7 @@ from sklearn.callback import CallbackSupportMixin
 from sklearn.utils.metadata_routing import UNUSED
 from sklearn.utils.validation import check_is_fitted
 
-from skfewshot._sklearn import (
-    Estimator,
-    HasMethods,
-    Interval,
-    StrOptions,
-    _fit_context,
-    has_callbacks,
-)
+from skfewshot._sklearn import Estimator, HasMethods, Interval, StrOptions, _fit_context
 from skfewshot._torch import fork_safe_threads, import_torch, resolve_device
 from skfewshot.clip._embedding import encoder_of
 from skfewshot.multilabel._prior_state import (
@@ -346,7 +339,7 @@ class MultiLabelPrototypePrior(CallbackSupportMixin, Estimator):
                 self.selection,
                 resolve_device(self.device),
             )
-            train_prior(self, base, on_episode if has_callbacks(self) else None)
+            train_prior(self, base, on_episode)
         context.call_on_fit_task_end(**seen)
 
     def text_shares(self, counts: NDArray) -> NDArray:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import starmap
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ from skfewshot.multilabel._interaction import (
     BaseSet,
     Episode,
     PriorNetwork,
+    Shares,
     episode_losses,
     episode_scores,
 )
@@ -34,6 +35,8 @@ from skfewshot.multilabel._prototypes import (
 )
 from skfewshot.multilabel._selection import select
 
+#: Labels and images to learn from, and those kept aside.
+Split: TypeAlias = tuple[tuple[NDArray, NDArray], tuple[NDArray, NDArray]]
 #: Images on which the calibration is started, at most.
 _MOST_STARTED = 300
 #: Episodes on kept-aside labels, by which training is judged, at each end of the shots.
@@ -48,9 +51,7 @@ _TRIED_SHARES = np.linspace(0.05, 0.95, 19).tolist()
 _SHARE_PULL = 0.1
 
 
-def train_prior(
-    prior: Any, base: BaseSet, callback: Callable[..., bool] | None = None
-) -> None:
+def train_prior(prior: Any, base: BaseSet, callback: Callable[..., bool]) -> None:
     r"""Train by episodes, and set what was learned; the loss of one is
 
     .. math::
@@ -63,7 +64,7 @@ def train_prior(
     prior : MultiLabelPrototypePrior
         Of which the parameters say how to train, and what.
     base : BaseSet
-    callback : callable, default=None
+    callback : callable
         ``callback(episode, loss, state)`` after each episode; True stops.
     """
     rng = check_random_state(prior.random_state)
@@ -74,8 +75,8 @@ def train_prior(
         torch.default_generator.manual_seed(int(generator.integers(2**31)))
         network = PriorNetwork(**options).to(base.device)
     indicator, n_episodes = base.support.indicator, prior.n_episodes
-    learned, aside = split_labels(indicator, prior.validation_fraction, generator)
-    judge = _Judge(base, learned[0], *aside, generator, prior.n_way, prior.shots)
+    split = split_labels(indicator, prior.validation_fraction, generator)
+    judge = _Judge(base, split, generator, prior)
     trainer = _Trainer(network, prior.learning_rate, n_episodes)
     noise = torch.Generator(device="cpu").manual_seed(int(generator.integers(2**31)))
     losses, scores = list[float](), [judge.score(network)]
@@ -86,7 +87,7 @@ def train_prior(
         return draw_episode(generator, indicator, labels, images, *sizes)
 
     for number in range(1, n_episodes + 1):
-        episode, other = draw(*learned), draw(*aside)
+        episode, other = draw(*split[0]), draw(*split[1])
         noisy = prior.label_noise, noise
         query_loss, alignment = episode_losses(network, base, episode, *noisy)
         penalty = (network.image_map**2).sum() + 10 * (network.label_map**2).sum()
@@ -103,9 +104,7 @@ def train_prior(
             scores.append(judge.score(network))
             if scores[-1] > max(scores[:-1]):
                 best_episode, state = number, _state(network)
-        stop = callback is not None and callback(
-            number, losses[-1], partial(_state, network)
-        )
+        stop = callback(number, losses[-1], partial(_state, network))
         if stop or len(scores) - 1 - np.argmax(scores) >= prior.patience:
             break
     prior.loss_curve_, prior.validation_scores_ = losses, scores
@@ -172,7 +171,7 @@ def _start(base: BaseSet, rng: np.random.Generator) -> tuple[float, ...]:
 
 def split_labels(
     indicator: NDArray, fraction: float, generator: np.random.Generator
-) -> tuple[tuple[NDArray, NDArray], tuple[NDArray, NDArray]]:
+) -> Split:
     """Return labels and images to learn from, and those kept aside.
 
     Images with a label that is kept aside are kept aside too: as background of other
@@ -231,20 +230,14 @@ class _Judge:
     """
 
     def __init__(
-        self,
-        base: BaseSet,
-        labels: NDArray,
-        aside: NDArray,
-        images: NDArray,
-        generator: np.random.Generator,
-        n_way: int,
-        shots: Sequence[int],
+        self, base: BaseSet, split: Split, generator: np.random.Generator, prior: Any
     ) -> None:
+        (labels, _), (aside, images) = split
         self.base, self.aside = base, aside
         drawn_from = base.support.indicator, np.concatenate([labels, aside]), images
         self.episodes = [
-            draw_episode(generator, *drawn_from, 2 * n_way, (n, n), 150)
-            for n in sorted(set(shots))
+            draw_episode(generator, *drawn_from, 2 * prior.n_way, (n, n), 150)
+            for n in sorted(set(prior.shots))
             for _ in range(_JUDGED)
         ]
 
@@ -277,10 +270,7 @@ class _Judge:
         return np.array([level, np.log(slope)], dtype=state["share"].dtype)
 
     def _precisions(
-        self,
-        network: PriorNetwork,
-        episode: Episode,
-        shares: Sequence[float | None] = (None,),
+        self, network: PriorNetwork, episode: Episode, shares: Shares = (None,)
     ) -> list[float]:
         """Return the mean average precision of an episode under each share."""
         scores = episode_scores(network, self.base, episode, shares)
