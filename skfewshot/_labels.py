@@ -333,7 +333,7 @@ def read_labels(
     with warnings.catch_warnings(), reading(name):
         # Half as many classes as rows is no hint of regression: it is one shot.
         warnings.filterwarnings("ignore", "The number of unique classes")
-        kind = type_of_target(y, input_name=name) if np.size(y) else "empty"
+        kind = "empty" if 0 in shape else type_of_target(y, input_name=name)
     array = np.asarray(y)
     if kind not in ("binary", "multiclass"):
         raise ValueError(
