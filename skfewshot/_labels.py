@@ -293,13 +293,14 @@ def read_labels(
         raise ValueError(
             f"Expected array-like (array or non-string sequence), got {y!r} as {name}."
         )
-    n_dims = len(np.shape(y))
+    shape = y.shape if issparse(y) else np.asarray(y).shape
+    n_dims = len(shape)
     if n_dims > 2:
         raise ValueError(
             f"{name} has {n_dims} dimensions; wanted class labels, shape (n_samples,), "
             "or indicators, shape (n_samples, n_labels). Are X and y swapped?"
         )
-    width = np.shape(y)[1] if n_dims == 2 else 0
+    width = shape[1] if n_dims == 2 else 0
     if width > 1 or (width == 1 and not is_column_of_classes):
         indicator = read_indicator(y, name)
         classes = np.arange(width) if columns is None else np.asarray(columns)
@@ -308,7 +309,7 @@ def read_labels(
     with warnings.catch_warnings(), reading(name):
         # Half as many classes as rows is no hint of regression: it is one shot.
         warnings.filterwarnings("ignore", "The number of unique classes")
-        kind = type_of_target(y, input_name=name) if np.size(y) else "empty"
+        kind = "empty" if 0 in shape else type_of_target(y, input_name=name)
     array = np.asarray(y)
     if kind not in ("binary", "multiclass"):
         raise ValueError(
