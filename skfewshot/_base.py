@@ -45,12 +45,7 @@ from skfewshot._sklearn import (
     has_callbacks,
 )
 from skfewshot._text import resolve_prototypes, warn_of_lost_encoder
-from skfewshot._torch import (
-    fork_safe_threads,
-    import_torch,
-    resolve_device,
-    to_tensor,
-)
+from skfewshot._torch import fork_safe_threads, import_torch, resolve_device, to_tensor
 from skfewshot.clip._embedding import encoder_of
 
 #: Constraints of the parameters that every classifier has.
@@ -59,10 +54,7 @@ SHARED_CONSTRAINTS: dict[str, list[Any]] = {
     "class_names": ["array-like", dict, None],
     "text_encoder": [HasMethods("encode_classes"), callable, None],
     "prompt_templates": [str, "array-like", callable, None],
-    "logit_scale": [
-        StrOptions({"auto"}),
-        Interval(Real, 1e-12, None, closed="left"),
-    ],
+    "logit_scale": [StrOptions({"auto"}), Interval(Real, 1e-12, None, closed="left")],
     "class_weight": [StrOptions({"balanced"}), dict, None],
 }
 #: Reports fitted attributes, made when asked for; True asks to stop.

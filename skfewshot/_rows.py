@@ -359,12 +359,7 @@ def _row_bytes(rows: NDArray) -> NDArray:
 
 
 def merge_near_copies(
-    features: NDArray,
-    y: NDArray,
-    weight: NDArray,
-    *,
-    cosine: float,
-    most: int = 512,
+    features: NDArray, y: NDArray, weight: NDArray, *, cosine: float, most: int = 512
 ) -> tuple[NDArray, NDArray, NDArray]:
     """Put a mean in the place of rows of a class that show nearly the same.
 

@@ -46,10 +46,7 @@ if TYPE_CHECKING:
 
 
 class CLIPFeaturizer(
-    ClassNamePrefixFeaturesOutMixin,
-    CallbackSupportMixin,
-    TransformerMixin,
-    Estimator,
+    ClassNamePrefixFeaturesOutMixin, CallbackSupportMixin, TransformerMixin, Estimator
 ):
     """Embed images, and class names, with a frozen CLIP model of open_clip.
 

@@ -18,12 +18,7 @@ from numpy.typing import NDArray
 
 from skfewshot._sklearn import warn_user
 from skfewshot._torch import fork_safe_threads, limit_threads
-from skfewshot.clip._images import (
-    ImageReadError,
-    no_images,
-    read_content,
-    read_image,
-)
+from skfewshot.clip._images import ImageReadError, no_images, read_content, read_image
 from skfewshot.clip._models import CLIPModel
 
 if TYPE_CHECKING:

@@ -104,7 +104,8 @@ class GaussianStart:
 class _ClassProcess:
     """Posterior of the class means: a Gaussian process with noise of variance 1 / n_c.
 
-    The kernel is ``U U' + own I``, so inverses are of the size of U's few columns.
+    The kernel is ``U U' + own I``, so inverses are of the size of U's rows or columns,
+    whichever are fewer.
     """
 
     def __init__(self, factor: Tensor, own: float, counts: Tensor) -> None:
@@ -112,11 +113,16 @@ class _ClassProcess:
         self.slack = 1 / (1 + own * counts)
         # 1 / (own + 1 / n), which is 0 for a class without rows.
         self.precision = counts * self.slack
-        weighted = factor * self.precision[:, None]
-        inner = factor.T @ weighted
-        inner.diagonal().add_(1)
-        # Rows u' G^-1 with G = I + U' D^-1 U.
-        self.solved = torch.cholesky_solve(factor.T, torch.linalg.cholesky(inner)).T
+        # Rows u' G^-1 with G = I + U' P U, by the smaller of two systems: as
+        # U (I + U' P U)^-1 = (I + U U' P)^-1 U.
+        if len(factor) < factor.shape[1]:
+            system = (factor @ factor.T) * self.precision
+            system.diagonal().add_(1)
+            self.solved = torch.linalg.solve(system, factor)
+        else:
+            inner = factor.T @ (factor * self.precision[:, None])
+            inner.diagonal().add_(1)
+            self.solved = torch.cholesky_solve(factor.T, torch.linalg.cholesky(inner)).T
         shared = (self.solved * factor).sum(dim=1)
         self.unshared = 1 - self.precision * shared
 
@@ -345,11 +351,7 @@ def leave_out(support: Support, start: GaussianStart) -> LeftOut:
 
 
 def find_scales(
-    support: Support,
-    start: GaussianStart,
-    *,
-    alpha: float | None,
-    text_penalty: float,
+    support: Support, start: GaussianStart, *, alpha: float | None, text_penalty: float
 ) -> Scales:
     """Find weight, temperature and intercepts by rows left out.
 
@@ -419,9 +421,7 @@ def solve_gaussian(
     """
     F, total = support.features, support.weight.sum()
     start = gaussian_start(
-        support,
-        map_penalty=settings.map_penalty,
-        text_penalty=settings.text_penalty,
+        support, map_penalty=settings.map_penalty, text_penalty=settings.text_penalty
     )
     scales = find_scales(
         support, start, alpha=settings.alpha, text_penalty=settings.text_penalty

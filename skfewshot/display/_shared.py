@@ -21,15 +21,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 #: Colours that the colour-blind can tell apart (Okabe and Ito), legible on white.
-COLORS = (
-    "#0072B2",
-    "#D55E00",
-    "#009E73",
-    "#CC79A7",
-    "#E69F00",
-    "#56B4E9",
-    "#000000",
-)
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 #: Grey values that a picture spans at least: below it, stretching would show noise.
 _LEAST_CONTRAST = 90
 #: How much of a picture shows through the strongest evidence.

@@ -155,9 +155,7 @@ def first_intercept(support: Support) -> dict[str, Tensor]:
     return {"intercept": support.text.new_zeros(len(support.text))}
 
 
-def _generator(
-    random_state: int | np.random.RandomState | None,
-) -> torch.Generator:
+def _generator(random_state: int | np.random.RandomState | None) -> torch.Generator:
     """A generator of its own: None must not draw from the global one of NumPy."""
     if random_state is None:
         seed = np.random.SeedSequence().generate_state(1)[0]
