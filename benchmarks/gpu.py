@@ -1,6 +1,6 @@
-"""Speed on a GPU: fits of CMM and its peers, the search, predictions, embedding.
+"""Speed on a GPU: fits of CMM and its peers, predictions, embedding.
 
-    SCIPY_ARRAY_API=1 python benchmarks/gpu.py
+    python benchmarks/gpu.py
 
 Actions take turns in one process, the device is waited for before and after each, and a
 figure is the median over rounds. Features are drawn at random, in two cones on a sphere
@@ -16,20 +16,16 @@ import warnings
 from pathlib import Path
 
 import numpy as np
-import sklearn
 import torch
 from methods import OURS, TRAINED
 from methods import make as make_method
 from report import PACKAGES, machine, markdown_table, versions
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.model_selection import GridSearchCV
 from speed_measures import alternate, cmm_products
 
-from skfewshot import CLIPFeaturizer, CMMClassifier, CMMClassifierCV
+from skfewshot import CLIPFeaturizer, CMMClassifier
 
-PARTS = ("fit", "search", "predict", "embed")
-#: What the search chooses from: the defaults of `CMMClassifierCV`.
-MAP_PENALTIES, TEXT_PENALTIES = (1.0, 0.3, 3.0), (10.0, 3.0, 30.0)
+PARTS = ("fit", "predict", "embed")
 
 
 def main():
@@ -37,9 +33,8 @@ def main():
     # What a fit that stops early costs is measured all the same.
     warnings.simplefilter("ignore", ConvergenceWarning)
     print(describe(arguments.device))
-    with sklearn.config_context(array_api_dispatch=True):
-        for part in arguments.parts:
-            print(f"\n{globals()[f'time_{part}'](arguments)}", flush=True)
+    for part in arguments.parts:
+        print(f"\n{globals()[f'time_{part}'](arguments)}", flush=True)
 
 
 def describe(device):
@@ -91,50 +86,27 @@ def measure(arguments, actions):
 
 
 def time_fit(arguments):
-    """Fits of CMM from tensors and from arrays, on the CPU, and of the peers."""
+    """Fits of CMM and of the peers by the device, and of CMM on the CPU."""
     X, y, text = make_features(arguments.classes, arguments.shots, arguments.width)
-    rows = torch.from_numpy(X).to(arguments.device)
+    device = arguments.device
+    rows = torch.from_numpy(X).to(device)
 
     def fit(method, data, device):
         model = make_method(method, text).set_params(device=device)
         return lambda: model.fit(data, y)
 
-    device = arguments.device
     actions = {
-        f"{OURS}, tensors": fit(OURS, rows, None),
-        f"{OURS}, arrays": fit(OURS, X, device),
-        f"{OURS}, arrays, on the CPU": fit(OURS, X, "cpu"),
-        **{f"{method}, tensors": fit(method, rows, None) for method in TRAINED},
+        OURS: fit(OURS, X, device),
+        f"{OURS}, rows on the device": fit(OURS, rows, device),
+        f"{OURS}, on the CPU": fit(OURS, X, "cpu"),
+        **{method: fit(method, X, device) for method in TRAINED},
     }
     size = f"{arguments.classes} classes, {arguments.shots} shots, {arguments.width}"
     return table(f"Fit ({size} wide)", measure(arguments, actions), "ms", 1e3)
 
 
-def time_search(arguments):
-    """CMMClassifierCV against GridSearchCV over the same candidates and folds."""
-    X, y, text = make_features(
-        arguments.search_classes, arguments.shots, arguments.width
-    )
-    rows, labels = (torch.from_numpy(a).to(arguments.device) for a in (X, y))
-    ours = CMMClassifierCV(
-        text, map_penalties=MAP_PENALTIES, text_penalties=TEXT_PENALTIES, cv=5
-    )
-    grid = {"map_penalty": MAP_PENALTIES, "text_penalty": TEXT_PENALTIES}
-    theirs = GridSearchCV(CMMClassifier(text), grid, cv=5)
-    actions = {
-        "CMMClassifierCV, tensors": lambda: ours.fit(rows, labels),
-        "GridSearchCV, tensors": lambda: theirs.fit(rows, labels),
-    }
-    size = f"{arguments.search_classes} classes, {arguments.shots} shots"
-    return table(
-        f"Search among 9 candidates by 5 folds ({size})",
-        measure(arguments, actions),
-        "s",
-    )
-
-
 def time_predict(arguments):
-    """Predictions of CMM against the matrix products in them."""
+    """Predictions of CMM, which NumPy makes, against the matrix products in them."""
     X, y, text = make_features(arguments.classes, 2, arguments.width)
     # A prediction takes as long whatever the prototypes are.
     model = CMMClassifier(text, max_iter=2, device=arguments.device).fit(X, y)
@@ -142,15 +114,12 @@ def time_predict(arguments):
     queries = make_features(arguments.classes, shots, arguments.width, seed=1)[0]
     queries = queries[: arguments.queries]
     rows = torch.from_numpy(queries).to(arguments.device)
-    products = [
-        tuple(torch.from_numpy(np.array(a)).to(arguments.device) for a in pair)
-        for pair in cmm_products(model, queries)
-    ]
+    products = cmm_products(model, queries)
     actions = {
-        "products, tensors": lambda: [left @ right for left, right in products],
-        "predict, tensors": lambda: model.predict(rows),
-        "predict_proba, tensors": lambda: model.predict_proba(rows),
-        "predict, arrays": lambda: model.predict(queries),
+        "products": lambda: [left @ right for left, right in products],
+        "predict": lambda: model.predict(queries),
+        "predict_proba": lambda: model.predict_proba(queries),
+        "predict, rows on the device": lambda: model.predict(rows),
     }
     size = f"{len(queries)} rows, {arguments.classes} classes, {arguments.width}"
     return table(f"Predictions ({size} wide)", measure(arguments, actions), "ms", 1e3)
@@ -183,17 +152,11 @@ def time_embed(arguments):
         def bare():
             return [clip.model.encode_image(batch) for batch in ready]
 
-        to_tensors = sklearn.clone(featurizer).set_params(output_type="torch")
         seconds = measure(
             arguments,
             {
                 "bare model, ready tensors": bare,
-                "CLIPFeaturizer, uint8 array to tensors": lambda: to_tensors.transform(
-                    images
-                ),
-                "CLIPFeaturizer, uint8 array to arrays": lambda: featurizer.transform(
-                    images
-                ),
+                "CLIPFeaturizer, uint8 array": lambda: featurizer.transform(images),
             },
         )
     rates = {name: len(images) / taken for name, taken in seconds.items()}
@@ -236,7 +199,6 @@ def _parse():
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--classes", type=int, default=1000)
-    parser.add_argument("--search-classes", type=int, default=100)
     parser.add_argument("--shots", type=int, default=16)
     parser.add_argument("--width", type=int, default=512)
     parser.add_argument("--queries", type=int, default=100_000)
