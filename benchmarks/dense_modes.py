@@ -17,7 +17,7 @@ import numpy as np
 from sklearn.metrics import roc_auc_score
 
 from skfewshot.clip import CLIPFeaturizer
-from skfewshot.clip.dense import DENSE_MODES
+from skfewshot.clip._dense import DENSE_MODES
 from skfewshot.datasets import BASE_KINDS, NOVEL_KINDS, make_scenes
 
 

@@ -20,8 +20,8 @@ from hugging_face import save_random_clip
 from PIL import Image
 
 from skfewshot.clip import CLIPFeaturizer
-from skfewshot.clip.images import read_image
-from skfewshot.clip.preprocessing import Preprocessor
+from skfewshot.clip._images import read_image
+from skfewshot.clip._passes import Preprocessor
 
 
 @dataclass(frozen=True)

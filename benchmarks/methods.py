@@ -41,12 +41,12 @@ ABLATIONS = {f"CMM, {name}": settings for name, settings in ABLATIONS.items()}
 #: What has no parameter is taken out by a constant: module, name, value.
 CONSTANTS = {
     "CMM, no intercepts": (
-        ("cmm.scales", "_INTERCEPT_VARIANCE", 1e-9),
-        ("cmm.gaussian", "_INTERCEPT_PENALTY", 1e9),
+        ("cmm._scales", "_INTERCEPT_VARIANCE", 1e-9),
+        ("cmm._gaussian", "_INTERCEPT_PENALTY", 1e9),
     ),
-    "CMM, no map of texts": (("cmm.gaussian", "_MAP_VARIANCE", 0.0),),
-    "CMM, weight not by surprise": (("cmm.scales", "_RATIO_BOUNDS", (1.0, 1.0)),),
-    "CMM, near copies kept": (("cmm.classifier", "_NEAR_COPY", 2.0),),
+    "CMM, no map of texts": (("cmm._gaussian", "_MAP_VARIANCE", 0.0),),
+    "CMM, weight not by surprise": (("cmm._scales", "_RATIO_BOUNDS", (1.0, 1.0)),),
+    "CMM, near copies kept": (("cmm._classifier", "_NEAR_COPY", 2.0),),
 }
 METHODS = {
     **PEERS,

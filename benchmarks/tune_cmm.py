@@ -2,7 +2,7 @@
 
     python benchmarks/tune_cmm.py --data ../shared/data/features --seeds 2 --imagenet
     python benchmarks/tune_cmm.py ... --map-penalty 0.5 1 2 --text-penalty 5 10 20
-    python benchmarks/tune_cmm.py ... --constant gaussian._MAP_VARIANCE=1.5
+    python benchmarks/tune_cmm.py ... --constant cmm._gaussian._MAP_VARIANCE=1.5
 
 Supports are drawn from, and scored on, rows that no reported accuracy uses: DTD draws
 from `val` and scores on the rest of `val`; Pets and Flowers draw from the training

@@ -87,6 +87,8 @@ html_sidebars = {
     "tiny": [],
     "changelog": [],
     "reliability": [],
+    "architecture": [],
+    "contributing": [],
 }
 html_show_sourcelink = False
 copybutton_exclude = ".linenos, .gp, .go"

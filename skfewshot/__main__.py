@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 #: What ``--shots`` and ``--out`` are by default, for one label an image and several.
@@ -11,7 +12,7 @@ _DEFAULTS = {
 }
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> int:
     """Run the demo; returns the exit status."""
     arguments = _read_arguments(argv)
     # Not at the top, so that --help need not wait for scikit-learn.
@@ -30,7 +31,7 @@ def main(argv=None):
     return 0
 
 
-def _read_arguments(argv):
+def _read_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = _parser()
     arguments = parser.parse_args(argv)
     if arguments.multilabel and arguments.images is not None:
@@ -45,7 +46,7 @@ def _read_arguments(argv):
     return arguments
 
 
-def _parser():
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m skfewshot",
         description="Compare zero-shot CLIP, a linear probe and Cross-Modal Mapping on "
@@ -83,7 +84,7 @@ def _parser():
     return parser
 
 
-def _positive(text):
+def _positive(text: str) -> int:
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"{value} is not at least 1")

@@ -51,7 +51,7 @@ from skfewshot._torch import (
     resolve_device,
     to_tensor,
 )
-from skfewshot.clip.embedding import encoder_of
+from skfewshot.clip._embedding import encoder_of
 
 #: Constraints of the parameters that every classifier has.
 SHARED_CONSTRAINTS: dict[str, list[Any]] = {
@@ -128,9 +128,12 @@ class Support:
         return replace(self, features=features, y=y, weight=weight, copy=copy[y])
 
     def on_device(self, device: Any) -> "Support":
-        """Return the support with tensors in the place of arrays."""
+        """Return the support with tensors in the place of arrays.
+
+        `device` is None, a str or a torch.device, as the estimators have it.
+        """
         torch = import_torch()
-        to = partial(to_tensor, device=device)
+        to = partial(to_tensor, device=resolve_device(device))
         return replace(
             self,
             features=to(self.features),
@@ -194,7 +197,7 @@ def train(
 
     with training():
         ordered, rank = support.in_own_order()
-        tensors = ordered.on_device(resolve_device(device))
+        tensors = ordered.on_device(device)
         solution = solve(tensors, None if report is None else on_iteration)
     fitted = arrays(solution, rank)
     return fitted | {"loss_curve_": solution.loss_curve, "n_iter_": solution.n_iter}

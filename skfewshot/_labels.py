@@ -1,25 +1,28 @@
 """The one reader of labels: one a row, indicators of several, and classes added."""
 
 import warnings
-from collections.abc import Set
+from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, DTypeLike, NDArray
 from scipy.sparse import issparse
 from sklearn.utils import column_or_1d
 from sklearn.utils.multiclass import type_of_target
 
 from skfewshot._rows import as_numpy, reading, without_mask
-from skfewshot._sklearn import warn_user
 
 # Above this, not every integer is a double.
 _MOST_EXACT = 2**53
+_BINARIZER = "sklearn.preprocessing.MultiLabelBinarizer"
 
 
-def plain_labels(y, name="y"):
+# One label a row
+
+
+def plain_labels(y: Any, name: str = "y") -> Any:
     """Return labels that NumPy keeps as they are; refuse those it would change.
 
     Parameters
@@ -36,7 +39,8 @@ def plain_labels(y, name="y"):
     Raises
     ------
     ValueError
-        If labels are missing or masked, or two of them would become one.
+        If labels are missing or masked, are sets of labels, or two of them would
+        become one.
     TypeError
         If strings and other labels are mixed, or a label is a record.
     """
@@ -48,10 +52,15 @@ def plain_labels(y, name="y"):
         return y
     try:
         array = np.asarray(y)
-    except ValueError:  # of several lengths, of which scikit-learn has more to say
-        return y
+    except ValueError as error:  # lists of several lengths
+        raise _sets_error(name) from error
     if array.dtype.kind == "T":  # which scikit-learn 1.9 does not know
         array = y = array.astype(object)
+    # Sets are told by their type: comparing them does not fail, but sorts nothing.
+    if array.dtype == object and any(
+        isinstance(label, Set | list | tuple | np.ndarray) for label in array.flat
+    ):
+        raise _sets_error(name)
     if array.ndim == 1:
         _check_kept(y if is_list else (), array, name)
         of_objects = getattr(y, "dtype", array.dtype) == array.dtype
@@ -59,7 +68,15 @@ def plain_labels(y, name="y"):
     return array if is_list else y
 
 
-def _check_kept(labels, array, name):
+def _sets_error(name: str) -> ValueError:
+    return ValueError(
+        f"Unknown label type: {name} holds lists or sets of labels; wanted one label a "
+        "row, or an indicator of zeros and ones of shape (n_samples, n_labels), which "
+        f"{_BINARIZER} makes of them."
+    )
+
+
+def _check_kept(labels: Iterable[Any], array: NDArray, name: str) -> None:
     """Refuse a list of labels that NumPy turned into others."""
     kind = array.dtype.kind
     if kind in "US":
@@ -84,7 +101,7 @@ def _check_kept(labels, array, name):
                 )
 
 
-def _check_objects(array, name, only_missing):
+def _check_objects(array: NDArray, name: str, only_missing: bool) -> None:
     """Refuse missing labels, and objects that have no order."""
     kind = array.dtype.kind
     if kind == "V":
@@ -96,12 +113,7 @@ def _check_objects(array, name, only_missing):
     else:
         return
     if missing.any():
-        where = np.flatnonzero(missing)
-        shown = f"{where[:20].tolist()}{' ...' if len(where) > 20 else ''}"
-        raise ValueError(
-            f"Input {name} contains NaN or None. {name} must not be missing, as at the "
-            f"indexes {shown}."
-        )
+        raise _missing_error(name, np.flatnonzero(missing))
     if kind != "O" or only_missing:
         return
     types = sorted({type(label).__name__ for label in array})
@@ -113,16 +125,27 @@ def _check_objects(array, name, only_missing):
         )
 
 
-def _is_missing(label):
+def _missing_error(name: str, rows: NDArray) -> ValueError:
+    shown = f"{rows[:20].tolist()}{' ...' if len(rows) > 20 else ''}"
+    return ValueError(
+        f"Input {name} contains NaN or None. {name} must not be missing, as at the "
+        f"indexes {shown}."
+    )
+
+
+def _is_missing(label: Any) -> bool:
     try:
         return label is None or bool(label != label)
     except TypeError:  # pandas.NA
         return True
-    except ValueError:  # an array
-        return False
 
 
-def with_extra_classes(classes, extra):
+# Classes beside those of the rows
+
+
+def with_extra_classes(
+    classes: NDArray, extra: ArrayLike | None
+) -> tuple[NDArray, NDArray]:
     """Return the sorted union of classes, and where the first ones are in it.
 
     Parameters
@@ -148,8 +171,8 @@ def with_extra_classes(classes, extra):
         )
     if not len(extra):
         return classes, np.arange(len(classes))
-    extra = labels_of_kind(extra, classes, "extra_classes")
-    union = np.unique(join_classes(classes, extra, "extra_classes"))
+    extra = _of_kind(extra, classes, "extra_classes")
+    union = np.unique(_join(classes, extra, "extra_classes"))
     return union, np.searchsorted(union, classes)
 
 
@@ -164,14 +187,14 @@ def with_class(classes: NDArray, name: Any) -> tuple[NDArray, NDArray]:
     if np.ndim(name):
         raise ValueError(f"name must be one class label; got {name!r}.")
     name = name.item() if isinstance(name, np.ndarray) else name
-    label = labels_of_kind(np.asarray(plain_labels([name], "name")), classes, "name")
+    label = _of_kind(np.asarray(plain_labels([name], "name")), classes, "name")
     if name in classes.tolist():
         raise ValueError(f"name={name!r} is already one of the classes.")
-    joined = join_classes(classes, label, "name")
+    joined = _join(classes, label, "name")
     return joined, np.argsort(joined, kind="stable")
 
 
-def labels_of_kind(labels, classes, parameter):
+def _of_kind(labels: NDArray, classes: NDArray, parameter: str) -> NDArray:
     """Return labels as the classes are; refuse to mix names with numbers.
 
     Integers become floats: so do those of a nullable column of pandas.
@@ -189,7 +212,7 @@ def labels_of_kind(labels, classes, parameter):
     return labels
 
 
-def _kind(labels):
+def _kind(labels: NDArray) -> str:
     """Name the kind of labels: NumPy's, with text and integers of one kind each."""
     kind = labels.dtype.kind
     if kind == "O" and all(isinstance(label, str) for label in labels):
@@ -197,7 +220,7 @@ def _kind(labels):
     return "i" if kind == "u" else kind
 
 
-def join_classes(classes, labels, parameter):
+def _join(classes: NDArray, labels: NDArray, parameter: str) -> NDArray:
     """Put labels behind classes, without rounding one of them."""
     joined = np.concatenate([classes, labels])
     if _kind(joined) != _kind(classes):  # signed and unsigned
@@ -212,6 +235,9 @@ def join_classes(classes, labels, parameter):
     return joined
 
 
+# One label a row or several
+
+
 @dataclass(frozen=True)
 class Labels:
     """The labels of n images.
@@ -219,18 +245,18 @@ class Labels:
     Attributes
     ----------
     indicator : ndarray of shape (n, L)
-        1.0 where the image has the label, else 0.0.
+        1 where the image has the label, else 0.
     classes : ndarray of shape (L,)
         What the columns stand for.
     is_multilabel : bool
         False where each image has exactly one label.
     """
 
-    indicator: np.ndarray
-    classes: np.ndarray
+    indicator: NDArray
+    classes: NDArray
     is_multilabel: bool
 
-    def restricted(self, rows):
+    def restricted(self, rows: NDArray) -> "Labels":
         """Return the labels of some images; of one label each, those that occur."""
         indicator = self.indicator[rows]
         if self.is_multilabel:
@@ -238,7 +264,7 @@ class Labels:
         seen = indicator.any(axis=0)
         return Labels(indicator[:, seen], self.classes[seen], False)
 
-    def check_usable(self, estimator):
+    def check_usable(self, estimator: str) -> None:
         """Raise where there is nothing to learn."""
         if self.is_multilabel and not self.indicator.any():
             raise ValueError(
@@ -252,7 +278,13 @@ class Labels:
             )
 
 
-def read_labels(y, dtype):
+def read_labels(
+    y: Any,
+    dtype: DTypeLike = bool,
+    name: str = "y",
+    *,
+    is_column_of_classes: bool = True,
+) -> Labels:
     """Read label indicators, or one label an image.
 
     Parameters
@@ -260,8 +292,13 @@ def read_labels(y, dtype):
     y : array-like or sparse matrix of shape (n, L), or array-like of shape (n,)
         Indicators 0 and 1, or one label an image. The columns of a data frame name the
         labels; else they are numbered.
-    dtype : dtype
+    dtype : dtype, default=bool
         Of the indicators.
+    name : str
+        What the user calls them.
+    is_column_of_classes : bool, default=True
+        Whether a lone column holds one label an image, as it does for scikit-learn,
+        rather than the indicator of a lone label.
 
     Returns
     -------
@@ -271,165 +308,90 @@ def read_labels(y, dtype):
     ------
     ValueError
         If `y` is neither.
+    TypeError
+        If its labels are of several types.
     """
     columns = getattr(y, "columns", None)
-    _check_form(y)
-    y = y.toarray() if issparse(y) else plain_labels(y)
-    with warnings.catch_warnings(), reading("y"):
+    y = plain_labels(y, name)
+    if not (issparse(y) or isinstance(y, Sequence) or hasattr(y, "__array__")):
+        raise ValueError(
+            f"Expected array-like (array or non-string sequence), got {y!r} as {name}."
+        )
+    n_dims = len(np.shape(y))
+    if n_dims > 2:
+        raise ValueError(
+            f"{name} has {n_dims} dimensions; wanted class labels, shape (n_samples,), "
+            "or indicators, shape (n_samples, n_labels). Are X and y swapped?"
+        )
+    width = np.shape(y)[1] if n_dims == 2 else 0
+    if width > 1 or (width == 1 and not is_column_of_classes):
+        indicator = read_indicator(y, name)
+        classes = np.arange(width) if columns is None else np.asarray(columns)
+        return Labels(indicator.astype(dtype), classes, True)
+    y = y.toarray() if issparse(y) else y
+    with warnings.catch_warnings(), reading(name):
         # Half as many classes as rows is no hint of regression: it is one shot.
         warnings.filterwarnings("ignore", "The number of unique classes")
-        kind = type_of_target(y, input_name="y")
+        kind = type_of_target(y, input_name=name) if np.size(y) else "empty"
     array = np.asarray(y)
-    if array.ndim == 2 and array.shape[1] > 1:
-        with reading("y"):
-            return _read_indicator(array, columns, kind, dtype)
     if kind not in ("binary", "multiclass"):
         raise ValueError(
-            f"Unknown label type: {kind!r}. y must hold class labels, shape "
+            f"Unknown label type: {kind!r}. {name} must hold class labels, shape "
             "(n_samples,), or indicators 0 and 1 of labels, shape (n_samples, "
-            "n_labels). Maybe you are trying to fit a classifier, which expects "
-            "discrete classes on a regression target with continuous values."
+            f"n_labels); got shape {array.shape}. Maybe you are trying to fit a "
+            "classifier, which expects discrete classes on a regression target with "
+            "continuous values."
         )
     classes, index = np.unique(column_or_1d(array, warn=True), return_inverse=True)
     return Labels(np.eye(len(classes), dtype=dtype)[index], classes, False)
 
 
-def _check_form(y):
-    """Refuse what scikit-learn would take for a regression target."""
-    n_dims = getattr(y, "ndim", None)
-    if n_dims is not None and n_dims > 2:
-        raise ValueError(
-            f"y has {n_dims} dimensions; wanted class labels, shape (n_samples,), or "
-            "indicators, shape (n_samples, n_labels). Are X and y swapped?"
-        )
-    if isinstance(y, list | tuple) and any(isinstance(row, set) for row in y):
-        raise ValueError(
-            "y holds sets of labels; wanted indicators 0 and 1, which "
-            "sklearn.preprocessing.MultiLabelBinarizer makes of them."
-        )
-
-
-def _read_indicator(array, columns, kind, dtype):
-    # Nullable and mixed columns of a data frame come as objects.
-    is_number = array.dtype.kind in "biuf" or all(
-        isinstance(value, bool | np.bool_ | Real) for value in array.flat
-    )
-    if not is_number or not np.isin(array.astype(np.float64), [0, 1]).all():
-        found = np.unique(array.astype(str))[:5].tolist()
-        raise ValueError(
-            f"y of shape {array.shape} must hold only 0 and 1, one column a label; got "
-            f"the values {found} (type of target {kind!r}). "
-            "sklearn.preprocessing.MultiLabelBinarizer makes indicators of label sets."
-        )
-    classes = np.arange(array.shape[1]) if columns is None else np.asarray(columns)
-    return Labels(array.astype(dtype), classes, True)
-
-
-def check_indicator(Y, parameter):
-    """Return a dense boolean copy of a multi-label indicator.
+def read_indicator(
+    Y: Any, name: str, shape: tuple[int, ...] | None = None
+) -> NDArray[np.bool_]:
+    """Read indicators of labels.
 
     Parameters
     ----------
-    Y : {array-like, sparse matrix} of shape (n_samples, n_labels)
+    Y : array-like or sparse matrix of shape (n, L)
         Zeros and ones.
-    parameter : str
-        What the caller calls it.
+    name : str
+        What the user calls them.
+    shape : tuple of int, default=None
+        The one they must have.
 
     Returns
     -------
-    ndarray of shape (n_samples, n_labels)
+    ndarray of bool, shape (n, L)
 
     Raises
     ------
     ValueError
-        If it has no row, no column or another number of dimensions, or holds anything
-        but zeros and ones.
+        If it has no row, no column, another shape or number of dimensions, or holds
+        anything but zeros and ones.
     """
-    array = Y.toarray() if issparse(Y) else to_array(Y, parameter)
-    wanted = "an indicator of zeros and ones of shape (n_samples, n_labels)"
-    if array.ndim != 2 or 0 in array.shape:
+    array = Y.toarray() if issparse(Y) else np.asarray(plain_labels(Y, name))
+    if array.ndim != 2 or 0 in array.shape or (shape and array.shape != shape):
         raise ValueError(
-            f"{parameter} must be {wanted}; got an array of shape {array.shape}."
+            f"{name} has shape {array.shape}; wanted "
+            f"{shape or '(n_samples, n_labels)'}, an indicator of zeros and ones."
         )
-    try:
-        is_known = np.isin(array, (0, 1))
-    except TypeError as error:  # pandas.NA
-        raise ValueError(
-            f"{parameter} must be {wanted}; it has missing values."
-        ) from error
-    if not is_known.all():
-        unknown = some(array[~is_known].tolist())
-        raise ValueError(f"{parameter} must be {wanted}; it holds {unknown}.")
-    return array == 1
-
-
-def to_array(y, parameter):
-    """Return labels as an array, unless they are sets of labels."""
-    y = as_numpy(without_mask(y, parameter))
-    try:
-        array = np.asarray(y)
-    except ValueError:  # Lists of several lengths.
-        is_sets = True
-    else:
-        # Sets are told by their type: comparing them does not fail, but sorts nothing.
-        is_sets = array.dtype == object and any(
-            isinstance(labels, Set | list | tuple | np.ndarray) for labels in array.flat
-        )
-    if is_sets:
-        raise ValueError(
-            f"{parameter} holds lists or sets of labels; wanted an indicator of zeros "
-            "and ones of shape (n_samples, n_labels), which "
-            "sklearn.preprocessing.MultiLabelBinarizer makes of them."
-        )
-    return array
-
-
-def indicator_and_names(Y, parameter):
-    """Return labels as a boolean indicator, and what to call its columns."""
-    if issparse(Y):
-        return check_indicator(Y, parameter), range(Y.shape[1])
-    array = to_array(Y, parameter)
-    if array.ndim != 1:
-        names = getattr(Y, "columns", range(array.shape[-1] if array.ndim else 0))
-        return check_indicator(array, parameter), list(names)
-    try:
-        classes, indices = np.unique(array, return_inverse=True)
-    except TypeError as error:
-        raise TypeError(
-            f"{parameter} in one dimension must hold one class per image, all of one "
-            "type; it holds "
-            f"{', '.join(sorted({type(label).__name__ for label in array}))}."
-        ) from error
-    if not len(array) or _is_fractional(classes):
-        raise ValueError(
-            f"{parameter} must be an indicator of shape (n_samples, n_labels) or hold "
-            f"one class per image; got {array!r}."
-        )
-    return indices[:, None] == np.arange(len(classes)), classes.tolist()
-
-
-def _is_fractional(classes):
-    """Say whether these are numbers of a regression, or NaN."""
-    if classes.dtype.kind == "c":
-        return True
-    return classes.dtype.kind == "f" and not np.array_equal(classes, np.floor(classes))
-
-
-def warn_of_scarce(names, counts, wanted, parameter, consequence):
-    """Name the labels with fewer positives than `wanted`."""
-    scarce = np.flatnonzero(counts < wanted)
-    if not len(scarce):
-        return
-    shown = ", ".join(f"{names[label]!r} ({counts[label]})" for label in scarce[:10])
-    more = f" and {len(scarce) - 10} more" if len(scarce) > 10 else ""
-    warn_user(
-        f"Labels with fewer positive images than {parameter}={wanted}: {shown}{more}; "
-        f"{consequence}."
+    if array.dtype.kind == "c":
+        raise ValueError(f"Complex data not supported: {name} is {array.dtype}.")
+    kind = array.dtype.kind
+    # Nullable and mixed columns of a data frame come as objects.
+    is_missing = np.vectorize(_is_missing, otypes=[bool]) if kind == "O" else np.isnan
+    missing = is_missing(array).any(axis=1) if kind in "Of" else np.zeros(0, dtype=bool)
+    if missing.any():
+        raise _missing_error(name, np.flatnonzero(missing))
+    is_number = kind in "biuf" or all(
+        isinstance(value, bool | np.bool_ | Real) for value in array.flat
     )
-
-
-def some(values):
-    """Show the first ten values of a list, each once."""
-    values = list(dict.fromkeys(values))
-    shown = ", ".join(map(repr, values[:10]))
-    return f"[{shown}{', ...' if len(values) > 10 else ''}]"
+    with reading(name):
+        if is_number and np.isin(array.astype(np.float64), (0, 1)).all():
+            return array == 1
+    raise ValueError(
+        f"{name} of shape {array.shape} must hold only 0 and 1, one column a label; "
+        f"got the values {np.unique(array.astype(str))[:5].tolist()}. {_BINARIZER} "
+        "makes indicators of label sets."
+    )

@@ -12,7 +12,7 @@ from scipy.sparse.csgraph import connected_components
 
 from skfewshot._sklearn import _check_sample_weight
 from skfewshot._torch import is_tensor, to_numpy
-from skfewshot.clip.embedding import encoder_of
+from skfewshot.clip._embedding import EmbeddingArray, encoder_of
 
 #: The most that a weight may be: it counts rows, and far more than these overflow.
 MOST_WEIGHT = 1e9
@@ -30,7 +30,7 @@ def as_numpy(array: Any) -> Any:
     if not is_tensor(array):
         return array
     if array.is_meta:
-        raise TypeError("A tensor on the device meta holds no numbers.")
+        raise TypeError("A tensor on the device meta has no numbers.")
     # Conjugates and negatives are often left for the next computation to take.
     array = array.detach().resolve_conj().resolve_neg()
     # NumPy has no bfloat16, nor floats of 8 bits.
@@ -63,6 +63,8 @@ def plain(array: Any, name: str) -> Any:
         If they are dates, which would be counted from 1970, or a tensor is sparse or
         quantized.
     """
+    if array is None or isinstance(array, EmbeddingArray):
+        return None if array is None else np.asarray(array)
     if is_tensor(array):
         return as_numpy(_plain_tensor(array, name))
     if isinstance(array, list | tuple) and any(map(is_tensor, array)):
@@ -74,6 +76,8 @@ def plain(array: Any, name: str) -> Any:
 
 
 def _plain_tensor(tensor: Any, name: str) -> Any:
+    if tensor.is_meta:
+        raise TypeError(f"{name} is a tensor on the device meta, which has no numbers.")
     if tensor.is_complex():
         raise ValueError(f"Complex data not supported: {name} is {tensor.dtype}.")
     if tensor.is_quantized or str(tensor.layout) != "torch.strided":

@@ -10,8 +10,8 @@ from sklearn.utils import check_array
 
 from skfewshot._rows import are_unit_rows, plain, reading, unit_rows
 from skfewshot._sklearn import warn_user
-from skfewshot.clip.embedding import encoder_of
-from skfewshot.clip.prompts import check_templates, fill_templates
+from skfewshot.clip._embedding import encoder_of
+from skfewshot.clip._texts import check_templates, encode_names, fill_templates
 
 #: Where the encoder is not known: what CLIP models are trained to, though not all.
 DEFAULT_LOGIT_SCALE = 100.0
@@ -141,10 +141,11 @@ def resolve_prototypes(
             )
             return Prototypes(None, "image", encoder, _logit_scale(encoder))
         if text_encoder is None:
-            source, text_encoder = "embedding", encoder.featurizer()
+            source, text_identity = "embedding", encoder
+            given = encode_names(encoder, names, prompt_templates)
         else:
             source = "text_encoder"
-        given, text_identity = _encode(text_encoder, names, prompt_templates)
+            given, text_identity = _encode(text_encoder, names, prompt_templates)
     if encoder is not None and text_identity is not None and encoder != text_identity:
         raise ValueError(
             f"The image features come from the encoder {encoder}, but the text "

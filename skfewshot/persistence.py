@@ -8,16 +8,16 @@ __all__ = ["TRUSTED_TYPES", "VersionWarning"]
 #: ``skops.io.load(file, trusted=TRUSTED_TYPES)``.
 TRUSTED_TYPES = (
     "skfewshot.peers._clap.CLAPClassifier",
-    "skfewshot.cmm.classifier.CMMClassifier",
+    "skfewshot.cmm._classifier.CMMClassifier",
     "skfewshot.peers._gaussian_discriminant.GaussianDiscriminantClassifier",
     "skfewshot.peers._lp_plus_plus.LPPlusPlusClassifier",
     "skfewshot.peers._proker.ProKeRClassifier",
     "skfewshot.peers._taskres.TaskResClassifier",
     "skfewshot.peers._tip_adapter.TipAdapterClassifier",
     "skfewshot.peers._zero_shot.ZeroShotClassifier",
-    "skfewshot.clip.embedding.EmbeddingArray",
-    "skfewshot.clip.embedding.EncoderIdentity",
-    "skfewshot.clip.featurizer.CLIPFeaturizer",
-    "skfewshot.multilabel.classifier.MultiLabelPrototypeClassifier",
-    "skfewshot.multilabel.prior.MultiLabelPrototypePrior",
+    "skfewshot.clip._embedding.EmbeddingArray",
+    "skfewshot.clip._embedding.EncoderIdentity",
+    "skfewshot.clip._featurizer.CLIPFeaturizer",
+    "skfewshot.multilabel._classifier.MultiLabelPrototypeClassifier",
+    "skfewshot.multilabel._prior.MultiLabelPrototypePrior",
 )

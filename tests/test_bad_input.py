@@ -106,12 +106,10 @@ def test_absurd_parameters_do_not_pass_for_convergence():
         CMMClassifier(text, logit_scale=1e200).fit(X.astype(np.float32), Y)
     tiny = CMMClassifier(text, map_penalty=1e-310).fit(X, Y)
     assert np.isfinite(tiny.map_).all()
-    huge_step = CMMClassifier(text, learning_rate=1e10).fit(X, Y)
-    assert huge_step.loss_curve_[-1] < huge_step.loss_curve_[0]
 
 
 def test_class_weights():
-    with pytest.raises(ValueError, match="class_weight must not be negative"):
+    with pytest.raises(ValueError, match="class_weight .*negative"):
         CMMClassifier(class_weight={"a": -1, "b": 1, "c": 1}).fit(X, Y)
     with pytest.raises(ValueError, match="every row of the support weight 0"):
         CMMClassifier(class_weight={"a": 0, "b": 0, "c": 0}).fit(X, Y)

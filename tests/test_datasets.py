@@ -19,8 +19,7 @@ from skfewshot.datasets import (
     make_object_images,
     make_scenes,
 )
-from skfewshot.datasets._kinds import CAPTION_TEMPLATES, describe
-from skfewshot.datasets._shapes import OUTLINES
+from skfewshot.datasets._kinds import CAPTION_TEMPLATES, OUTLINES, describe
 
 MAKERS = [make_object_images, make_scenes]
 A_KIND = re.compile("|".join(KINDS))
@@ -79,20 +78,36 @@ def test_same_seed_same_pixels(make):
     assert (first.images != other.images).any()
 
 
+@pytest.mark.parametrize(
+    ("make", "colors"),
+    [(make_object_images, (179.9, 105.6, 144.2)), (make_scenes, (206.0, 180.2, 50.1))],
+)
+def test_pixels_stay_those_that_the_embedded_model_was_trained_on(make, colors):
+    """The last of several images: whatever was drawn otherwise would have moved it."""
+    image = make(3, kinds=KINDS, random_state=0).images[-1]
+    np.testing.assert_allclose(image.mean(axis=(0, 1)), colors, atol=0.5)
+
+
 @pytest.mark.parametrize("make", MAKERS)
 def test_random_state_and_generator_seed_too(make):
     for source in (np.random.RandomState, np.random.default_rng):
-        first, again = (make(1, random_state=source(3)).images for _ in range(2))
+        first, again = (
+            make(1, kinds=KINDS[:2], random_state=source(3)).images for _ in range(2)
+        )
         np.testing.assert_array_equal(first, again)
     generator = np.random.default_rng(3)
-    first, second = (make(1, random_state=generator).images for _ in range(2))
+    first, second = (
+        make(1, kinds=KINDS[:2], random_state=generator).images for _ in range(2)
+    )
     assert (first != second).any()
 
 
 @pytest.mark.parametrize("make", MAKERS)
 def test_global_generator_is_left_alone(make):
     kind, keys, *rest = np.random.get_state()  # noqa: NPY002
-    first, second = (make(1, random_state=None).images for _ in range(2))
+    first, second = (
+        make(1, kinds=KINDS[:2], random_state=None).images for _ in range(2)
+    )
     assert (first != second).any()
     kind_after, keys_after, *rest_after = np.random.get_state()  # noqa: NPY002
     np.testing.assert_array_equal(keys, keys_after)
@@ -104,11 +119,11 @@ def test_global_generator_is_left_alone(make):
 
 @pytest.fixture(scope="module")
 def singles():
-    return make_object_images(4, random_state=0)
+    return make_object_images(2, random_state=0)
 
 
 def test_object_images_have_the_documented_form(singles):
-    n = 4 * len(KINDS)
+    n = 2 * len(KINDS)
     assert singles.kinds == KINDS
     assert singles.images.shape == (n, 64, 64, 3)
     assert singles.images.dtype == np.uint8
@@ -118,11 +133,11 @@ def test_object_images_have_the_documented_form(singles):
     assert set(singles.colors) | set(singles.backgrounds) <= set(COLORS)
     names, counts = np.unique(singles.labels, return_counts=True)
     assert names.tolist() == sorted(KINDS)
-    assert (counts == 4).all()
+    assert (counts == 2).all()
 
 
 def test_labels_are_shuffled_unless_told(singles):
-    assert (singles.labels != np.repeat(KINDS, 4)).any()
+    assert (singles.labels != np.repeat(KINDS, 2)).any()
     kinds = ["plain star", "plain arrow"]
     _, labels = make_object_images(
         2, kinds=kinds, shuffle=False, return_X_y=True, random_state=0
@@ -153,7 +168,7 @@ def test_object_captions_name_the_label_and_true_colours(singles):
 
 def test_the_strongest_edge_of_a_clean_image_is_the_object():
     plain = [kind for kind in KINDS if kind.startswith("plain")]
-    data = make_object_images(6, kinds=plain, clutter=0, noise=0, random_state=1)
+    data = make_object_images(4, kinds=plain, clutter=0, noise=0, random_state=1)
     grey = data.images.astype(float).sum(axis=3)
     edges = (
         np.abs(np.diff(grey, axis=2))[:, :-1] + np.abs(np.diff(grey, axis=1))[:, :, :-1]
@@ -176,18 +191,18 @@ def test_objects_differ_from_what_surrounds_them():
 
 @pytest.fixture(scope="module")
 def scenes():
-    return make_scenes(120, random_state=0)
+    return make_scenes(60, random_state=0)
 
 
 def test_scenes_have_the_documented_form(scenes):
     assert scenes.kinds == BASE_KINDS
-    assert scenes.images.shape == (120, 64, 64, 3)
+    assert scenes.images.shape == (60, 64, 64, 3)
     assert scenes.images.dtype == np.uint8
-    assert scenes.labels.shape == (120, len(BASE_KINDS))
+    assert scenes.labels.shape == (60, len(BASE_KINDS))
     assert set(np.unique(scenes.labels)) == {0, 1}
     assert set(map(len, scenes.objects)) == {1, 2, 3, 4}
     for key in ("captions", "boxes", "masks", "colors", "backgrounds"):
-        assert len(scenes[key]) == 120
+        assert len(scenes[key]) == 60
 
 
 def test_scene_labels_objects_and_captions_agree(scenes):
@@ -216,7 +231,7 @@ def test_novel_kinds_can_be_drawn_in_scenes():
     assert {name for names in scenes.objects for name in names} <= set(NOVEL_KINDS)
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(
     size=st.integers(16, 80),
     kinds=st.lists(st.sampled_from(KINDS), min_size=1, max_size=6, unique=True),
@@ -320,6 +335,7 @@ def test_few_kinds_bound_the_number_of_objects():
     assert max(map(len, scenes.objects)) <= 2
 
 
+@pytest.mark.slow
 def test_datasets_do_not_import_torch():
     code = "import sys, skfewshot.datasets; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

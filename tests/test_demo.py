@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from skfewshot.__main__ import main
-from skfewshot._demo import multi
+from skfewshot._demo import multi, single
 from skfewshot.datasets import make_object_images
 from skfewshot.display import ModalityGapDisplay
 
@@ -23,7 +23,9 @@ def table_rows(text):
     return [line.split() for line in lines[header + 1 :] if line[:5].strip().isdigit()]
 
 
-def test_rendered_images(tmp_path, capsys):
+@pytest.mark.slow
+def test_rendered_images(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(single, "DRAWS", 2)
     picture = tmp_path / "out.png"
     assert main(["--shots", "2", "1", "--out", str(picture), "--seed", "3"]) == 0
     rows = table_rows(capsys.readouterr().out)
@@ -35,7 +37,8 @@ def test_rendered_images(tmp_path, capsys):
         assert np.asarray(image.convert("L")).std() > 5
 
 
-def test_folder_of_images(tmp_path, capsys):
+def test_folder_of_images(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(single, "DRAWS", 2)
     images, names = make_object_images(5, kinds=KINDS, random_state=0, return_X_y=True)
     for index, (pixels, name) in enumerate(zip(images, names, strict=True)):
         folder = tmp_path / "images" / name.replace(" ", "_")
@@ -54,6 +57,7 @@ def test_folder_of_images(tmp_path, capsys):
     assert out.exists()
 
 
+@pytest.mark.slow
 def test_multilabel_scenes(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(multi, "DRAWS", 2)
     picture = tmp_path / "new" / "maps.png"
@@ -98,7 +102,8 @@ def test_multilabel_errors_are_one_line_and_a_status(tmp_path, capsys):
     assert len(capsys.readouterr().err.splitlines()) == 1
 
 
-def test_errors_are_one_line_and_a_status(tmp_path, capsys):
+def test_errors_are_one_line_and_a_status(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(single, "DRAWS", 1)
     (tmp_path / "only_class").mkdir()
     Image.new("RGB", (8, 8)).save(tmp_path / "only_class" / "a.png")
     assert main(["--images", str(tmp_path), "--out", str(tmp_path / "x.png")]) == 1
@@ -110,7 +115,13 @@ def test_errors_are_one_line_and_a_status(tmp_path, capsys):
             image.save(tmp_path / "twins" / name / f"{index}.png")
     assert main(["--images", str(tmp_path / "twins"), "--out", "x.png"]) == 1
     assert "'_' stands for a space" in capsys.readouterr().err
-    assert main(["--shots", "1", "--out", str(tmp_path / "x.unknown")]) == 1
+    pixels = make_object_images(2, kinds=KINDS, random_state=0).images
+    for index in range(4):
+        folder = tmp_path / "two" / f"kind {index // 2}"
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.asarray(pixels[index])).save(folder / f"{index}.png")
+    out = str(tmp_path / "x.unknown")
+    assert main(["--images", str(tmp_path / "two"), "--shots", "1", "--out", out]) == 1
     assert "unknown" in capsys.readouterr().err
     assert main(["--images", str(tmp_path / "missing")]) == 1
     assert "missing" in capsys.readouterr().err

@@ -1,6 +1,9 @@
-"""The code of the guide and of the README runs, page by page, as a reader runs it."""
+"""The pages are true: their code runs, their links lead on, what they name is there."""
 
 import re
+import subprocess
+import sys
+import tomllib
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +13,7 @@ from skfewshot import CLIPFeaturizer, __version__
 from skfewshot.datasets import make_object_images, make_scenes
 
 ROOT = Path(__file__).parents[1]
-PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 PAGES = [page for page in PAGES if "_build" not in page.parts]
 #: A block, and the comment before it that says why it is not run, if there is one.
 BLOCK = re.compile(
@@ -18,6 +21,8 @@ BLOCK = re.compile(
     r"(?P<indent> *)```python\n(?P<code>.*?)\n *```$",
     re.MULTILINE | re.DOTALL,
 )
+#: Pages of over two seconds, with searches and saved files.
+SLOW = {"limits", "many-images", "saving", "search", "thresholds"}
 KINDS = ["striped star", "plain heart", "checked ring"]
 LABELS = ["plain ball", "striped star", "checked ring"]
 
@@ -71,7 +76,13 @@ def embedded_model_by_default(monkeypatch):
 @pytest.mark.usefixtures("embedded_model_by_default")
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize(
-    "page", [page for page in PAGES if runnable(page)], ids=lambda page: page.stem
+    "page",
+    [
+        pytest.param(page, marks=[pytest.mark.slow] if page.stem in SLOW else [])
+        for page in PAGES
+        if runnable(page)
+    ],
+    ids=lambda page: page.stem,
 )
 def test_code_of_a_page_runs(page, readers_things, tmp_path, monkeypatch):
     import matplotlib
@@ -105,6 +116,27 @@ def test_links_between_pages_of_the_docs_lead_somewhere():
         for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", text):
             if "://" not in target:
                 assert (page.parent / target).exists(), f"{page}: {target}"
+
+
+def test_every_file_of_the_package_has_its_place_in_the_plan():
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`(skfewshot/[\w/]+\.py)`", text))
+    files = {
+        path.relative_to(ROOT).as_posix()
+        for path in (ROOT / "skfewshot").rglob("*.py")
+        if path.stem != "__init__"
+    }
+    assert files <= named, sorted(files - named)
+    for path in named:
+        assert (ROOT / path).exists(), path
+
+
+def test_the_lowest_versions_are_those_of_the_package():
+    command = [sys.executable, ROOT / ".ci" / "lowest"]
+    made = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    for wanted in project["project"]["dependencies"]:
+        assert f"{wanted.replace('>=', '==')}.*\n" in made
 
 
 def test_code_beside_an_equation_is_the_only_such_code():

@@ -284,7 +284,7 @@ BAD = [
     ({"maps": np.zeros((2, 5, 4, 3))}, r"maps must be .* got \(2, 5, 4, 3\)"),
     ({"y_proba": np.zeros((2, 4))}, r"y_proba has shape \(2, 4\); wanted \(2, 5\)"),
     ({"y_pred": np.zeros((2, 4))}, r"y_pred has shape \(2, 4\); wanted \(2, 5\)"),
-    ({"y_true": np.full((2, 5), 2)}, "y_true must be an indicator"),
+    ({"y_true": np.full((2, 5), 2)}, "y_true .* must hold only 0 and 1"),
     ({"label_names": ["a"]}, "label_names holds 1 names; wanted 5"),
     ({"labels": [5]}, r"labels must hold numbers of labels, 0 to 4; got \[5\]"),
     ({"labels": ["a"]}, "labels must hold numbers"),

@@ -71,7 +71,9 @@ def imports_of(module):
                 found.add(
                     public[alias.name]
                     if is_lazy
-                    else inner if inner in TREES else node.module
+                    else inner
+                    if inner in TREES
+                    else node.module
                 )
     return {name for name in found if name in TREES} - {module}
 
@@ -158,7 +160,7 @@ def test_private_modules_are_called_so():
         if inner.name in ("__init__.py", "__main__.py"):
             continue
         if len(inner.parts) > 1:
-            if not inner.name.startswith("_"):
+            if not any(part.startswith("_") for part in inner.parts):
                 in_folders.append(str(inner))
         elif not inner.name.startswith("_"):
             without_all.append(str(inner))

@@ -25,7 +25,6 @@ from sklearn.multiclass import OneVsRestClassifier
 
 from skfewshot.metrics import mean_average_precision_scorer
 from skfewshot.model_selection import MultilabelStratifiedKFold, sample_support
-from skfewshot.model_selection.support import _prune
 
 SCARCE = "ignore:Labels with fewer positive images"
 
@@ -48,7 +47,7 @@ labels = st.builds(
 
 @pytest.mark.filterwarnings(SCARCE)
 @given(labels, st.integers(1, 5), st.integers(0, 100))
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=40)
 def test_every_label_is_served_and_no_image_is_spare(Y, shots, seed):
     support = sample_support(Y, shots, seed)
     wanted = np.minimum(Y.sum(axis=0), shots)
@@ -62,7 +61,7 @@ def test_every_label_is_served_and_no_image_is_spare(Y, shots, seed):
 
 @pytest.mark.filterwarnings(SCARCE)
 @given(labels, st.integers(0, 100))
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 def test_containers_of_labels_draw_the_same_support(Y, seed):
     support = sample_support(Y, 2, seed)
     names = [f"label {label}" for label in range(Y.shape[1])]
@@ -78,7 +77,7 @@ def test_containers_of_labels_draw_the_same_support(Y, seed):
 
 
 @given(st.integers(1, 4), st.integers(0, 100))
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 def test_one_class_per_image_gets_exactly_its_shots(shots, seed):
     y = np.random.default_rng(seed).permutation(np.repeat(["cat", "dog", "emu"], 5))
     support = sample_support(y, shots, seed)
@@ -91,21 +90,22 @@ def test_one_class_per_image_gets_exactly_its_shots(shots, seed):
 def test_every_image_of_a_class_is_as_likely():
     y = np.repeat([0, 1], [4, 8])
     drawn = np.zeros(12)
-    for seed in range(1000):
+    for seed in range(400):
         drawn[sample_support(y, 2, seed)] += 1
     # Four standard deviations of a binomial count.
-    assert np.abs(drawn[:4] - 500).max() < 4 * np.sqrt(1000 / 4)
-    assert np.abs(drawn[4:] - 250).max() < 4 * np.sqrt(1000 * 3 / 16)
+    assert np.abs(drawn[:4] - 200).max() < 4 * np.sqrt(400 / 4)
+    assert np.abs(drawn[4:] - 100).max() < 4 * np.sqrt(400 * 3 / 16)
 
 
 def test_images_as_useful_as_each_other_are_as_likely_to_be_pruned():
-    same = np.ones((4, 1), dtype=bool)
-    kept = [
-        _prune(np.arange(4), same, np.array([1]), np.random.RandomState(seed)).item()
-        for seed in range(1000)
-    ]
+    # Often two of the first three are taken, and then the fourth for the other label.
+    Y = np.zeros((8, 2), dtype=int)
+    Y[:4, 0] = Y[3:, 1] = 1
+    kept = np.zeros(8)
+    for seed in range(2000):
+        kept[sample_support(Y, 2, seed)] += 1
     # Four standard deviations of a binomial count.
-    assert np.abs(np.bincount(kept, minlength=4) - 250).max() < 4 * np.sqrt(187.5)
+    assert np.abs(kept[:3] - kept[:3].mean()).max() < 4 * np.sqrt(2000 / 4)
 
 
 def test_images_that_serve_several_labels_save_others():
@@ -172,18 +172,19 @@ def test_shots_of_another_type(shots):
 
 
 BAD_LABELS = [
-    (np.eye(3) * 2, ValueError, r"zeros and ones .* it holds \[2.0\]"),
-    (np.eye(3) * 0.5, ValueError, r"it holds \[0.5\]"),
-    (np.full((3, 2), np.nan), ValueError, r"it holds \[nan"),
-    (csr_matrix(np.eye(3) * 3), ValueError, r"it holds \[3.0\]"),
+    (np.eye(3) * 2, ValueError, "only 0 and 1.* values .*'2.0'"),
+    (np.eye(3) * 0.5, ValueError, "only 0 and 1.* values .*'0.5'"),
+    (np.full((3, 2), np.nan), ValueError, "contains NaN"),
+    (csr_matrix(np.eye(3) * 3), ValueError, "only 0 and 1.* values .*'3.0'"),
     ([[0, 1], [0, 1], [0]], ValueError, "holds lists or sets .*MultiLabelBinarizer"),
     ([{"cat"}, {"cat", "dog"}, set()], ValueError, "MultiLabelBinarizer"),
     (pd.Series([["cat"], ["cat", "dog"], []]), ValueError, "MultiLabelBinarizer"),
-    (pd.DataFrame({"a": [1, 0, pd.NA]}), ValueError, "it has missing values"),
-    (np.zeros((3, 2, 2)), ValueError, r"got an array of shape \(3, 2, 2\)"),
-    ([0.5, 1.0, 2.5], ValueError, "one class per image; got"),
-    ([0.0, 1.0, np.nan], ValueError, "one class per image; got"),
-    (["a", None, "b"], TypeError, "all of one type; it holds NoneType, str"),
+    (pd.DataFrame({"a": [1, 0, pd.NA]}), ValueError, r"contains NaN.*\[2\]"),
+    (np.zeros((3, 2, 2)), ValueError, "has 3 dimensions; wanted"),
+    ([0.5, 1.0, 2.5], ValueError, "must hold class labels.* or indicators"),
+    ([0.0, 1.0, np.nan], ValueError, "contains NaN"),
+    (["a", None, "b"], ValueError, r"contains NaN or None.*\[1\]"),
+    (["a", 1, "b"], TypeError, "mixes strings with 1"),
 ]
 
 
@@ -197,7 +198,7 @@ def test_bad_labels(bad, error, message):
 
 @pytest.mark.parametrize("empty", [[], np.zeros((0, 3)), 1])
 def test_no_labels(empty):
-    with pytest.raises(ValueError, match="Y must be an indicator"):
+    with pytest.raises(ValueError, match="Y.* indicator|as Y"):
         sample_support(empty, 1)
 
 
@@ -225,7 +226,7 @@ def spreads(cv, Y):
 
 @pytest.mark.filterwarnings(SCARCE)
 @given(labels, st.integers(2, 5), st.booleans())
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=40)
 def test_folds_are_a_partition_without_an_empty_one(Y, n_splits, shuffle):
     if len(Y) < n_splits:
         Y = np.tile(Y, (n_splits, 1))
@@ -239,7 +240,7 @@ def test_folds_are_a_partition_without_an_empty_one(Y, n_splits, shuffle):
     st.integers(2, 5),
     st.sampled_from([None, 0, 1]),
 )
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=40)
 def test_one_class_per_image_is_dealt_evenly(y, n_splits, seed):
     cv = MultilabelStratifiedKFold(
         n_splits, shuffle=seed is not None, random_state=seed
@@ -285,7 +286,7 @@ def test_equal_label_sets_are_dealt_evenly():
 
 @pytest.mark.filterwarnings(SCARCE)
 @given(labels.filter(lambda Y: len(Y) >= 3))
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 def test_labels_without_positives_change_nothing(Y):
     cv = MultilabelStratifiedKFold(3)
     wider = np.hstack([Y, np.zeros((len(Y), 2), dtype=int)])
@@ -349,10 +350,13 @@ def test_splitter_looks_like_those_of_scikit_learn():
         "MultilabelStratifiedKFold(n_splits=3, random_state=0, shuffle=True)"
     )
     ours, theirs = (
-        inspect.signature(splitter)
-        for splitter in (MultilabelStratifiedKFold, StratifiedKFold)
+        [
+            (p.name, p.kind, p.default)
+            for p in inspect.signature(kind).parameters.values()
+        ]
+        for kind in (MultilabelStratifiedKFold, StratifiedKFold)
     )
-    assert str(ours) == str(theirs)
+    assert ours == theirs
     assert repr(clone(cv, safe=False)) == repr(cv)
 
 

@@ -8,8 +8,9 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 from skfewshot import CMMClassifier
+from skfewshot._rows import class_means, unit_rows
+from skfewshot._text import class_names_of, resolve_prototypes
 from skfewshot.clip import EmbeddingArray, EncoderIdentity
-from skfewshot.text import class_means, class_names_of, resolve_prototypes, unit_rows
 
 CLASSES = np.array(["cat", "dog", "emu"])
 TEXT = unit_rows(np.random.default_rng(0).normal(size=(3, 5)))

@@ -1,13 +1,16 @@
 """Several labels an image: scenes, their labels, and where the evidence lies."""
 
+import argparse
 import time
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import isqrt
 from statistics import median
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import f1_score
 from sklearn.utils import Bunch
@@ -15,7 +18,7 @@ from sklearn.utils import Bunch
 from skfewshot import CLIPFeaturizer, MultiLabelPrototypeClassifier
 from skfewshot.datasets import NOVEL_KINDS, make_scenes
 from skfewshot.display import EvidenceMapDisplay
-from skfewshot.display._plotting import check_matplotlib
+from skfewshot.display._shared import check_matplotlib
 from skfewshot.metrics import mean_average_precision
 from skfewshot.model_selection import sample_support
 
@@ -53,7 +56,12 @@ class Fit(NamedTuple):
     on_object: float
 
 
-def run(arguments):
+#: Mean average precisions by method and number of shots, and fits by the latter.
+Scores = dict[str, dict[int, list[float]]]
+Fits = dict[int, list[Fit]]
+
+
+def run(arguments: argparse.Namespace) -> None:
     """Render scenes, compare the classifiers, print the table and save the picture.
 
     Parameters
@@ -70,7 +78,7 @@ def run(arguments):
     _draw(task, arguments)
 
 
-def _make_task(arguments):
+def _make_task(arguments: argparse.Namespace) -> Task:
     """Render scenes, embed each once, and say how fast that went."""
     print(f"Rendering scenes of {len(NOVEL_KINDS)} kinds of object ...")
     # Each label is in a fifth of the scenes: twice what the largest supports need.
@@ -92,9 +100,10 @@ def _make_task(arguments):
     return Task(X[:n_pool], pool.labels, X[n_pool:], query, text)
 
 
-def _compare(task, shots, seed):
+def _compare(task: Task, shots: Sequence[int], seed: int) -> tuple[Scores, Fits]:
     """Return {method: {shots: [mAP, ...]}} and {shots: [Fit, ...]}."""
-    scores, fits = defaultdict(lambda: defaultdict(list)), defaultdict(list)
+    scores: Scores = defaultdict(lambda: defaultdict(list))
+    fits: Fits = defaultdict(list)
     query = np.asarray(task.query)[:, 0]
     for n_shots in shots:
         for draw in range(DRAWS):
@@ -117,18 +126,20 @@ def _compare(task, shots, seed):
     return scores, fits
 
 
-def _make_classifier():
+def _make_classifier() -> MultiLabelPrototypeClassifier:
     return MultiLabelPrototypeClassifier(label_names=NOVEL_KINDS)
 
 
-def _draw_support(task, n_shots, seed, draw):
+def _draw_support(
+    task: Task, n_shots: int, seed: int, draw: int
+) -> tuple[np.ndarray, np.ndarray]:
     """Draw scenes that show each label `n_shots` times at least."""
     rng = np.random.RandomState([seed, n_shots, draw])
     rows = sample_support(task.pool_labels, n_shots, random_state=rng)
     return task.pool[rows], task.pool_labels[rows]
 
 
-def _probe(X, Y, query):
+def _probe(X: np.ndarray, Y: np.ndarray, query: np.ndarray) -> np.ndarray:
     """Score `query` by a logistic regression for each label."""
     scores = np.empty((len(query), Y.shape[1]))
     for label, positive in enumerate(Y.T):
@@ -141,18 +152,20 @@ def _probe(X, Y, query):
     return scores
 
 
-def _f1(Y, predicted):
+def _f1(Y: np.ndarray, predicted: np.ndarray) -> float:
     return 100 * f1_score(Y, predicted, average="macro", zero_division=0)
 
 
-def _pointing(task, model):
+def _pointing(task: Task, model: MultiLabelPrototypeClassifier) -> float:
     """Return the share of objects on which the strongest patch of their label lies."""
     image, label, on_object = _patches_on_objects(task)
     strongest = model.explain(task.query)[image, label].argmax(axis=1)
     return 100 * on_object[np.arange(len(image)), strongest].mean()
 
 
-def _patches_on_objects(task):
+def _patches_on_objects(
+    task: Task,
+) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.bool_]]:
     """Say which patches have their middle in the box of an object.
 
     Returns
@@ -172,7 +185,7 @@ def _patches_on_objects(task):
     return image, np.array(label), on_object.reshape(len(image), -1)
 
 
-def _table(scores, fits):
+def _table(scores: Scores, fits: Fits) -> str:
     """Return the table of mean average precisions, and of how the prototypes did."""
     heads = (*METHODS, "F1", "time of a fit", "support")
     lines = [
@@ -193,11 +206,11 @@ def _table(scores, fits):
     return "\n".join(lines)
 
 
-def _mean_spread(values):
+def _mean_spread(values: Sequence[float]) -> str:
     return f"{np.mean(values):.1f} ± {np.std(values):.1f}"
 
 
-def _pointing_line(task, fits):
+def _pointing_line(task: Task, fits: Fits) -> str:
     """Say how often the strongest patch lies on the object, and a random one would."""
     n_shots = max(fits)
     image, _, on_object = _patches_on_objects(task)
@@ -209,7 +222,7 @@ def _pointing_line(task, fits):
     )
 
 
-def _draw(task, arguments):
+def _draw(task: Task, arguments: argparse.Namespace) -> None:
     """Save scenes that were kept aside, with predictions and maps of the evidence."""
     import matplotlib
 

@@ -1,17 +1,21 @@
 """One label an image: zero-shot CLIP, a linear probe and Cross-Modal Mapping."""
 
+import argparse
 import time
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 
 import numpy as np
+from numpy.typing import NDArray
+from sklearn.base import ClassifierMixin
 from sklearn.linear_model import LogisticRegression
 
-from skfewshot import CLIPFeaturizer, CMMClassifier
+from skfewshot import CLIPFeaturizer, CMMClassifier, ZeroShotClassifier
 from skfewshot.datasets import NOVEL_KINDS, make_object_images
 from skfewshot.display import ModalityGapDisplay, ShotCurveDisplay
-from skfewshot.display._plotting import check_matplotlib
+from skfewshot.display._shared import check_matplotlib
 
 #: Supports drawn for each number of shots; the table has their mean.
 DRAWS = 5
@@ -30,7 +34,11 @@ class Task:
     query_labels: np.ndarray
 
 
-def run(arguments):
+#: Accuracies and seconds of the fits, by method and number of shots.
+Results = dict[str, dict[int, list[tuple[float, float]]]]
+
+
+def run(arguments: argparse.Namespace) -> None:
     """Embed images, compare the classifiers, print the table and save the picture.
 
     Parameters
@@ -47,7 +55,9 @@ def run(arguments):
     _draw(results, task, arguments)
 
 
-def _read_images(arguments):
+def _read_images(
+    arguments: argparse.Namespace,
+) -> tuple[np.ndarray, np.ndarray, NDArray[np.bool_]]:
     """Return images, their labels and which of them are kept for scoring."""
     if arguments.images is None:
         print(f"Rendering images of {len(NOVEL_KINDS)} kinds of object ...")
@@ -76,7 +86,7 @@ def _read_images(arguments):
     return paths, labels, is_query
 
 
-def _read_folder(path):
+def _read_folder(path: str) -> tuple[np.ndarray, np.ndarray]:
     """Return the paths of the images of a folder, and the names of their classes."""
     from torchvision.datasets import ImageFolder
 
@@ -102,7 +112,12 @@ def _read_folder(path):
     return paths, np.char.replace(folders, "_", " ")
 
 
-def _embed(arguments, images, labels, is_query):
+def _embed(
+    arguments: argparse.Namespace,
+    images: np.ndarray,
+    labels: np.ndarray,
+    is_query: NDArray[np.bool_],
+) -> Task:
     """Embed every image once, and say how fast that went."""
     featurizer = CLIPFeaturizer(
         arguments.model,
@@ -123,9 +138,9 @@ def _embed(arguments, images, labels, is_query):
     return Task(X[pool], labels[pool], X[query], labels[query])
 
 
-def _compare(task, shots, seed):
+def _compare(task: Task, shots: Sequence[int], seed: int) -> Results:
     """Return {method: {shots: [(accuracy, seconds of the fit), ...]}}."""
-    results = defaultdict(lambda: defaultdict(list))
+    results: Results = defaultdict(lambda: defaultdict(list))
     counts = np.unique(task.pool_labels, return_counts=True)[1]
     largest = counts.max()
     if max(shots) > counts.min():
@@ -146,28 +161,28 @@ def _compare(task, shots, seed):
     return results
 
 
-def _make(method):
+def _make(method: str) -> ClassifierMixin:
     """Return the classifier of one column of the table."""
     if method == "linear probe":
         return LogisticRegression(C=PROBE_C, max_iter=1000)
-    if method == "CMM":
-        return CMMClassifier()
-    # Infinite penalties leave map and texts as they are: CLIP's own zero-shot.
-    return CMMClassifier(map_penalty=np.inf, text_penalty=np.inf)
+    return CMMClassifier() if method == "CMM" else ZeroShotClassifier()
 
 
-def _draw_support(task, n_shots, seed):
+def _draw_support(
+    task: Task, n_shots: int, seed: Sequence[int]
+) -> tuple[np.ndarray, np.ndarray]:
     """Draw up to `n_shots` images of each class."""
     rng = np.random.default_rng(seed)
-    rows = [
-        rng.permutation(np.flatnonzero(task.pool_labels == name))[:n_shots]
-        for name in np.unique(task.pool_labels)
-    ]
-    rows = np.concatenate(rows)
+    rows = np.concatenate(
+        [
+            rng.permutation(np.flatnonzero(task.pool_labels == name))[:n_shots]
+            for name in np.unique(task.pool_labels)
+        ]
+    )
     return task.pool[rows], task.pool_labels[rows]
 
 
-def _table(results):
+def _table(results: Results) -> str:
     """Return the table of accuracies and median times."""
     lines = [
         "",
@@ -185,7 +200,7 @@ def _table(results):
     return "\n".join(lines)
 
 
-def _draw(results, task, arguments):
+def _draw(results: Results, task: Task, arguments: argparse.Namespace) -> None:
     """Save accuracy by shots, and the modality gap before and after the mapping."""
     import matplotlib
 

@@ -1,17 +1,18 @@
 """Images and class names in, embeddings out: everything that touches a CLIP model."""
 
 import importlib
+from typing import Any
 
 _PUBLIC = {
-    "CLIPFeaturizer": "featurizer",
-    "DEFAULT_PROMPT_TEMPLATES": "prompts",
-    "EmbeddingArray": "embedding",
-    "EncoderIdentity": "embedding",
-    "ImageReadError": "images",
-    "WeightsDownloadError": "sources",
-    "clear_model_cache": "models",
-    "encoder_of": "embedding",
-    "tiny_model_path": "sources",
+    "CLIPFeaturizer": "_featurizer",
+    "DEFAULT_PROMPT_TEMPLATES": "_texts",
+    "EmbeddingArray": "_embedding",
+    "EncoderIdentity": "_embedding",
+    "ImageReadError": "_images",
+    "WeightsDownloadError": "_models",
+    "clear_model_cache": "_models",
+    "encoder_of": "_embedding",
+    "tiny_model_path": "_models",
 }
 
 __all__ = [
@@ -27,7 +28,7 @@ __all__ = [
 ]
 
 
-def __getattr__(name):
+def __getattr__(name: str) -> Any:
     # Resolved at first use, so that one part does not wait for the imports of another.
     if name in _PUBLIC:
         module = importlib.import_module(f"skfewshot.clip.{_PUBLIC[name]}")
@@ -35,5 +36,5 @@ def __getattr__(name):
     raise AttributeError(f"module 'skfewshot.clip' has no attribute {name!r}")
 
 
-def __dir__():
+def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})

@@ -1,5 +1,5 @@
 """Cross-modal mapping: images mapped to where prototypes of their names are."""
 
-from skfewshot.cmm.classifier import CMMClassifier
+from skfewshot.cmm._classifier import CMMClassifier
 
 __all__ = ["CMMClassifier"]

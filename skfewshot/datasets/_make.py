@@ -1,25 +1,30 @@
 """The public makers of images and scenes."""
 
+from collections.abc import Sequence
 from numbers import Integral, Real
+from typing import Any, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 from sklearn.utils import Bunch
 
 from skfewshot.datasets._kinds import BASE_KINDS, KINDS, random_caption
 from skfewshot.datasets._render import Look, Placement, render
 
+Seed: TypeAlias = int | np.random.RandomState | np.random.Generator | None
+
 
 def make_object_images(
-    n_per_class=16,
+    n_per_class: int = 16,
     *,
-    kinds=None,
-    image_size=64,
-    clutter=0.5,
-    noise=0.05,
-    shuffle=True,
-    return_X_y=False,
-    random_state=None,
-):
+    kinds: Sequence[str] | None = None,
+    image_size: int = 64,
+    clutter: float = 0.5,
+    noise: float = 0.05,
+    shuffle: bool = True,
+    return_X_y: bool = False,
+    random_state: Seed = None,
+) -> Any:
     """Render images with one object each, for single-label few-shot learning.
 
     An object has a surface (checked, plain, spotted, striped) and a shape (arrow,
@@ -125,16 +130,16 @@ def make_object_images(
 
 
 def make_scenes(
-    n_samples=100,
+    n_samples: int = 100,
     *,
-    kinds=None,
-    min_objects=1,
-    max_objects=4,
-    image_size=64,
-    clutter=0.5,
-    noise=0.05,
-    random_state=None,
-):
+    kinds: Sequence[str] | None = None,
+    min_objects: int = 1,
+    max_objects: int = 4,
+    image_size: int = 64,
+    clutter: float = 0.5,
+    noise: float = 0.05,
+    random_state: Seed = None,
+) -> Bunch:
     """Render scenes of several objects in different places, for multi-label learning.
 
     Parameters
@@ -229,7 +234,7 @@ def make_scenes(
     )
 
 
-def _arrange(rng, names, size):
+def _arrange(rng: np.random.Generator, names: list[str], size: int) -> list[Placement]:
     """Give each object of a scene a cell of its own, so that none covers another."""
     if len(names) == 1:
         radius = size * rng.uniform(0.16, 0.36)
@@ -249,7 +254,7 @@ def _arrange(rng, names, size):
     return placements
 
 
-def _boxes(mask, n_objects):
+def _boxes(mask: NDArray[np.int8], n_objects: int) -> NDArray[np.int64]:
     """Return left, top, right, bottom of objects 0..n_objects-1, (n_objects, 4)."""
     boxes = np.empty((n_objects, 4), dtype=np.int64)
     for index in range(n_objects):
@@ -258,24 +263,26 @@ def _boxes(mask, n_objects):
     return boxes
 
 
-def _check_int(name, value, low, high=None):
+def _check_int(name: str, value: Any, low: int, high: int | None = None) -> int:
     if isinstance(value, bool | np.bool_) or not isinstance(value, Integral):
         raise TypeError(f"{name} must be an int, got {value!r}.")
-    if value < low or (high is not None and value > high):
+    number = int(value)
+    if number < low or (high is not None and number > high):
         wanted = f"at least {low}" if high is None else f"from {low} to {high}"
         raise ValueError(f"{name} must be {wanted}, got {value!r}.")
-    return int(value)
+    return number
 
 
-def _check_fraction(name, value):
+def _check_fraction(name: str, value: Any) -> float:
     if isinstance(value, bool | np.bool_) or not isinstance(value, Real):
         raise TypeError(f"{name} must be a number from 0 to 1, got {value!r}.")
-    if not 0 <= value <= 1:
+    number = float(value)
+    if not 0 <= number <= 1:
         raise ValueError(f"{name} must be from 0 to 1, got {value!r}.")
-    return float(value)
+    return number
 
 
-def _check_look(image_size, clutter, noise):
+def _check_look(image_size: Any, clutter: Any, noise: Any) -> Look:
     return Look(
         _check_int("image_size", image_size, 16),
         _check_fraction("clutter", clutter),
@@ -283,7 +290,7 @@ def _check_look(image_size, clutter, noise):
     )
 
 
-def _check_kinds(kinds, default):
+def _check_kinds(kinds: Any, default: tuple[str, ...]) -> tuple[str, ...]:
     if kinds is None:
         return default
     if isinstance(kinds, str):
@@ -305,7 +312,7 @@ def _check_kinds(kinds, default):
     return tuple(str(kind) for kind in kinds)
 
 
-def _check_generator(random_state):
+def _check_generator(random_state: Any) -> np.random.Generator:
     """Return a Generator; an int always gives the same one."""
     if random_state is None:
         return np.random.default_rng()

@@ -3,14 +3,16 @@
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from skfewshot.datasets._kinds import COLORS
-from skfewshot.datasets._shapes import OUTLINES
+from skfewshot.datasets._kinds import COLORS, OUTLINES
 
 _SUPERSAMPLING = 3
 _COLOR_NAMES = tuple(COLORS)
 _PALETTE = np.array([COLORS[name] for name in _COLOR_NAMES], dtype=np.float32)
+
+Pixels = NDArray[np.float32]
 
 
 class Look(NamedTuple):
@@ -32,13 +34,15 @@ class Placement(NamedTuple):
 class Drawing(NamedTuple):
     """An image and what is in it."""
 
-    image: np.ndarray
-    mask: np.ndarray
+    image: NDArray[np.uint8]
+    mask: NDArray[np.int8]
     colors: list[str]
     background: str
 
 
-def render(rng: np.random.Generator, placements: list[Placement], look: Look):
+def render(
+    rng: np.random.Generator, placements: list[Placement], look: Look
+) -> Drawing:
     """Draw one image.
 
     Parameters
@@ -74,7 +78,7 @@ def render(rng: np.random.Generator, placements: list[Placement], look: Look):
     return Drawing(image, mask, colors, _COLOR_NAMES[ground])
 
 
-def _pick_colors(rng, ground):
+def _pick_colors(rng: np.random.Generator, ground: int) -> tuple[int, int]:
     """Draw the two colours of an object, apart from each other and the ground."""
     while True:
         color, other = rng.integers(len(_PALETTE), size=2)
@@ -85,14 +89,14 @@ def _pick_colors(rng, ground):
             return int(color), int(other)
 
 
-def _smooth_field(rng, cells, size):
+def _smooth_field(rng: np.random.Generator, cells: int, size: int) -> Pixels:
     """Draw low-frequency noise in about -1..1, (size, size)."""
     coarse = rng.uniform(-1, 1, (cells, cells)).astype(np.float32)
     field = Image.fromarray(coarse).resize((size, size), Image.Resampling.BICUBIC)
     return np.asarray(field)
 
 
-def _background(rng, ground, size):
+def _background(rng: np.random.Generator, ground: int, size: int) -> Pixels:
     color = _PALETTE[ground] + rng.normal(0, 10, 3).astype(np.float32)
     field = _smooth_field(rng, int(rng.integers(2, 9)), size)[:, :, None]
     tint = rng.normal(0, 1, 3).astype(np.float32)
@@ -100,7 +104,9 @@ def _background(rng, ground, size):
     return color + strength * field * (0.7 + 0.3 * tint)
 
 
-def _add_fragments(rng, canvas, n_fragments):
+def _add_fragments(
+    rng: np.random.Generator, canvas: Pixels, n_fragments: int
+) -> Pixels:
     """Scatter small shards, bars and dots, none of which is an object."""
     if not n_fragments:
         return canvas
@@ -124,7 +130,7 @@ def _add_fragments(rng, canvas, n_fragments):
     return np.asarray(image, dtype=np.float32).copy()
 
 
-def _add_strokes(rng, canvas, n_strokes):
+def _add_strokes(rng: np.random.Generator, canvas: Pixels, n_strokes: int) -> Pixels:
     if not n_strokes:
         return canvas
     size = len(canvas)
@@ -139,7 +145,7 @@ def _add_strokes(rng, canvas, n_strokes):
     return np.asarray(image, dtype=np.float32).copy()
 
 
-def _lighting(rng, size):
+def _lighting(rng: np.random.Generator, size: int) -> Pixels:
     """Brightness that falls off across the image, (size, size, 1)."""
     angle = rng.uniform(0, 2 * np.pi)
     axis = np.linspace(-0.5, 0.5, size, dtype=np.float32)
@@ -148,7 +154,15 @@ def _lighting(rng, size):
     return gain[:, :, None].astype(np.float32)
 
 
-def _draw_object(rng, canvas, mask, index, placement, color, other):
+def _draw_object(
+    rng: np.random.Generator,
+    canvas: Pixels,
+    mask: NDArray[np.int8],
+    index: int,
+    placement: Placement,
+    color: int,
+    other: int,
+) -> None:
     """Blend one object into `canvas` and enter it into `mask`, both in place."""
     surface, shape = placement.kind.split()
     (x, y), radius = placement.center, placement.radius
@@ -182,7 +196,9 @@ def _draw_object(rng, canvas, mask, index, placement, color, other):
     mask[top:bottom, left:right][cover > 0] = index
 
 
-def _silhouette(shape, to_pixels, origin, extent):
+def _silhouette(
+    shape: str, to_pixels: NDArray, origin: NDArray, extent: tuple[int, int]
+) -> NDArray[np.bool_]:
     image = Image.new("L", extent, 0)
     draw = ImageDraw.Draw(image)
     for fill, outline in zip((255, 0), OUTLINES[shape], strict=False):
@@ -191,7 +207,14 @@ def _silhouette(shape, to_pixels, origin, extent):
     return np.asarray(image) > 0
 
 
-def _surface(rng, surface, to_pixels, origin, extent, radius):
+def _surface(
+    rng: np.random.Generator,
+    surface: str,
+    to_pixels: NDArray,
+    origin: NDArray,
+    extent: tuple[int, int],
+    radius: float,
+) -> NDArray[np.bool_]:
     """Say where the first of the two colours shows, bool (height, width)."""
     width, height = extent
     if surface == "plain":
@@ -212,7 +235,7 @@ def _surface(rng, surface, to_pixels, origin, extent, radius):
     return (u % 1 - 0.5) ** 2 + (v % 1 - 0.5) ** 2 > 0.085
 
 
-def _shrink(fine):
+def _shrink(fine: NDArray[np.bool_]) -> Pixels:
     """Average blocks of the fine grid, float32 (height, width)."""
     height, width = (length // _SUPERSAMPLING for length in fine.shape)
     blocks = fine.reshape(height, _SUPERSAMPLING, width, _SUPERSAMPLING)

@@ -1,75 +1,385 @@
-"""What curves of scores by shots are made of, and what they are called."""
+"""Scores by the number of shots, with their spread over draws, as curves."""
 
-from collections.abc import Mapping
-from numbers import Integral
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias
 
 import numpy as np
-from sklearn.base import is_classifier
-from sklearn.pipeline import Pipeline
+from numpy.typing import ArrayLike, NDArray
+from sklearn.base import BaseEstimator
+from sklearn.metrics import accuracy_score
 
-from skfewshot._labels import to_array
+from skfewshot.display._shared import (
+    COLORS,
+    check_axes,
+    check_matplotlib,
+    check_scores,
+    name_estimator,
+    name_own_score,
+    name_score,
+    read_draws,
+)
+from skfewshot.model_selection import shot_curve
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+Style: TypeAlias = Literal["fill_between", "errorbar"] | None
+
+#: Not as many as colours, so that it takes long until a pair comes again.
+_MARKERS = "osD^vP"
+_STYLES = ("fill_between", "errorbar", None)
+#: More curves than this have their legend beside the axes.
+_MOST_INSIDE = 5
+#: By which curves are known to those that are drawn into the same axes later.
+_GID = "skfewshot shot curve"
+#: Numbers of shots nearer to each other than this share of the axis overlap.
+_ROOM = 0.05
 
 
-def read_draws(y_true, y_pred):
-    """Return the shots, ascending, and for each the predictions of its draws."""
-    if not isinstance(y_pred, Mapping):
-        raise TypeError(
-            "y_pred must be a dict from the number of shots to predictions; got "
-            f"{type(y_pred).__name__}."
+class ShotCurveDisplay:
+    """Scores by the number of shots: the mean over draws, and its spread.
+
+    The shots are on a logarithmic axis. Draw several curves into one axes with ``ax``:
+    each gets the next colour and marker, and the legend names them all.
+
+    Parameters
+    ----------
+    shots : array-like of int, shape (n_shots,)
+        Images of each class that were learned from.
+    test_scores : array-like of shape (n_shots, n_draws)
+        The score of each draw of a support.
+    score_name : str, default=None
+        What the vertical axis is called; "Score" by default.
+    name : str, default=None
+        What the curve is called in the legend; without it there is none.
+
+    Attributes
+    ----------
+    ax_ : matplotlib axes
+        The axes with the curve.
+    figure_ : matplotlib figure
+        The figure with the axes.
+    line_ : matplotlib line
+        The mean scores.
+    fill_between_ : matplotlib artist or None
+        The band of one standard deviation, with ``std_display_style="fill_between"``.
+    errorbar_ : matplotlib container or None
+        The bars of one standard deviation, with ``std_display_style="errorbar"``.
+
+    See Also
+    --------
+    skfewshot.model_selection.shot_curve : The numbers behind the curve.
+
+    Examples
+    --------
+    >>> from sklearn.linear_model import LogisticRegression
+    >>> from skfewshot import CLIPFeaturizer, CMMClassifier
+    >>> from skfewshot.datasets import make_object_images
+    >>> from skfewshot.display import ShotCurveDisplay
+    >>> images, names = make_object_images(
+    ...     10,
+    ...     kinds=["striped star", "plain heart", "spotted ring"],
+    ...     random_state=0,
+    ...     return_X_y=True,
+    ... )
+    >>> X = CLIPFeaturizer("tiny").fit_transform(images)
+    >>> options = {"shots": (1, 2, 4), "random_state": 0}
+    >>> display = ShotCurveDisplay.from_estimator(CMMClassifier(), X, names, **options)
+    >>> other = ShotCurveDisplay.from_estimator(
+    ...     LogisticRegression(), X, names, ax=display.ax_, **options
+    ... )
+    >>> display.ax_.get_legend_handles_labels()[1]
+    ['CMMClassifier', 'LogisticRegression']
+    """
+
+    def __init__(
+        self,
+        *,
+        shots: ArrayLike,
+        test_scores: ArrayLike,
+        score_name: str | None = None,
+        name: str | None = None,
+    ) -> None:
+        self.shots = shots
+        self.test_scores = test_scores
+        self.score_name = score_name
+        self.name = name
+
+    @classmethod
+    def from_estimator(
+        cls,
+        estimator: BaseEstimator,
+        X: Any,
+        y: Any,
+        *,
+        groups: ArrayLike | None = None,
+        shots: Sequence[int] = (1, 2, 4, 8, 16),
+        n_repeats: int = 1,
+        cv: Any = None,
+        scoring: str | Callable[..., float] | None = None,
+        random_state: int | np.random.RandomState | None = None,
+        n_jobs: int | None = None,
+        error_score: float | Literal["raise"] = np.nan,
+        params: Mapping[str, Any] | None = None,
+        ax: Axes | None = None,
+        name: str | None = None,
+        score_name: str | None = None,
+        std_display_style: Style = "fill_between",
+        line_kw: dict[str, Any] | None = None,
+        fill_between_kw: dict[str, Any] | None = None,
+        errorbar_kw: dict[str, Any] | None = None,
+    ) -> Self:
+        """Fit and score an estimator with few shots and more, and draw its curve.
+
+        Parameters
+        ----------
+        estimator, X, y, groups, shots, n_repeats, cv, scoring, random_state, n_jobs
+            As in :func:`~skfewshot.model_selection.shot_curve`.
+        error_score, params
+            As there.
+        ax : matplotlib axes, default=None
+            Where to draw; a new figure by default.
+        name : str, default=None
+            What the curve is called in the legend; by default the class of the
+            estimator, of a pipeline that of its last step.
+        score_name : str, default=None
+            What the vertical axis is called; by default it follows from `scoring`.
+        std_display_style, line_kw, fill_between_kw, errorbar_kw
+            As in :meth:`plot`.
+
+        Returns
+        -------
+        ShotCurveDisplay
+        """
+        check_matplotlib(f"{cls.__name__}.from_estimator")
+        result = shot_curve(
+            estimator,
+            X,
+            y,
+            groups=groups,
+            shots=shots,
+            n_repeats=n_repeats,
+            cv=cv,
+            scoring=scoring,
+            random_state=random_state,
+            n_jobs=n_jobs,
+            error_score=error_score,
+            params=params,
         )
-    if not all(isinstance(n_shots, Integral) for n_shots in y_pred):
-        raise TypeError(
-            f"y_pred must have numbers of shots, ints, for keys; got {list(y_pred)}."
+        display = cls(
+            shots=result.shots,
+            test_scores=result.test_scores,
+            score_name=score_name or name_own_score(estimator, y, scoring),
+            name=name_estimator(estimator) if name is None else name,
         )
-    shape, shots, draws = np.shape(y_true), sorted(y_pred), []
-    for n_shots in shots:
-        found = to_array(y_pred[n_shots], f"y_pred[{n_shots!r}]")
-        found = found[None] if found.ndim == len(shape) else found
-        if found.shape[1:] != shape:
+        return display.plot(
+            ax=ax,
+            std_display_style=std_display_style,
+            line_kw=line_kw,
+            fill_between_kw=fill_between_kw,
+            errorbar_kw=errorbar_kw,
+        )
+
+    @classmethod
+    def from_predictions(
+        cls,
+        y_true: ArrayLike,
+        y_pred: Mapping[int, Any],
+        *,
+        metric: Callable[..., float] = accuracy_score,
+        sample_weight: ArrayLike | None = None,
+        ax: Axes | None = None,
+        name: str | None = None,
+        score_name: str | None = None,
+        std_display_style: Style = "fill_between",
+        line_kw: dict[str, Any] | None = None,
+        fill_between_kw: dict[str, Any] | None = None,
+        errorbar_kw: dict[str, Any] | None = None,
+    ) -> Self:
+        """Score predictions that were made elsewhere, and draw their curve.
+
+        Parameters
+        ----------
+        y_true : array-like of shape (n_samples,) or (n_samples, n_labels)
+            The true classes, or an indicator of the true labels.
+        y_pred : dict of int to array-like
+            For each number of shots the predictions: of one draw, shaped like `y_true`,
+            or of several, shape (n_draws, ...); as many for all shots.
+        metric : callable, default=accuracy_score
+            ``metric(y_true, y_pred)`` returns the score of one draw.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Passed to `metric` where given.
+        ax : matplotlib axes, default=None
+            Where to draw; a new figure by default.
+        name : str, default=None
+            What the curve is called in the legend; without it there is none.
+        score_name : str, default=None
+            What the vertical axis is called; by default it follows from `metric`.
+        std_display_style, line_kw, fill_between_kw, errorbar_kw
+            As in :meth:`plot`.
+
+        Returns
+        -------
+        ShotCurveDisplay
+
+        Raises
+        ------
+        ValueError
+            If predictions are not shaped like `y_true`, or draws are not as many for
+            all shots.
+        TypeError
+            If `y_pred` is no dict from ints, or `metric` is no callable.
+        """
+        check_matplotlib(f"{cls.__name__}.from_predictions")
+        if not callable(metric):
+            raise TypeError(f"metric must be a callable; got {metric!r}.")
+        shots, draws = read_draws(y_true, y_pred)
+        weight = {} if sample_weight is None else {"sample_weight": sample_weight}
+        display = cls(
+            shots=shots,
+            test_scores=np.array(
+                [[metric(y_true, draw, **weight) for draw in few] for few in draws]
+            ),
+            score_name=score_name or name_score(metric),
+            name=name,
+        )
+        return display.plot(
+            ax=ax,
+            std_display_style=std_display_style,
+            line_kw=line_kw,
+            fill_between_kw=fill_between_kw,
+            errorbar_kw=errorbar_kw,
+        )
+
+    def plot(
+        self,
+        ax: Axes | None = None,
+        *,
+        name: str | None = None,
+        score_name: str | None = None,
+        std_display_style: Style = "fill_between",
+        line_kw: dict[str, Any] | None = None,
+        fill_between_kw: dict[str, Any] | None = None,
+        errorbar_kw: dict[str, Any] | None = None,
+    ) -> Self:
+        """Draw the curve.
+
+        Parameters
+        ----------
+        ax : matplotlib axes, default=None
+            Where to draw, such as the ``ax_`` of another curve; a new figure by
+            default.
+        name, score_name : str, default=None
+            Instead of those given before.
+        std_display_style : {"fill_between", "errorbar"} or None, \
+                default="fill_between"
+            The standard deviation over draws as a band, as bars, or not at all.
+        line_kw : dict, default=None
+            Passed to ``ax.plot``, for the style of the line.
+        fill_between_kw, errorbar_kw : dict, default=None
+            Passed to ``ax.fill_between`` and ``ax.errorbar``.
+
+        Returns
+        -------
+        self : ShotCurveDisplay
+
+        Raises
+        ------
+        ValueError
+            If `std_display_style` is another, or the shapes of the shots and scores do
+            not match.
+        TypeError
+            If `ax` is no axes.
+        ImportError
+            If matplotlib is not installed.
+        """
+        check_matplotlib(f"{type(self).__name__}.plot")
+        import matplotlib.pyplot as plt
+        from matplotlib.cbook import normalize_kwargs
+        from matplotlib.collections import PolyCollection
+        from matplotlib.lines import Line2D
+
+        if std_display_style not in _STYLES:
             raise ValueError(
-                f"y_pred[{n_shots!r}] must be shaped like y_true, {shape}, or hold "
-                f"several such predictions; got shape {found.shape}."
+                f"std_display_style must be one of {_STYLES}; got "
+                f"{std_display_style!r}."
             )
-        draws.append(found)
-    if len({len(found) for found in draws}) > 1:
-        counts = dict(zip(shots, map(len, draws), strict=True))
-        raise ValueError(
-            f"y_pred must hold as many draws for all shots; it holds {counts}."
+        shots, scores = check_scores(self.shots, self.test_scores)
+        if ax is None:
+            _, ax = plt.subplots(layout="constrained")
+        check_axes(ax, (), "one matplotlib axes")
+        self.ax_, self.figure_ = ax, ax.figure
+        self.fill_between_ = self.errorbar_ = None
+        name = self.name if name is None else name
+        mean, spread = scores.mean(axis=1), scores.std(axis=1)
+        style = (
+            _next_style(ax) | {"label": name} | normalize_kwargs(line_kw or {}, Line2D)
         )
-    return np.array(shots), draws
+        (self.line_,) = ax.plot(shots, mean, **style)
+        color = self.line_.get_color()
+        if std_display_style == "fill_between":
+            style = {"alpha": 0.15, "facecolor": color, "linewidth": 0}
+            style |= normalize_kwargs(fill_between_kw or {}, PolyCollection)
+            self.fill_between_ = ax.fill_between(
+                shots, mean - spread, mean + spread, **style
+            )
+        elif std_display_style == "errorbar":
+            style = {"color": color, "capsize": 3, "fmt": "none"}
+            style |= normalize_kwargs(errorbar_kw or {}, Line2D)
+            self.errorbar_ = ax.errorbar(shots, mean, spread, **style)
+        score_name = self.score_name if score_name is None else score_name
+        score_name = score_name or ax.get_ylabel() or "Score"
+        ax.set(xlabel="Images per class (shots)", ylabel=score_name)
+        _scale_shots(ax, shots)
+        ax.grid(color="0.9", linewidth=0.8)
+        ax.set_axisbelow(True)
+        ax.spines[["top", "right"]].set_visible(False)
+        _add_legend(ax)
+        return self
 
 
-def check_scores(shots, scores):
-    """Return shots and scores as arrays, in ascending order of the shots."""
-    shots, scores = np.asarray(shots), np.asarray(scores, dtype=np.float64)
-    is_number = shots.dtype.kind in "iuf"
-    if shots.ndim != 1 or not len(shots) or not is_number or not (shots > 0).all():
-        raise ValueError(f"shots must be a sequence of positive ints; got {shots!r}.")
-    if scores.ndim != 2 or len(scores) != len(shots) or not scores.size:
-        raise ValueError(
-            "test_scores must have a row of draws for each of the shots, shape "
-            f"({len(shots)}, n_draws); got shape {scores.shape}."
+def _next_style(ax: Axes) -> dict[str, Any]:
+    """Return a style that no curve of these axes has yet."""
+    place = sum(line.get_gid() == _GID for line in ax.lines)
+    return {
+        "gid": _GID,
+        "color": COLORS[place % len(COLORS)],
+        "marker": _MARKERS[place % len(_MARKERS)],
+        "markersize": 5,
+        "linewidth": 1.8,
+    }
+
+
+def _add_legend(ax: Axes) -> None:
+    """Name the curves, beside the axes where there are many and room can be made."""
+    n_named = len(ax.get_legend_handles_labels()[0])
+    beside = n_named > _MOST_INSIDE and ax.figure.get_layout_engine() is not None
+    place: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1, 1)}
+    if n_named:
+        ax.legend(
+            fontsize="small",
+            framealpha=0.8,
+            edgecolor="none",
+            **place if beside else {},
         )
-    order = np.argsort(shots, kind="stable")
-    return shots[order], scores[order]
 
 
-def name_score(scoring):
-    """Say what a score is called, from what computes it."""
-    name = scoring if isinstance(scoring, str) else getattr(scoring, "__name__", None)
-    if name is None or not name.isidentifier():  # A lambda's is none.
-        return "Score"
-    name = name.removesuffix("_score").removesuffix("_scorer").replace("_", " ")
-    name = f"negative {name[4:]}" if name.startswith("neg ") else name
-    return name[:1].upper() + name[1:]
+def _scale_shots(ax: Axes, shots: NDArray) -> None:
+    """Make the horizontal axis logarithmic, with the shots of all curves as ticks."""
+    from matplotlib.ticker import FixedLocator, NullLocator
 
-
-def name_own_score(estimator, y, scoring):
-    if scoring is None and is_classifier(estimator) and np.ndim(y) == 1:
-        return "Accuracy"
-    return name_score(scoring)
-
-
-def name_estimator(estimator):
-    last = estimator.steps[-1][1] if isinstance(estimator, Pipeline) else estimator
-    return type(last).__name__
+    locator = ax.xaxis.get_major_locator()
+    if ax.get_xscale() == "log" and isinstance(locator, FixedLocator):
+        shots = np.union1d(shots, ax.get_xticks())
+    places, ticks = np.log2(shots), list[int]()
+    room = _ROOM * np.ptp(places)
+    # Powers of two first, and the others where there is room.
+    for index in np.lexsort((-places, places % 1 > 0)):
+        if all(abs(places[index] - places[other]) >= room for other in ticks):
+            ticks.append(index)
+    shown = np.sort(shots[ticks])
+    ax.set_xscale("log", base=2)
+    ax.xaxis.set_minor_locator(NullLocator())
+    ax.set_xticks(shown, [f"{tick:g}" for tick in shown])

@@ -4,8 +4,7 @@ Needs the extra ``pip install "skfewshot[ray]"``; only :func:`read_embeddings` d
 pyarrow alone.
 """
 
-from skfewshot.distributed.datasets import embed_dataset, predict_dataset
-from skfewshot.distributed.reading import read_embeddings
-from skfewshot.distributed.running import RunSummary
+from skfewshot.distributed._folder import read_embeddings
+from skfewshot.distributed._runs import RunSummary, embed_dataset, predict_dataset
 
 __all__ = ["RunSummary", "embed_dataset", "predict_dataset", "read_embeddings"]

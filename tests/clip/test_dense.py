@@ -5,7 +5,7 @@ import open_clip
 import pytest
 import torch
 
-from skfewshot.clip.dense import DENSE_MODES, embed_tokens
+from skfewshot.clip._dense import DENSE_MODES, embed_tokens
 
 TEXT = {"context_length": 8, "vocab_size": 64, "width": 16, "heads": 2, "layers": 1}
 VIT = {"image_size": 32, "patch_size": 8, "layers": 3, "width": 32, "head_width": 16}
@@ -180,7 +180,7 @@ def test_pooler_values_are_what_attention_pooling_averages():
     """Where all tokens are alike, pooling them is the value path of any of them."""
     model = build(TOWERS["pooled by attention"])
     visual = model.visual
-    from skfewshot.clip.dense import _pooler_values
+    from skfewshot.clip._dense import _pooler_values
 
     with torch.inference_mode():
         alike = torch.randn(1, 1, 32).expand(1, 5, 32)
@@ -258,7 +258,7 @@ def test_timm_plain_is_timms_own_last_layer():
 
 
 def test_latent_pool_values_are_what_siglip_averages():
-    from skfewshot.clip.dense import _latent_pool_values
+    from skfewshot.clip._dense import _latent_pool_values
 
     pool = timm_model(**TRUNKS["siglip"]).visual.trunk.attn_pool
     with torch.inference_mode():

@@ -1,7 +1,9 @@
 """The embedding array: what keeps the identity of the encoder, and what loses it."""
 
 import copy
+import json
 import pickle
+from dataclasses import asdict
 
 import joblib
 import numpy as np
@@ -19,6 +21,7 @@ from sklearn.preprocessing import normalize
 from sklearn.utils import _safe_indexing, check_array, resample, shuffle
 
 from skfewshot.clip import EmbeddingArray, EncoderIdentity, encoder_of
+from skfewshot.clip._embedding import read_identity
 
 ENCODER = EncoderIdentity("tiny", None, "0123456789abcdef", 4, 100.0)
 OTHER = EncoderIdentity("tiny", None, "fedcba9876543210", 4, 100.0)
@@ -50,27 +53,17 @@ KEEPING = {
     "new first axis": lambda X: X[None],
     "new middle axis": lambda X: X[:, None],
     "iteration": lambda X: next(iter(X)),
-    "take": lambda X: X.take([1, 2], axis=0),
-    "np.take": lambda X: np.take(X, [1, 2], axis=0),
-    "repeat": lambda X: X.repeat(2, axis=0),
-    "np.repeat": lambda X: np.repeat(X, 2, axis=0),
-    "compress": lambda X: X.compress([True, False, True], axis=0),
-    "np.delete": lambda X: np.delete(X, 1, axis=0),
     "copy": lambda X: X.copy(),
-    "np.copy": lambda X: np.copy(X),
     "copy.copy": copy.copy,
     "copy.deepcopy": copy.deepcopy,
     "float64": lambda X: X.astype(np.float64),
     "float16": lambda X: X.astype("float16"),
     "same dtype": lambda X: X.astype(np.float32, copy=False),
-    "view": lambda X: X.view(),
     "concatenate": lambda X: np.concatenate([X[:2], X[4:], X]),
     "concatenate tuple": lambda X: np.concatenate((X, X), axis=0),
     "vstack": lambda X: np.vstack([X, X]),
     "vstack of rows": lambda X: np.vstack([X[0], X[1]]),
     "stack": lambda X: np.stack([X[0], X[1]]),
-    "split": lambda X: np.split(X, 2)[1],
-    "array_split": lambda X: np.array_split(X, 4)[0],
     "pickle": lambda X: pickle.loads(pickle.dumps(X)),
     "pickle of rows": lambda X: pickle.loads(pickle.dumps(X[::2])),
     "pickle protocol 2": lambda X: pickle.loads(pickle.dumps(X, protocol=2)),
@@ -92,7 +85,6 @@ LOSING = {
     "new last axis": lambda X: X[..., None],
     "elements": lambda X: X[[0, 1], [2, 3]],
     "2-D mask": lambda X: X[np.asarray(X) > 0],
-    "True": lambda X: X[True],
     "sum": lambda X: X + X,
     "product": lambda X: 2 * X,
     "quotient": lambda X: X / 2,
@@ -120,7 +112,6 @@ LOSING = {
     "clip": lambda X: X.clip(0, 1),
     "round": lambda X: X.round(2),
     "integers": lambda X: X.astype(int),
-    "view of bytes": lambda X: X.view(np.uint8),
     "hstack": lambda X: np.hstack([X, X]),
     "concatenate columns": lambda X: np.concatenate([X, X], axis=1),
     "concatenate flat": lambda X: np.concatenate([X, X], axis=None),
@@ -156,16 +147,8 @@ def _fill(X):
     X.fill(0)
 
 
-def _shuffle_columns(X):
-    np.random.default_rng(0).shuffle(X, axis=1)
-
-
 def _out(X):
     np.add(X, 1, out=X)
-
-
-def _at(X):
-    np.add.at(X, [0], 1)
 
 
 def _iadd(X):
@@ -189,17 +172,12 @@ WRITING = {
     "iadd": _iadd,
     "rows": _imul_row,
     "out": _out,
-    "at": _at,
     "fill": _fill,
     "transpose": _through_transpose,
     "flat": _flat,
     "flat as a whole": lambda X: setattr(X, "flat", 0),
     "sort": lambda X: X.sort(axis=1),
     "put": lambda X: X.put([0], [1]),
-    "np.put": lambda X: np.put(X, [0], [1]),
-    "copyto": lambda X: np.copyto(X, 0),
-    "putmask": lambda X: np.putmask(X, np.asarray(X) > 0, 0),
-    "fill_diagonal": lambda X: np.fill_diagonal(X, 0),
     "element": lambda X: X.__setitem__((0, 0), 1),
     "row": lambda X: X.__setitem__(0, np.ones(4)),
     "everything": lambda X: X.__setitem__(Ellipsis, 0),
@@ -207,13 +185,28 @@ WRITING = {
     "through a view of a view": lambda X: X[:3][1:].__imul__(2),
     "through columns": lambda X: X[:, :2].__imul__(2),
     "through reshape": lambda X: X.reshape(-1).__setitem__(0, 1),
-    "dot out": lambda X: np.dot(np.asarray(X), np.eye(4, dtype="f4"), out=X),
     "mean out": lambda X: X.copy().mean(axis=0, out=X[0]),
     "method out": lambda X: X.copy().clip(0, 1, out=X),
-    "take out": lambda X: np.take(np.ones((9, 4), "f4"), range(6), axis=0, out=X),
-    "concatenate out": lambda X: np.concatenate([X[:3].copy()] * 2, out=X),
     "real": lambda X: setattr(X, "real", 0),
-    "shuffled columns": _shuffle_columns,
+    "shape": lambda X: setattr(X, "shape", (3, 8)),
+}
+
+# What is not let write, as it could not be seen to.
+REFUSED = {
+    "at": lambda X: np.add.at(X, [0], 1),
+    "put": lambda X: np.put(X, [0], [1]),
+    "copyto": lambda X: np.copyto(X, 0),
+    "putmask": lambda X: np.putmask(X, np.asarray(X) > 0, 0),
+    "fill_diagonal": lambda X: np.fill_diagonal(X, 0),
+    "nan_to_num": lambda X: np.nan_to_num(X, copy=False),
+    "dot": lambda X: np.dot(np.asarray(X), np.eye(4, dtype="f4"), out=X),
+    "take": lambda X: np.take(np.ones((9, 4), "f4"), range(6), axis=0, out=X),
+    "concatenate": lambda X: np.concatenate([X[:3].copy()] * 2, out=X),
+    "positional clip": lambda X: np.clip(X, 0, 1, X),
+    "positional cumsum": lambda X: np.cumsum(X, 1, None, X),
+    "shuffled columns": lambda X: np.random.default_rng(0).shuffle(X, axis=1),
+    "split": lambda X: np.split(X, 2, axis=1)[0].fill(1),
+    "transpose": lambda X: np.transpose(X).__setitem__(0, 1),
 }
 
 
@@ -247,6 +240,15 @@ def test_writing_loses(name):
     assert encoder_of(duplicate) == ENCODER, "a copy does not"
 
 
+@pytest.mark.parametrize("name", REFUSED)
+def test_functions_may_only_read(name):
+    X, before = embeddings(), np.array(embeddings())
+    with pytest.raises(ValueError):
+        REFUSED[name](X)
+    np.testing.assert_array_equal(np.asarray(X), before)
+    assert encoder_of(X) == ENCODER
+
+
 def test_writing_writes():
     X, plain = embeddings(), np.array(embeddings())
     X *= 2
@@ -265,28 +267,19 @@ def test_writing_a_copy_leaves_the_original():
     assert encoder_of(X) == ENCODER
 
 
-def test_assigning_embeddings_of_the_same_encoder_keeps():
-    X = embeddings()
-    X[0] = X[1]
-    X[2:4] = embeddings(2)
-    assert encoder_of(X) == ENCODER
-    X[0] = embeddings(1, encoder=OTHER)[0]
-    assert encoder_of(X) is None
-
-
-def test_ufunc_with_out_returns_out():
+def test_ufunc_with_out_writes_there():
     X, Y = embeddings(), embeddings()
     assert np.add(X, 1, out=Y) is Y
+    np.testing.assert_array_equal(np.asarray(Y), np.asarray(X) + 1)
     first, second = np.empty(X.shape, "f4"), embeddings()
-    given = np.modf(X, out=(first, second))
-    assert given[0] is first and given[1] is second
+    np.modf(X, out=(first, second))
+    np.testing.assert_array_equal(np.asarray(second), np.modf(np.asarray(X))[1])
     assert encoder_of(second) is None and encoder_of(X) == ENCODER
-    assert np.take(X, [0], axis=0, out=Y[:1]).shape == (1, 4)
 
 
 def test_reductions_give_plain_values():
     X = embeddings()
-    for value in (X.mean(axis=0), X.sum(axis=1), X @ X.T, X + 1, X.argmax(axis=1)):
+    for value in (X.mean(axis=0), X.sum(axis=1), X @ X.T, X + 1, np.argmax(X, axis=1)):
         assert type(value) is np.ndarray
     assert isinstance(X.sum(), np.floating)
     assert isinstance(X[0, 0], np.floating)
@@ -297,8 +290,6 @@ def test_tokens():
     X = tokens()
     for kept in (X[:2], X[:, 0], X[:, 1:], X[0, 1], X[:, [2, 0]], X[:, ::-1, :]):
         assert encoder_of(kept) == ENCODER
-    for kept in (np.concatenate([X, X], axis=1), np.take(X, [0], axis=1)):
-        assert encoder_of(kept) == ENCODER
     for lost in (X[:, :, 0], X[..., :2], X.mean(axis=1), X.reshape(18, 4)):
         assert encoder_of(lost) is None
     assert encoder_of(np.concatenate([X, X], axis=2)) is None
@@ -308,7 +299,7 @@ def test_tokens():
 @given(
     index=hnp.basic_indices((5, 3, 4), allow_newaxis=True, allow_ellipsis=True),
 )
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_basic_indexing_keeps_exactly_when_the_last_axis_is_whole(index):
     values = np.broadcast_to(np.arange(4, dtype=np.float32), (5, 3, 4)).copy()
     X = EmbeddingArray(values, ENCODER)
@@ -320,7 +311,7 @@ def test_basic_indexing_keeps_exactly_when_the_last_axis_is_whole(index):
 
 
 @given(data=st.data())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_fancy_indexing_keeps_exactly_when_the_last_axis_is_whole(data):
     values = np.broadcast_to(np.arange(4, dtype=np.float32), (5, 3, 4)).copy()
     X = EmbeddingArray(values, ENCODER)
@@ -350,7 +341,6 @@ def test_fancy_indexing_keeps_exactly_when_the_last_axis_is_whole(data):
     values=hnp.arrays(np.float32, st.tuples(st.integers(1, 5), st.just(4)), fill=None),
     rows=st.lists(st.integers(0, 4), min_size=1, max_size=8),
 )
-@settings(max_examples=50, deadline=None)
 def test_rows_keep_values_and_identity(values, rows):
     X = EmbeddingArray(values, ENCODER)
     rows = [row % len(values) for row in rows]
@@ -370,6 +360,41 @@ def test_joblib_dump_and_load(tmp_path):
     np.testing.assert_array_equal(np.asarray(mapped), np.asarray(embeddings()))
 
 
+def test_integers_forget_for_good():
+    X = embeddings().astype(int)
+    assert encoder_of(X.astype(float)) is None
+    assert encoder_of(X.copy()) is None
+
+
+@pytest.mark.parametrize(
+    "described",
+    [
+        None,
+        {},
+        {"model_name": "tiny"},
+        {**asdict(ENCODER), "other": 1},
+        {**asdict(ENCODER), "model_name": 3},
+        {**asdict(ENCODER), "pretrained": []},
+        {**asdict(ENCODER), "fingerprint": None},
+        {**asdict(ENCODER), "embedding_dim": True},
+        {**asdict(ENCODER), "embedding_dim": 0},
+        {**asdict(ENCODER), "logit_scale": float("nan")},
+        {**asdict(ENCODER), "prompt_templates": [3]},
+    ],
+    ids=str,
+)
+def test_what_describes_no_encoder(described):
+    with pytest.raises(ValueError, match="describes no encoder|of the wrong kind"):
+        read_identity(described)
+
+
+def test_an_identity_is_read_from_its_description():
+    described = {**asdict(ENCODER), "prompt_templates": ["a {}", "{}"]}
+    encoder = read_identity(json.loads(json.dumps(described)))
+    assert encoder == ENCODER
+    assert encoder.prompt_templates == ["a {}", "{}"]
+
+
 def test_numpy_save_keeps_the_numbers_only(tmp_path):
     np.save(tmp_path / "X.npy", embeddings())
     loaded = np.load(tmp_path / "X.npy")
@@ -384,6 +409,7 @@ def _identity_and_sharing(X):
     return encoder_of(X), isinstance(base, np.memmap)
 
 
+@pytest.mark.slow
 def test_joblib_workers_map_large_arrays():
     X = embeddings(1000)
     parallel = joblib.Parallel(n_jobs=2, max_nbytes=1000)
@@ -451,39 +477,6 @@ def test_identity_compares_by_fingerprint():
         ENCODER.fingerprint = "x"
 
 
-def test_positional_out_loses_the_identity():
-    for write in (
-        lambda c: np.clip(c, 0, 1, c),
-        lambda c: np.cumsum(c, 1, None, c),
-        lambda c: np.round(c, 0, c),
-        lambda c: c.clip(0, 1, c),
-        lambda c: np.dot(np.asarray(c), np.eye(c.shape[1], dtype=c.dtype), c),
-    ):
-        X = embeddings()
-        assert encoder_of(X) is not None
-        write(X)
-        assert encoder_of(X) is None
-    X = embeddings()
-    np.atleast_2d(X)
-    assert encoder_of(X) is not None
-
-
-@pytest.mark.parametrize(
-    "write",
-    [
-        lambda X: np.hsplit(X, 2)[0].fill(1),
-        lambda X: np.split(X, 2, axis=1)[0].fill(1),
-        lambda X: np.atleast_2d(X, X)[0].fill(1),
-        lambda X: np.nan_to_num(X, copy=False),
-        lambda X: EmbeddingArray(X, X.encoder).fill(1),
-    ],
-)
-def test_writing_through_views_in_lists_is_seen(write):
-    X = embeddings()
-    write(X)
-    assert encoder_of(X) is None
-
-
 def test_an_encoder_is_an_identity():
-    with pytest.raises(TypeError, match="got 'tiny' of type str"):
+    with pytest.raises(TypeError, match="encoder must be .*'tiny'"):
         EmbeddingArray(np.eye(2), "tiny")

@@ -36,6 +36,7 @@ from skfewshot.clip import (
     clear_model_cache,
     encoder_of,
 )
+from skfewshot.clip._texts import encode_names
 
 CLOSE = {"atol": 2e-5, "rtol": 0}
 
@@ -84,7 +85,7 @@ def test_preprocessing_is_open_clips(make_model, shape, resize_mode):
 
 
 def test_pixels_are_open_clips_to_the_last_bit(small):
-    from skfewshot.clip.preprocessing import Preprocessor
+    from skfewshot.clip._passes import Preprocessor
 
     transform = CLIPFeaturizer(small).load().preprocess
     image = np.random.default_rng(1).integers(0, 256, (41, 57, 3), dtype=np.uint8)
@@ -119,18 +120,20 @@ def test_containers_agree(featurizer, images, files, num_workers):
 
 def test_awkward_arrays(featurizer, images, tmp_path):
     expected = featurizer.transform(images)
-    np.testing.assert_allclose(featurizer.transform(images[::-1]), expected[::-1])
+    np.testing.assert_allclose(
+        featurizer.transform(images[::-1]), expected[::-1], **CLOSE
+    )
     np.save(tmp_path / "images.npy", images)
     mapped = np.load(tmp_path / "images.npy", mmap_mode="r")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        np.testing.assert_allclose(featurizer.transform(mapped), expected)
+        np.testing.assert_allclose(featurizer.transform(mapped), expected, **CLOSE)
     flipped = featurizer.transform(images[:, :, ::-1])
     expected = featurizer.transform(np.ascontiguousarray(images[:, :, ::-1]))
-    np.testing.assert_allclose(flipped, expected)
+    np.testing.assert_allclose(flipped, expected, **CLOSE)
     grey = featurizer.transform(images[..., :1])
     expected = featurizer.transform(np.repeat(images[..., :1], 3, axis=-1))
-    np.testing.assert_allclose(grey, expected)
+    np.testing.assert_allclose(grey, expected, **CLOSE)
     opaque = np.full((*images.shape[:3], 1), 255, dtype=np.uint8)
     rgba = featurizer.transform(np.concatenate([images, opaque], axis=-1))
     np.testing.assert_allclose(rgba, featurizer.transform(images), **CLOSE)
@@ -198,7 +201,7 @@ def test_automatic_dense_mode(small, make_model, images, name):
     featurizer = CLIPFeaturizer(model, output="tokens")
     X = featurizer.transform(images)
     featurizer.set_params(dense_mode=expected)
-    np.testing.assert_array_equal(X, featurizer.transform(images))
+    np.testing.assert_allclose(X, featurizer.transform(images), **CLOSE)
 
 
 # Images that cannot be read
@@ -528,6 +531,7 @@ def test_pickle_is_small_and_works(small, images):
     assert restored.encoder_ == featurizer.encoder_
 
 
+@pytest.mark.slow
 def test_fresh_and_forked_process(small, images, tmp_path):
     featurizer = CLIPFeaturizer(small).fit(images)
     joblib.dump((featurizer, images, featurizer.transform(images)), tmp_path / "f")
@@ -550,6 +554,7 @@ def test_fresh_and_forked_process(small, images, tmp_path):
     subprocess.run(command, check=True, timeout=120, env=environment)
 
 
+@pytest.mark.slow
 def test_joblib_workers(small, images):
     featurizer = CLIPFeaturizer(small).fit(images)
     parts = joblib.Parallel(n_jobs=2)(
@@ -757,9 +762,10 @@ def test_tiny():
     featurizer = CLIPFeaturizer("tiny")
     X = featurizer.fit_transform(images)
     assert X.shape == (2, featurizer.embedding_dim_)
-    assert encoder_of(X).featurizer().encode_classes(["star"]).shape[0] == 1
+    T = encode_names(encoder_of(X), ["star"])
+    np.testing.assert_allclose(T, featurizer.encode_classes(["star"]), **CLOSE)
     assert len(pickle.dumps(featurizer)) < 10_000
-    config = open_clip.get_model_config(featurizer.load()._source.architecture)
+    config = open_clip.get_model_config(featurizer.load().source.architecture)
     assert config["embed_dim"] == featurizer.embedding_dim_
 
 

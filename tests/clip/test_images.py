@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from skfewshot.clip import ImageReadError
-from skfewshot.clip.images import as_images, read_image, to_rgb
+from skfewshot.clip._images import as_images, read_image, to_rgb
 
 GREY = np.arange(0, 256, 4, dtype=np.uint8).reshape(8, 8)
 RGB = np.stack([GREY, GREY[::-1], GREY.T], axis=-1)
@@ -265,11 +265,15 @@ def test_bad_container(X, error, message):
         as_images(X)
 
 
-def test_tensors_are_refused_with_advice():
+def test_tensors():
     import torch
 
-    with pytest.raises(TypeError, match="Tensor of torch"):
+    np.testing.assert_array_equal(rgb_of(torch.from_numpy(RGB)), RGB)
+    assert as_images(torch.zeros(2, 4, 4, 3, dtype=torch.uint8)).shape == (2, 4, 4, 3)
+    with pytest.raises(TypeError, match="array of float32"):
         as_images(torch.zeros(1, 3, 4, 4))
+    with pytest.raises(ValueError, match="channels come last"):
+        as_images(torch.zeros(1, 3, 8, 8, dtype=torch.uint8))
 
 
 def test_float_images_may_overshoot_their_range():

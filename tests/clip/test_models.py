@@ -5,6 +5,7 @@ import logging
 import pickle
 import shutil
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import huggingface_hub
@@ -18,11 +19,11 @@ from skfewshot.clip import (
     CLIPFeaturizer,
     WeightsDownloadError,
     clear_model_cache,
-    models,
-    sources,
     tiny_model_path,
 )
-from skfewshot.clip.models import load_clip
+from skfewshot.clip import _models as models
+from skfewshot.clip._models import load_clip
+from skfewshot.clip._texts import encode_names
 
 CPU = torch.device("cpu")
 
@@ -114,7 +115,7 @@ def test_pytorch_file(built_in, weights, tmp_path, small):
 def test_local_dir_as_pretrained(small):
     clip = load("ViT-B-32", small)
     assert clip.identity == load(small).identity
-    assert clip.identity.featurizer().load() is clip
+    assert load(clip.identity.model_name, clip.identity.pretrained) is clip
 
 
 def test_relative_and_home_paths(small, monkeypatch):
@@ -148,11 +149,25 @@ def test_identity_sees_preprocessing_and_activation(make_model, small):
 def test_identity_refuses_changed_weights(make_model):
     name = make_model("replaced")
     identity = load(name).identity
-    assert isinstance(identity.featurizer(batch_size=2), CLIPFeaturizer)
+    assert encode_names(identity, ["cat"], "a {}").encoder == identity
     path = folder_of(name) / "open_clip_model.safetensors"
     save_file({k: v + 0.01 for k, v in load_file(path).items()}, path)
     with pytest.raises(ValueError, match="the weights have changed since"):
-        identity.featurizer()
+        encode_names(identity, ["cat"])
+
+
+def test_names_are_encoded_by_the_identity(small):
+    clip = load(small)
+    identity = replace(clip.identity, prompt_templates=["a {}", "the {}"])
+    expected = CLIPFeaturizer(small).encode_classes(["cat", "dog"], ["a {}", "the {}"])
+    for found in (
+        encode_names(identity, ["cat", "dog"]),
+        encode_names(clip.identity, ["cat", "dog"], ["a {}", "the {}"]),
+    ):
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+        assert found.encoder == clip.identity
+    with pytest.raises(TypeError, match="single text 'cat'"):
+        encode_names(identity, "cat")
 
 
 def test_random_weights_are_never_loaded(built_in, small, tmp_path, caplog):
@@ -285,7 +300,7 @@ def test_cached_tag_needs_no_hub(built_in, weights, hub_cache, monkeypatch, smal
     kinds = {type(module).__name__ for module in clip.model.modules()}
     assert "QuickGELU" in kinds, "the tag was trained with it"
     assert clip.identity != load(small).identity
-    assert clip.identity.featurizer().load() is clip
+    assert load(clip.identity.model_name, clip.identity.pretrained) is clip
 
 
 def test_cached_hub_repository_needs_no_hub(small, weights, hub_cache):
@@ -307,7 +322,7 @@ def test_cached_hub_repository_needs_no_hub(small, weights, hub_cache):
     ],
 )
 def test_candidates_prefer_safetensors(file, first):
-    assert sources._candidates(file)[0] == first
+    assert models._candidates(file)[0] == first
 
 
 @pytest.mark.parametrize("precision", ["fp16"])

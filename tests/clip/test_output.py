@@ -1,4 +1,4 @@
-"""Where images come from and embeddings go: generators, memory maps, tensors."""
+"""Where images come from and embeddings go: generators, tensors, memory maps."""
 
 import threading
 import tracemalloc
@@ -7,12 +7,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from sklearn.pipeline import Pipeline
 
-from skfewshot import CLIPFeaturizer, CMMClassifier
+from skfewshot import CLIPFeaturizer
 from skfewshot.clip import ImageReadError, encoder_of
-from skfewshot.clip.output import ArrayRows, TensorRows
-from skfewshot.clip.streaming import Batch, fill_batches
+from skfewshot.clip._passes import Rows
 
 CLOSE = {"rtol": 0, "atol": 2e-6}
 
@@ -109,23 +107,19 @@ def test_a_generator_is_read_a_few_batches_ahead(featurizer, images, num_workers
 
     featurizer.transform(generate(10))
     peaks = []
-    for n in (30, 300):
+    for n in (30, 120):
         tracemalloc.start()
         featurizer.transform(generate(n))
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
-    assert peaks[1] - peaks[0] < 270 * 128 * 128 * 3 / 10
+    assert peaks[1] - peaks[0] < 90 * 128 * 128 * 3 / 10
 
 
 def test_more_rows_than_the_first_memory_holds(small):
-    images = np.random.default_rng(0).integers(0, 256, (2500, 32, 32, 3), np.uint8)
+    images = np.random.default_rng(0).integers(0, 256, (1100, 32, 32, 3), np.uint8)
     featurizer = CLIPFeaturizer(small)
     expected = featurizer.transform(images)
     np.testing.assert_allclose(featurizer.transform(iter(images)), expected, **CLOSE)
-    featurizer.set_params(output_type="torch")
-    found = featurizer.transform(iter(images))
-    assert found.shape == expected.shape
-    np.testing.assert_allclose(found, expected, **CLOSE)
 
 
 # out
@@ -214,94 +208,25 @@ def test_out_in_a_data_frame(featurizer, images):
 # Tensors
 
 
-@pytest.mark.parametrize("output", ["embedding", "tokens"])
-def test_tensor(featurizer, images, output):
-    featurizer.set_params(output=output)
+@pytest.mark.parametrize(
+    "as_tensors",
+    [torch.from_numpy, lambda images: [torch.from_numpy(image) for image in images]],
+    ids=["one tensor", "a list"],
+)
+def test_images_may_be_tensors(featurizer, images, as_tensors):
     expected = featurizer.transform(images)
-    featurizer.set_params(output_type="torch")
-    found = featurizer.fit_transform(images)
-    assert type(found) is torch.Tensor
-    assert found.dtype == torch.float32
-    assert found.device.type == featurizer.device_.type
-    assert encoder_of(found) == expected.encoder
-    assert encoder_of(found[:2]) is None
-    np.testing.assert_allclose(found.cpu(), expected, **CLOSE)
-
-
-@pytest.mark.parametrize("container", [list, iter])
-def test_tensor_can_be_trained_on(featurizer, images, container):
-    featurizer.set_params(output_type="torch")
-    with torch.inference_mode():
-        X = featurizer.transform(container(images))
-    weights = torch.ones(24, requires_grad=True, device=X.device)
-    (X @ weights).sum().backward()
-    assert weights.grad is not None
-    X += 1
-
-
-def test_tensor_from_the_cache_and_with_nan(featurizer, images, tmp_path):
-    featurizer.set_params(output_type="torch", cache=tmp_path, on_error="nan")
-    with pytest.warns(UserWarning):
-        first = featurizer.transform([*images, None])
-    with pytest.warns(UserWarning):
-        again = featurizer.transform([*images, None])
-    assert torch.equal(first[:-1], again[:-1])
-    assert first[-1].isnan().all()
-
-
-def test_tensor_and_what_does_not_go_with_it(featurizer, images):
-    featurizer.set_params(output_type="torch").fit(images)
-    with pytest.raises(ValueError, match="output_type='torch'.*out asks"):
-        featurizer.transform(images, out=np.zeros((7, 24), np.float32))
-    featurizer.set_output(transform="pandas")
-    with pytest.raises(ValueError, match=r"set_output\(transform='pandas'\)"):
-        featurizer.transform(images)
-
-
-def test_pipeline_of_tensors_finds_its_texts(small, images):
-    names = np.array(["cat", "dog", "cat", "dog", "cat", "dog", "cat"])
-    predictions = []
-    for output_type in ("numpy", "torch"):
-        featurizer = CLIPFeaturizer(small, output_type=output_type, device="cpu")
-        pipeline = Pipeline([("clip", featurizer), ("cmm", CMMClassifier())])
-        pipeline.fit(images, names)
-        assert pipeline[-1].prototype_source_ == "embedding"
-        predictions.append(np.asarray(pipeline.predict_proba(images)))
-    np.testing.assert_allclose(*predictions, rtol=1e-3, atol=1e-4)
+    found = featurizer.fit_transform(as_tensors(images))
+    assert type(found) is type(expected)
+    np.testing.assert_allclose(found, expected, **CLOSE)
 
 
 # The parts
 
 
 def test_rows_out_of_order():
-    for rows in (ArrayRows(None), TensorRows(None, torch.device("cpu"))):
-        rows.put([3, 1], np.array([[3, 3], [1, 1]], np.float32))
-        rows.put(range(4, 6), torch.tensor([[4.0, 4], [5, 5]]))
-        rows.put([0], np.zeros((1, 2), np.float32))
-        found = np.asarray(rows.finish(missing=[2]))
-        np.testing.assert_array_equal(found[:, 0], [0, 1, np.nan, 3, 4, 5])
-
-
-def test_batches_are_filled():
-    def batch(*indexes, found=(), errors=()):
-        pixels = np.array(indexes, np.uint8).reshape(-1, 1, 1, 1)
-        keys = [str(index) for index in indexes]
-        return Batch(list(indexes), pixels, keys, list(found), list(errors))
-
-    batches = [
-        batch(0, 1),
-        batch(found=[(2, "row")]),
-        batch(3, 4, 5),
-        batch(6, 7, 8, 9, errors=["error"]),
-        batch(10),
-    ]
-    filled = list(fill_batches(iter(batches), 4))
-    sizes = [len(part.indexes) for part in filled if part.indexes]
-    assert sizes == [4, 4, 2]
-    indexes = [index for part in filled for index in part.indexes]
-    assert indexes == [0, 1, *range(3, 11)]
-    assert [key for part in filled for key in part.keys] == list(map(str, indexes))
-    for part in filled:
-        np.testing.assert_array_equal(part.pixels.ravel(), part.indexes)
-    assert [pair for part in filled for pair in part.found] == [(2, "row")]
-    assert [error for part in filled for error in part.errors] == ["error"]
+    rows = Rows(None)
+    rows.put([3, 1], np.array([[3, 3], [1, 1]], np.float32))
+    rows.put(range(4, 6), np.array([[4, 4], [5, 5]], np.float32))
+    rows.put([0], np.zeros((1, 2), np.float32))
+    found = np.asarray(rows.finish(missing=[2]))
+    np.testing.assert_array_equal(found[:, 0], [0, 1, np.nan, 3, 4, 5])

@@ -3,7 +3,7 @@
 import pytest
 
 from skfewshot.clip import DEFAULT_PROMPT_TEMPLATES
-from skfewshot.clip.prompts import check_names, check_templates, fill_templates
+from skfewshot.clip._texts import check_names, check_templates, fill_templates
 
 
 def texts(templates, names=("cat", "dog")):

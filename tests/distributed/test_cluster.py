@@ -1,7 +1,6 @@
-"""On a local Ray of two workers: kills, errors, predictions, a search."""
+"""On a local Ray of two workers: kills, errors, resumed runs, predictions, a search."""
 
 import contextlib
-import inspect
 import json
 import os
 import signal
@@ -14,7 +13,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from numpy.testing import assert_allclose
 from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import make_pipeline
 
 from skfewshot import CLIPFeaturizer, CMMClassifier
 from skfewshot.clip import ImageReadError, encoder_of
@@ -32,151 +33,70 @@ from skfewshot.distributed import (
     predict_dataset,
     read_embeddings,
 )
-from skfewshot.distributed.reading import describe_encoder
 
-# Ray warns of itself.
-pytestmark = pytest.mark.filterwarnings(
-    r"ignore::DeprecationWarning:ray\..*", r"ignore::FutureWarning:ray\..*"
-)
-# The workers cannot import this module, but its classes travel with their code.
-ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
-
-
-CLOSE = {"atol": 2e-5, "rtol": 0}
-
-
+pytestmark = [
+    pytest.mark.slow,
+    # Ray warns of itself.
+    pytest.mark.filterwarnings(r"ignore::DeprecationWarning:ray\..*"),
+    pytest.mark.filterwarnings(r"ignore::FutureWarning:ray\..*"),
+]
+COLUMNS = {"image_column": "path", "id_column": "path"}
 POOL = {"batch_size": 4, "concurrency": 2, "num_cpus": 0.5}
 
 
-class LoggingFeaturizer(CLIPFeaturizer):
-    """Writes down what was embedded by whom.
-
-    Once in all, before it embeds an image at `path` or beyond, it kills its process;
-    or it waits there for ever.
-    """
-
-    def __init__(
-        self,
-        model_name="tiny",
-        pretrained=None,
-        *,
-        log,
-        path=None,
-        wait=False,
-        **params,
-    ):
-        super().__init__(model_name, pretrained, **params)
-        self.log = log
-        self.path = path
-        self.wait = wait
-
-    @classmethod
-    def _get_param_names(cls):
-        return [*CLIPFeaturizer._get_param_names(), "log", "path", "wait"]
-
-    def load(self):
-        clip = super().load()
-        if not hasattr(self, "_loaded"):
-            self._loaded = True
-            self._write(["load"])
-        return clip
-
-    def transform(self, X):
-        marker = Path(self.log).with_suffix(".killed")
-        if self.path is not None and max(X) >= self.path and not marker.exists():
-            if self.wait:
-                time.sleep(600)
-            marker.touch()
-            os.kill(os.getpid(), signal.SIGKILL)
-        embeddings = super().transform(X)
-        self._write(X)
-        return embeddings
-
-    def _write(self, items):
-        import torch
-
-        with open(self.log, "a") as file:  # short lines that are appended do not mix
-            for item in items:
-                line = {"item": item, "pid": os.getpid()}
-                line["threads"] = torch.get_num_threads()
-                file.write(json.dumps(line) + "\n")
+@pytest.fixture(scope="module")
+def by_value(colours):
+    """Have the class of the featurizer travel with its code, as workers lack it."""
+    module = sys.modules[type(colours()).__module__]
+    ray.cloudpickle.register_pickle_by_value(module)
+    yield
+    ray.cloudpickle.unregister_pickle_by_value(module)
 
 
-def logged(log):
-    """Return what was loaded, and what was embedded."""
-    lines = [json.loads(line) for line in Path(log).read_text().splitlines()]
-    loads = [line for line in lines if line["item"] == "load"]
-    return loads, [line for line in lines if line["item"] != "load"]
+@pytest.fixture
+def embed(cluster, by_value, colours, tmp_path):
+    """A function that embeds rows into one folder."""
+
+    def run(rows, featurizer=None, n_blocks=5, **options):
+        dataset = ray.data.from_items(rows, override_num_blocks=n_blocks)
+        featurizer = featurizer or colours()
+        options = {**COLUMNS, **POOL, **options}
+        return embed_dataset(dataset, tmp_path / "out", featurizer, **options)
+
+    return run
 
 
-def check_equal(path, expected, rows):
-    """Check that a folder has each row once, as it should be."""
-    X, table = read_embeddings(path)
-    np.testing.assert_allclose(X, expected, **CLOSE)
-    assert table.to_pylist() == rows
-    assert encoder_of(X) == encoder_of(expected)
-
-
-def test_a_killed_worker_costs_nothing(cluster, rows, expected, tmp_path):
+def test_a_killed_worker_costs_nothing(embed, colours, rows, expected, tmp_path):
     log = tmp_path / "log"
-    featurizer = LoggingFeaturizer(log=str(log), path=rows[20]["path"])
-    dataset = ray.data.from_items(rows, override_num_blocks=5)
-    done = embed_dataset(
-        dataset,
-        tmp_path / "out",
-        featurizer,
-        image_column="path",
-        id_column="path",
-        **POOL,
-    )
+    done = embed(rows, colours(log=str(log), path=rows[20]["path"]))
     assert done == RunSummary(len(rows), 0, 0)
-    check_equal(tmp_path / "out", expected, rows)
+    X, table = read_embeddings(tmp_path / "out")
+    assert_allclose(X, expected, rtol=1e-6)
+    assert table.to_pylist() == rows
     assert log.with_suffix(".killed").exists()
-    loads, embedded = logged(log)
-    # Two actors, another for each that was killed, and a task to tell the encoder.
-    pids = {line["pid"] for line in embedded}
-    assert len(pids) >= 2
-    assert len(loads) == len({line["pid"] for line in loads}) <= 5
-    assert {line["threads"] for line in embedded} == {1}
-    assert {line["item"] for line in embedded} == {row["path"] for row in rows}
+    embedded = {json.loads(line) for line in log.read_text().splitlines()}
+    assert embedded == {row["path"] for row in rows}
 
 
 DRIVER = """
-import json, os, signal, sys, time
-from pathlib import Path
+import pickle, sys
 import ray, ray.data
-from skfewshot import CLIPFeaturizer
-from skfewshot.clip import EncoderIdentity
 from skfewshot.distributed import embed_dataset
 
-{featurizer}
-
-rows, log, output, path, encoder = json.loads(sys.argv[1])
 ray.init(num_cpus=2, include_dashboard=False, object_store_memory=200 * 2**20)
-featurizer = LoggingFeaturizer(log=log, path=path, wait=True)
-featurizer.encoder_ = EncoderIdentity(**encoder)
-embed_dataset(
-    ray.data.from_items(rows, override_num_blocks=5),
-    output,
-    featurizer,
-    image_column="path",
-    id_column="path",
-    batch_size=4,
-    concurrency=2,
-    num_cpus=0.5,
-)
+rows, output, featurizer, columns, pool = pickle.load(open(sys.argv[1], "rb"))
+dataset = ray.data.from_items(rows, override_num_blocks=5)
+embed_dataset(dataset, output, featurizer, **columns, **pool)
 """
 
 
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="needs /proc")
-def test_a_killed_run_goes_on(cluster, rows, expected, tmp_path):
+def test_a_killed_run_goes_on(embed, colours, rows, expected, tmp_path):
     output, log = tmp_path / "out", tmp_path / "log"
-    source = DRIVER.format(featurizer=inspect.getsource(LoggingFeaturizer))
-    encoder = describe_encoder(encoder_of(expected))
-    arguments = json.dumps(
-        [rows, str(tmp_path / "first"), str(output), rows[20]["path"], encoder]
-    )
-    with killed_with_all_it_started(source, arguments) as process:
+    waits = colours(log=str(tmp_path / "first"), path=rows[20]["path"], wait=True)
+    arguments = ray.cloudpickle.dumps([rows, str(output), waits, COLUMNS, POOL])
+    (tmp_path / "arguments").write_bytes(arguments)
+    with killed_with_all_it_started(DRIVER, tmp_path / "arguments") as process:
         wait_for(lambda: len(list(output.glob("part-*.parquet"))) >= 3, process)
     before = {path: path.stat().st_mtime_ns for path in output.glob("*.parquet")}
     with pytest.warns(UserWarning, match="has not come to its end"):
@@ -186,28 +106,15 @@ def test_a_killed_run_goes_on(cluster, rows, expected, tmp_path):
     part = next(iter(before)).read_bytes()
     (output / "_temporary-1").write_bytes(part[: len(part) // 2])
 
-    done = embed_dataset(
-        ray.data.from_items(rows, override_num_blocks=3),
-        output,
-        logging_featurizer(encoder_of(expected), log=str(log)),
-        image_column="path",
-        id_column="path",
-        batch_size=4,
-    )
+    done = embed(rows, colours(log=str(log)), n_blocks=3, concurrency=1)
     assert done == RunSummary(len(rows) - len(written), len(written), 0)
-    check_equal(output, expected, rows)
-    embedded = [line["item"] for line in logged(log)[1]]
-    missing = {row["path"] for row in rows} - set(written)
-    assert sorted(embedded) == sorted(missing)
+    X, table = read_embeddings(output)
+    assert_allclose(X, expected, rtol=1e-6)
+    assert table.to_pylist() == rows
+    embedded = [json.loads(line) for line in log.read_text().splitlines()]
+    assert sorted(embedded) == sorted({row["path"] for row in rows} - set(written))
     assert {path: path.stat().st_mtime_ns for path in before} == before
     assert not list(output.glob("_temporary*"))
-
-
-def logging_featurizer(encoder, **params):
-    """Return one that counts as fitted, so that no task has to load its model."""
-    featurizer = LoggingFeaturizer(**params)
-    featurizer.encoder_ = encoder
-    return featurizer
 
 
 @contextlib.contextmanager
@@ -252,53 +159,130 @@ def wait_for(condition, process, seconds=120):
         time.sleep(0.05)
 
 
-def test_an_unreadable_image_is_named(cluster, rows, tmp_path):
+def test_an_unreadable_image_stops_the_run_or_is_recorded(embed, rows, tmp_path):
     broken = tmp_path / "broken.png"
     broken.write_bytes(b"no image")
     bad = [*rows[:6], {**rows[6], "path": str(broken)}]
-    arguments = {"image_column": "path", "id_column": "number", "columns": ["name"]}
-    arguments |= {"batch_size": 4}
-    dataset, output = ray.data.from_items(bad, override_num_blocks=1), tmp_path / "out"
-    featurizer = CLIPFeaturizer("tiny").fit([rows[0]["path"]])
-    with pytest.raises(
-        ImageReadError, match=r"number=6 could not be read.*broken\.png"
+    options = {"n_blocks": 1, "id_column": "number", "concurrency": 1}
+    featurizer = CLIPFeaturizer("tiny")  # not fitted
+    with pytest.raises(ImageReadError, match=r"^number=6: .*broken\.png") as caught:
+        embed(bad, featurizer, **options)
+    assert "In an actor:\nTraceback" in str(caught.value.__cause__)
+    with pytest.warns(UserWarning, match="1 of the images .* number: 6") as warned:
+        done = embed(bad, featurizer.set_params(on_error="nan"), **options)
+    assert done == RunSummary(3, 4, 1)
+    assert __file__ in [item.filename for item in warned]
+    X, table = read_embeddings(tmp_path / "out")
+    assert table.column_names == ["number", "note"]
+    assert np.isnan(X).any(axis=1).tolist() == [False] * 6 + [True]
+    expected = featurizer.fit_transform([row["path"] for row in rows[:6]])
+    assert_allclose(X[:6], expected, atol=2e-5)
+    assert encoder_of(X) == encoder_of(expected)
+    with pytest.raises(ValueError, match="other arguments.*output: 'embedding' there"):
+        embed(bad, featurizer.set_params(output="tokens"), **options)
+
+
+def test_other_rows_are_refused(embed, write, colours, rows, tmp_path):
+    dataset = rows[:2]
+    with pytest.raises(ValueError, match="1 ids occur more than once.*01.png"):
+        embed([*rows[:3], rows[1]], n_blocks=2, concurrency=1)
+    # What was written twice is put right by the next run.
+    assert embed(rows[:3], n_blocks=1).n_written > 0
+    assert len(read_embeddings(tmp_path / "out")[0]) == 3
+    for change in (
+        {"id_column": "number"},
+        {"image_column": "note"},
+        {"num_gpus": 0.5},
     ):
-        embed_dataset(dataset, output, featurizer, **arguments)
+        with pytest.raises(ValueError, match="other arguments.*there, .* now"):
+            embed(dataset, **change)
+    other = colours()
+    other.encoder_ = encoder_of(CLIPFeaturizer("tiny").encode_text(["a"]))
+    with pytest.raises(ValueError, match="encoder: .*colours.* there"):
+        embed(dataset, other)
+    for change in ({"id_column": "x"}, {"image_column": "x"}):
+        with pytest.raises(ValueError, match="wanted are .*'x'"):
+            embed(dataset, **change)
+    with pytest.raises(ValueError, match="none that is named 'embedding'"):
+        embed([{**row, "embedding": 1} for row in dataset])
+    for change in ({"batch_size": 0}, {"concurrency": 0}, {"num_cpus": -1}):
+        with pytest.raises(ValueError):
+            embed(dataset, **change)
+    (tmp_path / "out" / "_skfewshot.json").unlink()
+    with pytest.raises(ValueError, match="other arguments"):
+        embed(dataset)
 
 
-def test_predicts_from_embeddings(cluster, rows, expected, embedded, tmp_path):
-    names = [row["name"] for row in rows]
-    model = CMMClassifier().fit(expected, names)
-    dataset = ray.data.read_parquet(str(embedded))
-    done = predict_dataset(
-        dataset,
-        tmp_path / "out",
-        model,
-        input_column="embedding",
-        id_column="path",
-        method="predict_proba",
+def test_rows_that_do_not_arrive_are_missed(embed, rows, monkeypatch):
+    monkeypatch.setattr("skfewshot.distributed._folder.Folder.recover", lambda *_: {1})
+    with pytest.raises(RuntimeError, match="2 of 2 rows did not arrive.*all nodes"):
+        embed(rows[:2], n_blocks=1, concurrency=1)
+
+
+def test_actors_that_take_every_cpu_are_warned_of(embed, rows):
+    with pytest.warns(UserWarning, match="2 times num_cpus=1 of the cluster's 2 CPUs"):
+        with pytest.raises(ValueError, match="Batch size"):
+            embed(rows[:2], num_cpus=1, batch_size=-1)
+
+
+def test_predicts_from_embeddings_and_from_images(embed, rows, files, tmp_path):
+    featurizer = CLIPFeaturizer("tiny").fit(files[:1])
+    X = featurizer.transform(files)
+    names = np.repeat(["ball", "star", "heart", "arrow"], len(files) // 4)
+    model = CMMClassifier().fit(X, names)
+    embedded = ray.data.from_pandas(
+        pd.DataFrame({"path": files, "embedding": list(np.asarray(X))})
     )
-    assert done == RunSummary(len(rows), 0, 0)
-    frame = pd.read_parquet(tmp_path / "out").sort_values("path")
-    assert frame.columns.tolist() == ["path", "name", "probability"]
-    found = np.stack(frame["probability"])
-    np.testing.assert_allclose(found, model.predict_proba(expected), **CLOSE)
-    manifest = json.loads((tmp_path / "out" / "_skfewshot.json").read_text())
-    assert manifest["classes"] == model.classes_.tolist()
+    images = ray.data.from_items([{"path": path, "x": path} for path in files])
+    for dataset, column, estimator in (
+        (embedded, "embedding", model),
+        (images, "x", make_pipeline(featurizer, model)),
+    ):
+        output, options = tmp_path / column, {"num_cpus": 0.5, "id_column": "path"}
+        options |= {"input_column": column, "method": "predict_proba"}
+        done = predict_dataset(dataset, output, estimator, **options)
+        assert done == RunSummary(len(files), 0, 0)
+        frame = pd.read_parquet(output).sort_values("path")
+        assert frame.columns.tolist() == ["path", "probability"]
+        found = np.stack(frame["probability"])
+        assert_allclose(found, model.predict_proba(X), rtol=1e-3, atol=1e-5)
+        manifest = json.loads((output / "_skfewshot.json").read_text())
+        assert manifest["classes"] == model.classes_.tolist()
+        other = CMMClassifier(alpha=2.0).fit(X, names)
+        with pytest.raises(ValueError, match="other arguments.*estimator"):
+            predict_dataset(dataset, output, other, **options)
 
 
-def test_grid_search_on_rays_joblib_backend(cluster, rows, expected):
+def test_grid_search_on_rays_joblib_backend(cluster, files):
     import joblib
     from ray.util.joblib import register_ray
 
-    names = [row["name"] for row in rows]
+    X = CLIPFeaturizer("tiny").fit_transform(files)
+    names = np.repeat(["plain ball", "striped star"], len(files) // 2)
     search = GridSearchCV(CMMClassifier(), {"map_penalty": [0.3, 3.0]}, cv=2)
-    here = search.fit(expected, names).cv_results_
+    here = search.fit(X, names).cv_results_
     register_ray()
     with joblib.parallel_config("ray", n_jobs=2):
-        there = search.set_params(n_jobs=2).fit(expected, names)
-    np.testing.assert_allclose(
-        there.cv_results_["mean_test_score"], here["mean_test_score"]
-    )
+        there = search.set_params(n_jobs=2).fit(X, names)
+    assert_allclose(there.cv_results_["mean_test_score"], here["mean_test_score"])
     # The encoder travels with the embeddings.
     assert there.best_estimator_.prototype_source_ == "embedding"
+
+
+def test_without_ray_the_error_says_what_to_install():
+    source = """if True:
+    import sys
+    for name in ("ray", "pyarrow"):
+        sys.modules[name] = None
+    from skfewshot.distributed import embed_dataset, read_embeddings
+    columns = dict(image_column="path", id_column="path")
+    for function, arguments in ((embed_dataset, (0, 0, 0)), (read_embeddings, (0,))):
+        try:
+            function(*arguments, **(columns if len(arguments) == 3 else {}))
+        except ImportError as error:
+            print(error)
+    """
+    answer = subprocess.run(
+        [sys.executable, "-c", source], capture_output=True, text=True, check=True
+    )
+    assert answer.stdout.count('pip install "skfewshot[ray]"') == 2

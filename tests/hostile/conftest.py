@@ -23,9 +23,6 @@ ESTIMATORS = {
     "proker": skfewshot.ProKeRClassifier(),
     "cmm": skfewshot.CMMClassifier(max_iter=20),
     "cmm_gradient": skfewshot.CMMClassifier(solver="gradient", max_iter=5),
-    "cmm_cv": skfewshot.CMMClassifierCV(
-        map_penalties=(1.0,), text_penalties=(10.0, 3.0), cv=2, max_iter=5
-    ),
     "multi_label": skfewshot.MultiLabelPrototypeClassifier(),
     "multi_label_paper": skfewshot.MultiLabelPrototypeClassifier(
         selection="lcm_paper",
@@ -132,7 +129,7 @@ def estimator(request):
     return ESTIMATORS[request.param]
 
 
-@pytest.fixture(params=["gaussian", "cmm_cv", "multi_label"], ids=str)
+@pytest.fixture(params=["gaussian", "multi_label"], ids=str)
 def reader(request):
     """Return one estimator for each way in which data are read."""
     return ESTIMATORS[request.param]

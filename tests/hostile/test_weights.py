@@ -140,7 +140,7 @@ CLASS_WEIGHTS = [
     ({"ant": np.nan}, "class_weight must hold finite numbers"),
     ({"ant": None}, "class_weight must hold finite numbers"),
     ({"ant": np.inf}, "class_weight must hold finite numbers"),
-    ({"ant": -1.0}, "class_weight must not be negative"),
+    ({"ant": -1.0}, "class_weight .*negative"),
     ({"ant": 1e300}, "class_weight, times sample_weight, makes"),
     ({"ant": 10**400}, "class_weight holds a number too large"),
     ({"ant": "x"}, "could not convert"),
@@ -150,7 +150,7 @@ CLASS_WEIGHTS = [
 ]
 
 
-@pytest.mark.parametrize("name", ["gaussian", "cmm", "taskres", "cmm_cv"])
+@pytest.mark.parametrize("name", ["gaussian", "cmm", "taskres"])
 @pytest.mark.parametrize(("weights", "message"), CLASS_WEIGHTS)
 def test_class_weights(name, weights, message, estimators, problem, hostile):
     model = clone(estimators[name]).set_params(class_weight=weights)

@@ -12,9 +12,8 @@ from hypothesis import strategies as st
 from PIL import Image, ImageFile
 
 from skfewshot.clip import ImageReadError
-from skfewshot.clip import images as image_module
-from skfewshot.clip.images import read_content, read_image
-from skfewshot.distributed.columns import EncodedImages
+from skfewshot.clip import _images as image_module
+from skfewshot.clip._images import read_content, read_image
 
 _FORMATS = ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM", "TGA", "ICO")
 
@@ -89,30 +88,14 @@ def test_a_bomb_among_images(featurizer, images, expected, tmp_path):
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 def test_the_limit_is_pillows(make_png, tmp_path, monkeypatch):
     path = tmp_path / "a.png"
-    path.write_bytes(content := make_png(11, 10))
+    path.write_bytes(make_png(11, 10))
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 109)
     refused(path, "11 x 10 pixels are more than 109")
     with Image.open(path) as image, pytest.raises(ImageReadError, match="11 x 10"):
         read_image(image, 3)
-    with pytest.raises(ImageReadError, match="11 x 10"):
-        read_image(EncodedImages([content])[0], 0)
     for limit in (110, None):
         monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
         assert read(path).size == (11, 10)
-
-
-def test_files_that_are_too_long(make_png, tmp_path, monkeypatch):
-    """Some decoders, and the cache, read all of a file into memory."""
-    path = tmp_path / "a.webp"
-    with open(path, "wb") as file:
-        file.write(b"RIFF\xff\xff\xff\x7fWEBPVP8 ")
-        file.truncate(2 * 2**30)  # takes no room on the disk
-    refused(path, "has 2,147,483,648 bytes; the limit is 715,827,880")
-    path.write_bytes(make_png(9, 9) + bytes(800))
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
-    refused(path, "the limit is 800")
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
-    assert read(path).size == (9, 9)
 
 
 @pytest.mark.parametrize("kind", [b"zTXt", b"iTXt", b"iCCP"])
@@ -249,7 +232,7 @@ def encoded():
 
 
 @settings(
-    max_examples=400,
+    max_examples=150,
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture],

@@ -10,8 +10,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from skfewshot import CMMClassifier
-from skfewshot.clip.prompts import check_names, check_templates, fill_templates
-from skfewshot.clip.tokenizing import Tokenizing
+from skfewshot.clip._texts import (
+    Tokenizing,
+    check_names,
+    check_templates,
+    fill_templates,
+)
 
 
 def rows(featurizer, names, templates="a {}."):
@@ -188,7 +192,7 @@ def test_the_warning_reaches_a_classifier(featurizer, images):
 
 
 @settings(
-    max_examples=80,
+    max_examples=30,
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture],

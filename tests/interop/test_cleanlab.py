@@ -21,6 +21,7 @@ from skfewshot import (
 from skfewshot.datasets import make_scenes
 from skfewshot.model_selection import MultilabelStratifiedKFold
 
+pytestmark = pytest.mark.slow
 FOLDS = StratifiedKFold(5, shuffle=True, random_state=0)
 
 

@@ -76,6 +76,7 @@ def test_from_images(uneven, query, clip):
     assert model["classify"].prototype_source_ == "text_encoder"
 
 
+@pytest.mark.slow
 def test_search_over_a_sampler(uneven, clip):
     model = make_pipeline(
         RandomUnderSampler(random_state=0), CMMClassifier(text_encoder=clip)
@@ -90,6 +91,7 @@ def test_search_over_a_sampler(uneven, clip):
     assert search.fit(uneven.X, uneven.names).best_score_ > 0.8
 
 
+@pytest.mark.slow
 def test_balanced_ensembles(uneven, query, clip):
     """They number the classes, and a bag may lack one."""
     base = CMMClassifier(class_names=dict(enumerate(uneven.classes)), text_encoder=clip)

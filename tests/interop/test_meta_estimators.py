@@ -44,8 +44,16 @@ def sources(estimators):
 # Calibration
 
 
-@pytest.mark.parametrize("ensemble", [True, False])
-@pytest.mark.parametrize("method", ["sigmoid", "isotonic", "temperature"])
+@pytest.mark.parametrize(
+    "ensemble", [pytest.param(True, marks=pytest.mark.slow), False]
+)
+@pytest.mark.parametrize(
+    "method",
+    [
+        *(pytest.param(m, marks=pytest.mark.slow) for m in ("sigmoid", "isotonic")),
+        "temperature",
+    ],
+)
 def test_calibration(support, query, by_number, method, ensemble):
     """Some of its ways number the classes before they fit, and others do not."""
     model = CalibratedClassifierCV(
@@ -57,6 +65,7 @@ def test_calibration(support, query, by_number, method, ensemble):
     assert model.score(query.X, query.names) > 0.8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["sigmoid", "isotonic", "temperature"])
 def test_calibration_of_a_fitted_model(support, query, method):
     fitted = CMMClassifier().fit(support.X, support.names)
@@ -66,6 +75,7 @@ def test_calibration_of_a_fitted_model(support, query, method):
     assert model.calibrated_classifiers_[0].estimator.estimator is fitted
 
 
+@pytest.mark.slow
 def test_calibration_from_images(support, query, by_number):
     model = make_pipeline(CLIPFeaturizer("tiny"), CMMClassifier(class_names=by_number))
     calibrated = CalibratedClassifierCV(model, method="temperature", cv=2)
@@ -102,8 +112,12 @@ def test_numbers_of_other_names_are_no_names(support):
     ("wrapper", "params"),
     [
         (OneVsRestClassifier, {}),
-        (OneVsOneClassifier, {}),
-        (OutputCodeClassifier, {"code_size": 3, "random_state": 0}),
+        pytest.param(OneVsOneClassifier, {}, marks=pytest.mark.slow),
+        pytest.param(
+            OutputCodeClassifier,
+            {"code_size": 3, "random_state": 0},
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_binary_reductions_without_text(support, query, wrapper, params):
@@ -122,7 +136,7 @@ def test_one_against_the_rest_warns_that_texts_are_lost(support):
 
 
 @pytest.mark.parametrize(
-    "stack_method", ["auto", "predict_proba", "decision_function", "predict"]
+    "stack_method", ["predict_proba", pytest.param("predict", marks=pytest.mark.slow)]
 )
 def test_stacking(support, query, by_number, stack_method):
     models = [
@@ -135,6 +149,7 @@ def test_stacking(support, query, by_number, stack_method):
     assert model.score(query.X, query.names) > 0.8
 
 
+@pytest.mark.slow
 def test_stacking_of_fitted_models_and_below_a_final_one(support, query, by_number):
     fitted = CMMClassifier(class_names=by_number).fit(support.X, support.codes)
     prefit = StackingClassifier([("cmm", fitted)], cv="prefit")
@@ -147,7 +162,9 @@ def test_stacking_of_fitted_models_and_below_a_final_one(support, query, by_numb
     assert final.fit(support.X, support.names).score(query.X, query.names) > 0.8
 
 
-@pytest.mark.parametrize("voting", ["soft", "hard"])
+@pytest.mark.parametrize(
+    "voting", ["soft", pytest.param("hard", marks=pytest.mark.slow)]
+)
 def test_voting_from_images(support, query, by_number, voting):
     """Each voter could have another model of images."""
     models = [
@@ -164,8 +181,11 @@ def test_voting_from_images(support, query, by_number, voting):
     "params",
     [
         {"n_estimators": 3},
-        {"n_estimators": 3, "bootstrap": False, "max_samples": 0.5},
-        {"n_estimators": 25, "oob_score": True},
+        pytest.param(
+            {"n_estimators": 3, "bootstrap": False, "max_samples": 0.5},
+            marks=pytest.mark.slow,
+        ),
+        pytest.param({"n_estimators": 15, "oob_score": True}, marks=pytest.mark.slow),
     ],
 )
 def test_bagging_wants_the_encoder(support, query, by_number, clip, params):
@@ -176,19 +196,21 @@ def test_bagging_wants_the_encoder(support, query, by_number, clip, params):
     assert sources(model.estimators_) == {"text_encoder"}
     assert model.score(query.X, query.names) > 0.8
     with pytest.warns(UserWarning, match="Pass text_encoder"):
-        BaggingClassifier(CMMClassifier(class_names=by_number), **params).fit(
-            support.X, support.names
-        )
+        BaggingClassifier(
+            CMMClassifier(class_names=by_number), n_estimators=1, random_state=0
+        ).fit(support.X, support.names)
 
 
+@pytest.mark.slow
 def test_bagging_of_features_cuts_images_but_not_texts(support, by_number, clip):
     base = CMMClassifier(class_names=by_number, text_encoder=clip)
     with pytest.raises(ValueError, match="as wide as X"):
         BaggingClassifier(base, max_features=0.5).fit(support.X, support.names)
-    half = BaggingClassifier(CMMClassifier(text_features=None), max_features=0.5)
+    half = BaggingClassifier(CMMClassifier(text_features=None), 2, max_features=0.5)
     assert half.fit(support.X, support.names).predict(support.X).shape == (24,)
 
 
+@pytest.mark.slow
 def test_boosting_scales_weights_to_one_which_is_one_image(support, clip):
     """It runs, but its weights leave nearly everything to the texts."""
     model = AdaBoostClassifier(CMMClassifier(text_encoder=clip), n_estimators=2)
@@ -209,6 +231,7 @@ def two(support):
     return support.only(support.codes < 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("response", ["predict_proba", "decision_function"])
 def test_a_tuned_threshold(two, query, response):
     positive = two.classes[0]
@@ -264,6 +287,7 @@ def test_several_targets(support, query):
     assert chain.fit(support.X, indicators).predict(query.X).shape == (30, 2)
 
 
+@pytest.mark.slow
 def test_permutation_importance_of_embeddings(support, query):
     model = CMMClassifier().fit(support.X, support.names)
     found = permutation_importance(

@@ -19,7 +19,7 @@ TEXTS = EmbeddingArray(VECTORS, EncoderIdentity("ViT-B-32", "openai", "a", 512, 
         VECTORS,
         TEXTS,
         dict(zip(NAMES, TEXTS, strict=True)),
-        pd.DataFrame(VECTORS, index=NAMES),
+        pytest.param(pd.DataFrame(VECTORS, index=NAMES), marks=pytest.mark.slow),
     ],
     ids=["array", "embeddings", "dict of embeddings", "frame"],
 )

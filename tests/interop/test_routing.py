@@ -20,7 +20,7 @@ from sklearn.multioutput import MultiOutputClassifier
 from sklearn.pipeline import Pipeline
 
 import skfewshot
-from skfewshot import CLIPFeaturizer, CMMClassifier, CMMClassifierCV
+from skfewshot import CLIPFeaturizer, CMMClassifier
 
 FOLDS = StratifiedKFold(2)
 WEIGHT = np.where(np.arange(24) % 3, 1.0, 0.1)
@@ -46,7 +46,7 @@ def requesting(**params):
 
 
 @pytest.mark.parametrize(
-    "name", [name for name in skfewshot.__all__ if name.endswith(("er", "CV"))]
+    "name", [name for name in skfewshot.__all__ if name.endswith("er")]
 )
 def test_who_can_ask_for_weights(routing, name):
     estimator = getattr(skfewshot, name)()
@@ -59,7 +59,9 @@ def test_who_can_ask_for_weights(routing, name):
     assert requested.score.requests == {"sample_weight": True}
 
 
-@pytest.mark.parametrize("has_scorer", [False, True])
+@pytest.mark.parametrize(
+    "has_scorer", [False, pytest.param(True, marks=pytest.mark.slow)]
+)
 def test_grid_search_over_a_pipeline(routing, support, direct, has_scorer):
     scorer = make_scorer(accuracy_score).set_score_request(sample_weight=True)
     scoring = scorer if has_scorer else None
@@ -82,6 +84,7 @@ def test_weights_that_nobody_asked_for_are_refused(routing, support):
         search.fit(support.X, support.names, sample_weight=WEIGHT)
 
 
+@pytest.mark.slow
 def test_cross_validation(routing, support, by_number):
     X, names, params = support.X, support.names, {"sample_weight": WEIGHT}
     scoring = {
@@ -112,6 +115,7 @@ def test_cross_validation(routing, support, by_number):
     np.testing.assert_allclose(curve[2][0], scores["test_weighted"])
 
 
+@pytest.mark.slow
 def test_meta_estimators(routing, support, direct, by_number):
     X, names = support.X, support.names
     model = requesting(class_names=by_number)
@@ -133,6 +137,7 @@ def test_meta_estimators(routing, support, direct, by_number):
         assert_array_equal(found.map_, direct.map_)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("is_routing", [True, False])
 def test_bagging_draws_by_the_weights(support, by_number, clip, is_routing):
     weight = np.where(np.arange(24) < 12, 1.0, 0.0)
@@ -144,14 +149,7 @@ def test_bagging_draws_by_the_weights(support, by_number, clip, is_routing):
     assert max(rows.max() for rows in bags.estimators_samples_) < 12
 
 
-def test_the_search_of_our_own(routing, support):
-    model = CMMClassifierCV(text_penalties=[10], map_penalties=[1])
-    model.set_fit_request(sample_weight=True).set_score_request(sample_weight=True)
-    search = GridSearchCV(model, {"margins": [(0.1,), (0.2,)]}, cv=2)
-    search.fit(support.X, support.names, sample_weight=WEIGHT)
-    assert search.best_score_ > 0.7
-
-
+@pytest.mark.slow
 def test_without_routing(support, direct, by_number):
     """Weights go to the fit of the classifier; scores have none."""
     search = GridSearchCV(CMMClassifier(), {"alpha": ["auto"]}, cv=FOLDS)

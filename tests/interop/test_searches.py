@@ -19,9 +19,10 @@ from sklearn.model_selection import (
     validation_curve,
 )
 
-from skfewshot import CMMClassifier, CMMClassifierCV
+from skfewshot import CMMClassifier
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("search", "params"),
     [(HalvingGridSearchCV, {}), (HalvingRandomSearchCV, {"random_state": 0})],
@@ -49,6 +50,7 @@ def test_halving(support, query, search, params, resource, expected):
     assert found.score(query.X, query.names) > 0.8
 
 
+@pytest.mark.slow
 def test_randomized_search(support):
     search = RandomizedSearchCV(
         CMMClassifier(),
@@ -60,6 +62,7 @@ def test_randomized_search(support):
     assert 1 <= search.best_params_["text_penalty"] <= 100
 
 
+@pytest.mark.slow
 def test_curves_and_several_scorers(support):
     X, y = support.X, support.names
     by_shots = learning_curve(
@@ -87,6 +90,7 @@ def test_curves_and_several_scorers(support):
     assert score > by_chance.max()
 
 
+@pytest.mark.slow
 def test_groups(support):
     groups = np.arange(24) // 3
     for folds in (GroupKFold(4), StratifiedGroupKFold(4)):
@@ -99,13 +103,6 @@ def test_groups(support):
             error_score="raise",
         )
         assert scores.mean() > 0.7
-
-
-def test_groups_in_the_search_of_our_own(support):
-    folds = GroupKFold(3).split(support.X, support.names, np.arange(24) // 3)
-    model = CMMClassifierCV(cv=list(folds), map_penalties=[1.0])
-    assert model.fit(support.X, support.names).n_splits_ == 3
-    assert model.best_score_ > 0.7
 
 
 def test_classes_that_a_fold_lacks_are_predicted_from_their_names(support):

@@ -28,10 +28,6 @@ SETTINGS = [
 OUTPUTS = ("decision_function", "predict_proba", "predict", "explain")
 
 
-def unit(rows):
-    return rows / np.linalg.norm(rows, axis=-1, keepdims=True)
-
-
 def make(data, **params):
     return MultiLabelPrototypeClassifier(**{"label_features": data.text, **params})
 
@@ -56,7 +52,7 @@ def assert_same_fit(one, other):
 
 
 @pytest.mark.parametrize("params", SETTINGS, ids=str)
-@settings(max_examples=4, deadline=None)
+@settings(max_examples=3)
 @given(seed=st.integers(0, 10_000))
 def test_permuting_local_tokens_permutes_the_evidence_and_nothing_else(
     planted, params, seed
@@ -83,7 +79,7 @@ def test_permuting_local_tokens_permutes_the_evidence_and_nothing_else(
 
 
 @pytest.mark.parametrize("params", SETTINGS, ids=str)
-@settings(max_examples=4, deadline=None)
+@settings(max_examples=3)
 @given(seed=st.integers(0, 10_000))
 def test_permuting_labels_permutes_the_columns(planted, params, seed):
     data, queries = planted(12, seed=seed), planted(5, seed=seed + 1)
@@ -102,7 +98,7 @@ def test_permuting_labels_permutes_the_columns(planted, params, seed):
 
 
 @pytest.mark.parametrize("params", SETTINGS, ids=str)
-@settings(max_examples=4, deadline=None)
+@settings(max_examples=3)
 @given(seed=st.integers(0, 10_000))
 def test_the_order_of_the_images_does_not_matter_at_all(planted, params, seed):
     data = planted(12, seed=seed)
@@ -117,7 +113,7 @@ def test_the_order_of_the_images_does_not_matter_at_all(planted, params, seed):
 
 
 @pytest.mark.parametrize("params", SETTINGS, ids=str)
-@settings(max_examples=4, deadline=None)
+@settings(max_examples=3)
 @given(seed=st.integers(0, 10_000), row=st.integers(0, 11))
 def test_duplicating_an_image_is_doubling_its_weight(planted, params, seed, row):
     data = planted(12, seed=seed)
@@ -197,7 +193,7 @@ def test_images_of_different_numbers_of_regions(planted):
         assert_allclose(together[image], alone[0], rtol=1e-9)
 
 
-def test_a_missing_global_token_is_the_mean_of_the_local_ones(planted):
+def test_a_missing_global_token_is_the_mean_of_the_local_ones(planted, unit):
     data = planted(12)
     tokens = unit(data.X)
     tokens[:, 0] = tokens[:, 1:].mean(axis=1)
@@ -533,7 +529,7 @@ def test_the_evidence_is_highest_where_the_label_was_planted(planted, features):
 # Prototypes
 
 
-def test_prototypes_are_the_documented_equation(planted):
+def test_prototypes_are_the_documented_equation(planted, unit):
     data = planted(12)
     model = make(data, text_weight=0.4, n_select=3).fit(data.X, data.Y)
     tokens = unit(data.X)
@@ -554,7 +550,7 @@ def test_prototypes_are_the_documented_equation(planted):
     assert_allclose(model.text_weight_, (kappa / (kappa + counts)).mean(), rtol=1e-9)
 
 
-def test_pooling_by_agreement_is_the_documented_softmax(planted):
+def test_pooling_by_agreement_is_the_documented_softmax(planted, unit):
     data = planted(12)
     model = make(data, pooling="agreement", text_weight=0.0, n_select=3)
     model.fit(data.X, data.Y)
@@ -693,7 +689,7 @@ def test_nothing_is_drawn_and_global_generators_are_left_alone(planted):
     data = planted(12)
     numpy_state = np.random.get_state()[1].copy()  # noqa: NPY002
     torch_state = torch.get_rng_state()
-    models = [make(data, random_state=s).fit(data.X, data.Y) for s in (None, 0, 1)]
+    models = [make(data).fit(data.X, data.Y) for _ in range(2)]
     for model in models:
         assert_same_fit(models[0], model)
         model.predict(data.X)

@@ -7,17 +7,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
-from skfewshot.multilabel.scoring import (
+from skfewshot.multilabel import compete
+from skfewshot.multilabel._scoring import (
     QUERY_SCORINGS,
-    compete,
+    Scorer,
     distance_logits,
-    pool,
     pool_top,
 )
-
-
-def unit(rows):
-    return rows / np.linalg.norm(rows, axis=-1, keepdims=True)
 
 
 def make_evidence(seed, n=4, n_parts=6, n_labels=3):
@@ -29,7 +25,7 @@ def make_evidence(seed, n=4, n_parts=6, n_labels=3):
 
 
 @pytest.mark.parametrize("scale", [1.0, 20.0])
-def test_distance_logits_are_those_of_the_distances(scale):
+def test_distance_logits_are_those_of_the_distances(unit, scale):
     rng = np.random.default_rng(0)
     a, b = unit(rng.normal(size=(5, 9))), unit(rng.normal(size=(4, 9)))
     expected = [[scale * (1 - np.linalg.norm(x - y)) for y in b] for x in a]
@@ -55,7 +51,7 @@ def test_distance_logits_of_tensors_have_finite_gradients():
     assert torch.isfinite(cosine.grad).all()
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     seed=st.integers(0, 10_000),
     background=st.floats(-20, 20),
@@ -90,7 +86,7 @@ def test_compete_keeps_the_dtype_and_does_not_overflow(dtype):
     assert_allclose(close[0, 0, 0], 40 - np.log(1 + np.e), rtol=1e-6)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(seed=st.integers(0, 10_000), n_top=st.integers(1, 9))
 def test_pool_top_is_the_mean_of_the_largest(seed, n_top):
     evidence, present = make_evidence(seed)
@@ -100,7 +96,7 @@ def test_pool_top_is_the_mean_of_the_largest(seed, n_top):
         assert_allclose(found[j, label], np.mean(values), rtol=1e-9, atol=1e-12)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 10_000), n_top=st.integers(1, 9))
 def test_pool_top_does_not_see_the_order_nor_the_padding(seed, n_top):
     evidence, present = make_evidence(seed)
@@ -111,16 +107,19 @@ def test_pool_top_does_not_see_the_order_nor_the_padding(seed, n_top):
     assert_array_equal(pool_top(junk, present, n_top), found)
 
 
-def test_pool_follows_its_scoring():
-    evidence, present = make_evidence(0)
-    whole = np.random.default_rng(1).normal(size=(4, 3))
-    local = pool_top(evidence, present, 2)
+def test_images_are_scored_by_their_scoring():
+    cosine, present = make_evidence(0)
+    cosine = np.tanh(cosine)
+    whole_cosine = np.tanh(np.random.default_rng(1).normal(size=(4, 3)))
+    logits, whole = (distance_logits(c, 20.0) for c in (cosine, whole_cosine))
+    local = pool_top(logits, present, 2)
     expected = {
         "global": whole,
         "local": local,
-        "competitive": local,
+        "competitive": pool_top(compete(logits, -3.0, 0.4), present, 2),
         "both": (whole + local) / 2,
     }
     assert set(expected) == set(QUERY_SCORINGS)
     for scoring, value in expected.items():
-        assert_allclose(pool(whole, evidence, present, scoring, 2), value)
+        scorer = Scorer(20.0, scoring, 2, background=-3.0, sharpness=0.4)
+        assert_allclose(scorer.pooled(whole_cosine, cosine, present), value)

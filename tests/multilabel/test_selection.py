@@ -6,13 +6,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
-from skfewshot.multilabel.selection import loss_change, select_top, selection_scores
+from skfewshot._rows import unit_rows
+from skfewshot.multilabel import loss_change
+from skfewshot.multilabel._selection import select_top, selection_scores
 
 SCALE = 20.0
-
-
-def unit(rows):
-    return rows / np.linalg.norm(rows, axis=-1, keepdims=True)
 
 
 def make_problem(seed, n=4, n_parts=5, d=7, n_labels=3, padding=True):
@@ -21,9 +19,9 @@ def make_problem(seed, n=4, n_parts=5, d=7, n_labels=3, padding=True):
     if padding:
         present[0, 3:] = False
         present[1, 1:] = False
-    parts = unit(rng.normal(size=(n, n_parts, d))) * present[:, :, None]
+    parts = unit_rows(rng.normal(size=(n, n_parts, d))) * present[:, :, None]
     intercept = 0.2 * rng.normal(size=d)
-    vectors = unit(rng.normal(size=(n_labels, d)))
+    vectors = unit_rows(rng.normal(size=(n_labels, d)))
     labels = rng.integers(0, 2, size=(n, n_labels)).astype(float)
     return parts, present, intercept, vectors, labels
 
@@ -82,14 +80,14 @@ def test_paper_scores_are_unsigned_slopes_added_up_over_labels():
     assert np.isneginf(found[~present]).all()
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(seed=st.integers(0, 100_000), n_parts=st.integers(2, 12))
 def test_lcm_ranks_by_text_agreement_less_what_the_image_explains(seed, n_parts):
     problem = make_problem(seed, n_parts=n_parts, padding=False)
     parts, _, intercept, vectors, labels = problem
     found = loss_change(*problem, SCALE)
     for j, label in zip(*np.nonzero(labels), strict=True):
-        mean = unit(parts[j].mean(axis=0) + intercept)
+        mean = unit_rows(parts[j].mean(axis=0) + intercept)
         against = vectors[label] - (mean @ vectors[label]) * mean
         assert_array_equal(
             np.argsort(found[j, :, label]), np.argsort(parts[j] @ against)
@@ -102,7 +100,7 @@ def test_text_and_none_scores():
         "text", parts, present, intercept, vectors, labels, SCALE
     )
     for j, k in np.argwhere(present):
-        expected = vectors @ unit(parts[j, k] + intercept)
+        expected = vectors @ unit_rows(parts[j, k] + intercept)
         assert_allclose(by_text[j, k], expected, rtol=1e-12)
     nothing = selection_scores(
         "none", parts, present, intercept, vectors, labels, SCALE
@@ -136,7 +134,10 @@ def test_an_image_that_is_the_label_gives_no_nan():
 
 def hit_rate(data, method, n_select=3):
     """Return the share of selected patches that the label fills."""
-    tokens, text = unit(data.X[:, 1:]), unit(data.text - data.text.mean(axis=0))
+    tokens, text = (
+        unit_rows(data.X[:, 1:]),
+        unit_rows(data.text - data.text.mean(axis=0)),
+    )
     mean = tokens.mean(axis=(0, 1))
     present = np.ones(tokens.shape[:2], dtype=bool)
     scores = selection_scores(
@@ -182,7 +183,7 @@ def test_select_top_takes_all_there_are(n_select):
     assert valid.all()
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(seed=st.integers(0, 100_000), n_select=st.integers(1, 8))
 def test_no_feature_that_was_left_out_scores_above_one_that_was_taken(seed, n_select):
     rng = np.random.default_rng(seed)

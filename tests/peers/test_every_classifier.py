@@ -53,9 +53,7 @@ def with_text(model, text):
 
 @every_model
 @with_and_without_text
-def test_a_row_of_weight_two_is_two_rows_and_their_order_is_none(
-    model, has_text, task
-):
+def test_a_row_of_weight_two_is_two_rows_and_their_order_is_none(model, has_text, task):
     X, y, text, queries = task
     model = with_text(model, text if has_text else None)
     weight = np.ones(len(X))

@@ -82,8 +82,8 @@ def main(folder):
             continue
         raise AssertionError(f"{name} is installed here")
     package = importlib.import_module("skfewshot")
-    modules = ("classifiers", "clip", "display", "export", "metrics")
-    for module in (*modules, "model_selection", "multilabel", "persistence"):
+    modules = ("clip", "cmm", "display", "export", "metrics")
+    for module in (*modules, "model_selection", "multilabel", "peers", "persistence"):
         importlib.import_module(f"skfewshot.{module}")
     for name in package.__all__:
         estimator = getattr(package, name)

@@ -6,7 +6,12 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).parent
-NAMES = sorted(path.stem for path in HERE.glob("saved/0.1.0/*.pkl"))
+NAMES = (
+    *("clap", "cmm", "cmm-gradient", "discriminant", "discriminant-image"),
+    *("featurizer", "lp-plus-plus", "multi-label", "multi-label-prior"),
+    *("multi-label-rows", "prior", "proker", "proker-image", "task-res"),
+    *("tip-adapter", "tip-adapter-f", "zero-shot"),
+)
 
 
 @pytest.fixture(scope="session")
@@ -21,7 +26,9 @@ def save_models():
 @pytest.fixture(scope="session")
 def fitted_models(save_models):
     """Return the fitted models by name, each with what it is to predict from."""
-    return save_models.fit_models()
+    models = save_models.fit_models()
+    assert set(models) == set(NAMES)
+    return models
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,6 @@ import skfewshot
 from skfewshot import (
     CLAPClassifier,
     CMMClassifier,
-    CMMClassifierCV,
     GaussianDiscriminantClassifier,
     LPPlusPlusClassifier,
     MultiLabelPrototypeClassifier,
@@ -88,7 +87,6 @@ CLASSIFIERS = [
     CMMClassifier(),
     CMMClassifier(solver="gradient"),
     CMMClassifier(alpha=0.0),
-    CMMClassifierCV(map_penalties=(1.0,), text_penalties=(10.0, 30.0), cv=2),
     GaussianDiscriminantClassifier(),
     GaussianDiscriminantClassifier(alpha=1.0, class_weight="balanced"),
     LPPlusPlusClassifier(max_iter=30),
@@ -102,8 +100,15 @@ CLASSIFIERS = [
 ]
 
 
-@pytest.mark.parametrize("classifier", CLASSIFIERS, ids=str)
-@pytest.mark.parametrize("kind", ["names", "no text", "float64", "two classes"])
+#: Of each class one with its own labels, and all of them with names.
+KINDS = [(classifier, "names") for classifier in CLASSIFIERS] + [
+    (next(item for item in CLASSIFIERS if type(item) is kind_of), kind)
+    for kind in ("no text", "float64", "two classes")
+    for kind_of in dict.fromkeys(map(type, CLASSIFIERS))
+]
+
+
+@pytest.mark.parametrize(("classifier", "kind"), KINDS, ids=str)
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 def test_single_label(classifier, kind):
     X, y, text = make_task(dtype=np.float64 if kind == "float64" else np.float32)
@@ -119,9 +124,8 @@ def test_single_label(classifier, kind):
     assert_parity(classifier, odd_rows(), atol=1e-4)
     assert_parity(classifier, X[:1])
     # Nothing that is not finite comes out as an answer.
-    for bad in (np.nan, np.inf):
-        broken = [np.full(WIDTH, bad), [bad] + [0] * 15]
-        assert np.isnan(run(classifier, broken)[1]).all()
+    rows = ([np.full(WIDTH, bad), [bad] + [0] * 15] for bad in (np.nan, np.inf))
+    assert np.isnan(run(classifier, np.concatenate(list(rows)))[1]).all()
 
 
 def test_saved_models(fitted_models):
@@ -281,12 +285,12 @@ def test_what_is_no_fitted_classifier():
     for unfitted in (
         CMMClassifier(),
         MultiLabelPrototypeClassifier(),
-        CMMClassifierCV(refit=False, cv=2, map_penalties=(1.0,)).fit(X, y),
     ):
         with pytest.raises(NotFittedError):
             to_onnx(unfitted)
 
 
+@pytest.mark.slow
 def test_without_onnx():
     code = (
         "import sys; sys.modules['onnx'] = None\n"

@@ -4,6 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 SCRIPT = Path(__file__).with_name("check_without_torch.py")
 #: Runs the script where nothing of its `ABSENT` can be imported.
 BLOCKED = f"""
@@ -21,6 +23,7 @@ runpy.run_path({str(SCRIPT)!r}, run_name="__main__")
 """
 
 
+@pytest.mark.slow
 def test_models_predict_without_torch(save_models, fitted_models, tmp_path):
     save_models.save_models(fitted_models, tmp_path / "models")
     found = subprocess.run(

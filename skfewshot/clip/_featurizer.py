@@ -1,0 +1,494 @@
+"""The transformer from images to embeddings on a frozen CLIP model."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
+from functools import partial
+from numbers import Integral
+from typing import TYPE_CHECKING, Any, Self
+
+from numpy.typing import NDArray
+from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
+from sklearn.callback import CallbackSupportMixin
+from sklearn.utils import Tags
+
+from skfewshot._sklearn import (
+    Estimator,
+    Interval,
+    StrOptions,
+    _fit_context,
+    _get_output_config,
+    has_callbacks,
+)
+from skfewshot._torch import import_torch, resolve_device
+from skfewshot.clip._cache import DEFAULT_SIZE, SMALLEST_SIZE, EmbeddingCache
+from skfewshot.clip._dense import DENSE_MODES
+from skfewshot.clip._embedding import EmbeddingArray
+from skfewshot.clip._images import as_images
+from skfewshot.clip._models import DEFAULT_PRETRAINED, CLIPModel, load_clip
+from skfewshot.clip._passes import (
+    check_out,
+    default_num_workers,
+    embed_images,
+    length_of,
+    plan_passes,
+)
+from skfewshot.clip._texts import (
+    check_names,
+    check_templates,
+    encode_classes,
+    encode_texts,
+)
+
+if TYPE_CHECKING:
+    import torch
+
+
+class CLIPFeaturizer(
+    ClassNamePrefixFeaturesOutMixin,
+    CallbackSupportMixin,
+    TransformerMixin,
+    Estimator,
+):
+    """Embed images, and class names, with a frozen CLIP model of open_clip.
+
+    Images and texts land in one space, so that the cosine between an image and a class
+    name says how well they fit. Nothing is trained: :meth:`transform`,
+    :meth:`encode_text` and :meth:`encode_classes` work without :meth:`fit`, which only
+    checks the parameters and notes the encoder. The weights are kept in a cache that
+    all featurizers of the process share, never in the estimator.
+
+    Parameters
+    ----------
+    model_name : str, default="ViT-B-32"
+        A built-in model of open_clip (``open_clip.list_models()``); ``"tiny"``, the
+        small model that this package ships for demos, tests and teaching;
+        ``"local-dir:PATH"``, a folder with `open_clip_config.json` and weights; or
+        ``"hf-hub:ORG/REPO"``. The last three bring their weights along; leave
+        `pretrained` at its default, or None.
+    pretrained : str, os.PathLike or None, default="laion2b_s34b_b79k"
+        The weights: one of open_clip's tags, which is downloaded when first used; a
+        safetensors or PyTorch file (of which only tensors are loaded, no code); or
+        ``"local-dir:PATH"``, whose architecture then replaces that of `model_name`.
+        ``None`` is refused where it would mean random weights. A file gets the
+        activation and preprocessing of `model_name`: for OpenAI's weights and others
+        trained with QuickGELU that is ``"ViT-B-32-quickgelu"`` and the like.
+    output : {"embedding", "tokens"}, default="embedding"
+        One embedding an image, or the global embedding followed by one for each patch.
+    dense_mode : {"auto", "value", "self-self", "value-no-residual", \
+            "self-self-no-residual", "plain"}, default="auto"
+        How the last attention makes patch tokens, for ``output="tokens"``:
+        ``"value"``, each token keeps to its own value; ``"self-self"``, it attends to
+        tokens like itself (mean of query-query, key-key and value-value attention);
+        ``"plain"``, the ordinary tokens, whose similarity to text can be inverted.
+        ``"-no-residual"`` leaves out the last block's residual and MLP. ``"auto"`` is
+        ``"value"`` for the embedded model and for ResNets, and else
+        ``"self-self-no-residual"``.
+    batch_size : int, default=64
+        Images, or texts, that the model has in work at a time. Memory beyond the output
+        does not grow with the number of images.
+    device : str or None, default=None
+        Where the model runs; ``None`` takes the first of CUDA, MPS and CPU there is.
+    precision : {"auto", "fp32", "fp16", "bf16"}, default="auto"
+        The number format of the weights. ``"auto"`` is fp16 on CUDA and fp32 elsewhere;
+        fp16 needs CUDA, bf16 CUDA or the CPU. The output is float32 always.
+    num_workers : int or None, default=None
+        Threads that decode and resize images while the model runs, which on a CPU runs
+        in as many threads on parts of a batch; 0 does both in turn in the caller's
+        thread. ``None`` is as many as torch computes with, which is one for each core,
+        and fewer in the workers of joblib.
+    prompt_templates : "default", str, callable or sequence of str or callable, \
+            default="default"
+        Texts with ``{}`` in the place of the class name, or functions from a name to a
+        text, for :meth:`encode_classes`. ``"default"`` is
+        `skfewshot.clip.DEFAULT_PROMPT_TEMPLATES`.
+    on_error : {"raise", "nan"}, default="raise"
+        What to do about an image that is missing or cannot be read: raise
+        :class:`~skfewshot.clip.ImageReadError` with its index and path, or warn and
+        give NaN. Files of more pixels than ``PIL.Image.MAX_IMAGE_PIXELS``, 89 million
+        unless you set it, are not decoded: a small file may ask for all the memory
+        there is.
+    cache : str, os.PathLike or None, default=None
+        A folder in which to keep every embedding, under a hash of the content of the
+        image, the weights, the preprocessing, `output`, `dense_mode` and the precision.
+        No image is then embedded twice: not in other folds of a search, nor in other
+        processes or later runs. A file that has changed is another image. Processes
+        may share it at the same time, and may be killed at any time. One that may not
+        be written to is read, with a warning. On a disk of this machine, not on a
+        network file system.
+    cache_size : int, default=10 * 2**30
+        The bound on the cache in bytes, at least ``2**20``. A full cache loses what was
+        embedded longest ago.
+
+    Attributes
+    ----------
+    encoder_ : EncoderIdentity
+        Which weights were loaded in :meth:`fit`. Others are refused from then on.
+    embedding_dim_ : int
+        d, the width of the embeddings.
+    logit_scale_ : float
+        The model's own inverse temperature s of ``softmax(s * cosine)``.
+    device_ : torch.device
+        Where the model runs, resolved when asked for: a pickle may change machines.
+
+    See Also
+    --------
+    skfewshot.CMMClassifier : Learns from a few embeddings a class.
+    skfewshot.clip.clear_model_cache : Frees the memory of the cached models.
+
+    Notes
+    -----
+    Preprocessing is open_clip's own for the model. A tag that was trained with the
+    QuickGELU activation gets it, also under the plain name, where open_clip only warns.
+
+    ``benchmarks/dense_modes.py`` measures how well each `dense_mode` points at named
+    objects. The embedded model is trained to be read by ``"value"``; the same model
+    trained on whole images, as CLIP models are, does best by
+    ``"self-self-no-residual"``. In CoCa and SigLIP, which pool by attention, each token
+    then goes the value path of the pooling.
+
+    A progress bar set by :meth:`set_callbacks`, on the featurizer or on its pipeline,
+    moves with every batch of :meth:`fit_transform`. Scikit-learn's callbacks belong to
+    fitting, so :meth:`transform` reports only to those set on the featurizer itself.
+
+    Examples
+    --------
+    Classify images by the names of their classes alone:
+
+    >>> from skfewshot.clip import CLIPFeaturizer
+    >>> from skfewshot.datasets import make_object_images
+    >>> names = ["plain ball", "striped star"]
+    >>> data = make_object_images(8, kinds=names, random_state=0)
+    >>> featurizer = CLIPFeaturizer("tiny")
+    >>> X = featurizer.fit_transform(data.images)
+    >>> T = featurizer.encode_classes(names)
+    >>> X.shape, T.shape
+    ((16, 128), (2, 128))
+    >>> guesses = (X @ T.T).argmax(axis=1)
+    """
+
+    _parameter_constraints: dict = {  # noqa: RUF012
+        "model_name": [str],
+        "pretrained": [str, os.PathLike, None],
+        "output": [StrOptions({"embedding", "tokens"})],
+        "dense_mode": [StrOptions({"auto", *DENSE_MODES})],
+        "batch_size": [Interval(Integral, 1, None, closed="left")],
+        "device": [str, None],
+        "precision": [StrOptions({"auto", "fp32", "fp16", "bf16"})],
+        "num_workers": [Interval(Integral, 0, None, closed="left"), None],
+        "prompt_templates": [str, callable, "array-like"],
+        "on_error": [StrOptions({"raise", "nan"})],
+        "cache": [str, os.PathLike, None],
+        "cache_size": [Interval(Integral, SMALLEST_SIZE, None, closed="left")],
+    }
+
+    def __init__(
+        self,
+        model_name: str = "ViT-B-32",
+        pretrained: str | os.PathLike | None = DEFAULT_PRETRAINED,
+        *,
+        output: str = "embedding",
+        dense_mode: str = "auto",
+        batch_size: int = 64,
+        device: str | None = None,
+        precision: str = "auto",
+        num_workers: int | None = None,
+        prompt_templates: Any = "default",
+        on_error: str = "raise",
+        cache: str | os.PathLike | None = None,
+        cache_size: int = DEFAULT_SIZE,
+    ) -> None:
+        self.model_name = model_name
+        self.pretrained = pretrained
+        self.output = output
+        self.dense_mode = dense_mode
+        self.batch_size = batch_size
+        self.device = device
+        self.precision = precision
+        self.num_workers = num_workers
+        self.prompt_templates = prompt_templates
+        self.on_error = on_error
+        self.cache = cache
+        self.cache_size = cache_size
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def fit(self, X: Any, y: Any = None) -> Self:
+        """Check the parameters and X, load the model and note which one it is.
+
+        Parameters
+        ----------
+        X : sequence of images
+            See :meth:`transform`. The images themselves are not read.
+        y : ignored
+
+        Returns
+        -------
+        self : CLIPFeaturizer
+        """
+        import_torch()
+        context = self._init_callback_context()
+        context.call_on_fit_task_begin(estimator=self, X=X, y=y)
+        as_images(X)
+        self._note_encoder()
+        context.call_on_fit_task_end(estimator=self, X=X, y=y)
+        return self
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def fit_transform(self, X: Any, y: Any = None) -> Any:
+        """Fit, and embed the images once.
+
+        Parameters
+        ----------
+        X : sequence of images
+            See :meth:`transform`.
+        y : ignored
+
+        Returns
+        -------
+        EmbeddingArray
+            See :meth:`transform`.
+        """
+        import_torch()
+        images = as_images(X)
+        n_batches = self._n_batches(images) if has_callbacks(self) else None
+        context = self._init_callback_context(max_subtasks=n_batches)
+        context.call_on_fit_task_begin(estimator=self, X=X, y=y)
+        embeddings = self._embed(self._note_encoder(), images, context)
+        context.call_on_fit_task_end(estimator=self, X=X, y=y)
+        return embeddings
+
+    def transform(self, X: Any, out: NDArray | None = None) -> Any:
+        """Embed images.
+
+        Parameters
+        ----------
+        X : sequence or iterable of images
+            A list, tuple or 1-D array of PIL images, paths or uint8 arrays (H, W, 3); a
+            uint8 array (n, H, W, 3); or a pandas or polars column of paths. Grey,
+            palette, transparent (laid on white), CMYK, 16-bit and EXIF-rotated images
+            come out right, and arrays may be grey, (H, W) or (H, W, 1), or have a
+            fourth channel of opacity. A generator is read once, a few batches ahead.
+        out : ndarray of float32 or None, default=None
+            Where to write the embeddings, such as a memory map that is larger than the
+            memory of the machine: of the shape below, with more rows if need be where
+            X is an iterable of unknown length.
+
+        Returns
+        -------
+        EmbeddingArray of float32
+            Of shape (n, d), with rows of length one; for ``output="tokens"`` of shape
+            (n, 1 + K, d), where row 0 is the global embedding and the K patches follow
+            in reading order, all of length one. On the memory of `out`, if given.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If X does not hold images, or `out` has another type, dtype or shape.
+        ImageReadError
+            If an image cannot be read, under ``on_error="raise"``. A ValueError.
+        WeightsDownloadError
+            If the weights had to be downloaded, and that failed. A ConnectionError.
+        """
+        self._validate_params()
+        import_torch()
+        images = as_images(X)
+        if not has_callbacks(self):
+            return self._embed(self.load(), images, out=out)
+        return self._embed_with_callbacks(images, out)
+
+    def encode_text(self, texts: Any) -> EmbeddingArray:
+        """Embed texts as they are.
+
+        Parameters
+        ----------
+        texts : sequence of str
+            Longer ones than the model's context (77 tokens for CLIP) are cut off, with
+            a warning.
+
+        Returns
+        -------
+        EmbeddingArray of float32 of shape (n, d)
+            Rows have length one.
+
+        Examples
+        --------
+        >>> from skfewshot.clip import CLIPFeaturizer
+        >>> CLIPFeaturizer("tiny").encode_text(["a red star", "a blue ring"]).shape
+        (2, 128)
+        """
+        self._validate_params()
+        texts = check_names(texts, "texts")
+        return encode_texts(self.load(), texts, self.batch_size)
+
+    def encode_classes(
+        self, names: Any, prompt_templates: Any = None
+    ) -> EmbeddingArray:
+        """Embed class names, each as the mean over the prompt templates.
+
+        Parameters
+        ----------
+        names : sequence of str
+            Taken as they are: write "polar bear", not "polar_bear".
+        prompt_templates : str, callable, sequence or None, default=None
+            As the parameter of the estimator, which ``None`` takes.
+
+        Returns
+        -------
+        EmbeddingArray of float32 of shape (C, d)
+            The mean of the normalised embeddings of a name's prompts, normalised again.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If a name is not a str, or a template lacks the place for the name.
+
+        Warns
+        -----
+        UserWarning
+            If prompts are longer than the model reads, or different names are the same
+            to it: CLIP ignores case, spaces at the ends, and what it cuts off.
+        """
+        self._validate_params()
+        if prompt_templates is None:
+            prompt_templates = self.prompt_templates
+        templates = check_templates(prompt_templates)
+        names = check_names(names)
+        return encode_classes(self.load(), names, templates, self.batch_size)
+
+    def load(self) -> CLIPModel:
+        """Load the model, or find it in the cache.
+
+        Returns
+        -------
+        CLIPModel
+            With `model` (open_clip's, shared: not to be changed), `preprocess`,
+            `tokenizer`, `device` and `identity`.
+
+        Raises
+        ------
+        ValueError
+            If the featurizer was fitted with other weights than those that load now.
+        """
+        clip = load_clip(
+            self.model_name,
+            self.pretrained,
+            device=resolve_device(self.device),
+            precision=self.precision,
+        )
+        fitted = getattr(self, "encoder_", None)
+        if fitted is not None and fitted != clip.identity:
+            raise ValueError(
+                f"This featurizer was fitted with {fitted}, but now {clip.identity} "
+                "loads: the parameters or the weights have changed. Fit it again."
+            )
+        return clip
+
+    @property
+    def device_(self) -> "torch.device":
+        """Where the model runs, resolved now."""
+        try:
+            return resolve_device(self.device)
+        except (ImportError, ValueError) as error:
+            # The HTML representation and `dir` ask for it where there may be none.
+            raise AttributeError(str(error)) from error
+
+    @property
+    def _n_features_out(self) -> int:
+        return self.embedding_dim_
+
+    def _note_encoder(self) -> CLIPModel:
+        """Load the model, and keep what it is."""
+        self.__dict__.pop("encoder_", None)
+        check_templates(self.prompt_templates)
+        clip = self.load()
+        self.encoder_ = clip.identity
+        self.embedding_dim_ = self.encoder_.embedding_dim
+        self.logit_scale_ = self.encoder_.logit_scale
+        return clip
+
+    def _n_batches(self, images: Any) -> int | None:
+        """Return how often the model runs at most, or None if nobody knows."""
+        n_images = length_of(images)
+        if n_images is None:
+            return None
+        size = plan_passes(
+            resolve_device(self.device),
+            n_images=n_images,
+            batch_size=self.batch_size,
+            num_workers=self._n_workers(),
+        )[1]
+        return -(-n_images // size)
+
+    def _n_workers(self) -> int:
+        return default_num_workers() if self.num_workers is None else self.num_workers
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def _embed_with_callbacks(self, images: Any, out: NDArray | None) -> EmbeddingArray:
+        context = self._init_callback_context(
+            task_name="transform", max_subtasks=self._n_batches(images)
+        )
+        context.call_on_fit_task_begin(estimator=self)
+        embeddings = self._embed(self.load(), images, context, out)
+        context.call_on_fit_task_end(estimator=self)
+        return embeddings
+
+    def _embed(
+        self,
+        clip: CLIPModel,
+        images: Any,
+        context: Any = None,
+        out: NDArray | None = None,
+    ) -> EmbeddingArray:
+        """Embed images, each pass of the model a subtask of `context`."""
+        container = _get_output_config("transform", self)["dense"]
+        if self.output == "tokens" and container != "default":
+            raise ValueError(
+                "output='tokens' gives a 3-D array, which no data frame can hold; use "
+                "set_output(transform='default') or output='embedding'."
+            )
+        dense_mode = None
+        if self.output == "tokens":
+            is_auto = self.dense_mode == "auto"
+            dense_mode = clip.dense_mode if is_auto else self.dense_mode
+        if out is not None:
+            width = clip.identity.embedding_dim
+            row_shape = (width,) if dense_mode is None else (None, width)
+            check_out(out, length_of(images), row_shape)
+        with self._open_cache(clip, dense_mode) as cache:
+            embeddings = embed_images(
+                clip,
+                images,
+                dense_mode=dense_mode,
+                batch_size=self.batch_size,
+                num_workers=self._n_workers(),
+                on_error=self.on_error,
+                cache=cache,
+                out=out,
+                task=nullcontext if context is None else partial(self._task, context),
+            )
+        # Class names are to be encoded with these templates later on.
+        encoder = replace(clip.identity, prompt_templates=self.prompt_templates)
+        return EmbeddingArray(embeddings, encoder)
+
+    def _open_cache(self, clip: CLIPModel, dense_mode: str | None) -> Any:
+        if self.cache is None:
+            return nullcontext()
+        return EmbeddingCache(self.cache, clip, dense_mode, self.cache_size)
+
+    @contextmanager
+    def _task(self, context: Any) -> Iterator[None]:
+        """Tell the callbacks of the batch computed within."""
+        subtask = context.subcontext(task_name="batch")
+        subtask.call_on_fit_task_begin(estimator=self)
+        yield
+        subtask.call_on_fit_task_end(estimator=self)
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.requires_fit = False
+        tags.input_tags.one_d_array = True
+        tags.input_tags.two_d_array = False
+        tags.input_tags.string = True
+        tags.transformer_tags.preserves_dtype = []
+        return tags

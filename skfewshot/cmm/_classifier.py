@@ -1,0 +1,434 @@
+"""Cross-Modal Mapping: a residual linear map of images into the space of the texts."""
+
+from collections.abc import Mapping
+from functools import partial
+from numbers import Integral, Real
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils.validation import check_is_fitted
+
+from skfewshot._base import (
+    SHARED_CONSTRAINTS,
+    FewShotClassifier,
+    Report,
+    Support,
+    as_rows,
+    train,
+)
+from skfewshot._docs import shared_docs
+from skfewshot._labels import with_class
+from skfewshot._rows import unit_rows
+from skfewshot._sklearn import Interval, StrOptions, warn_user
+from skfewshot._text import resolve_prototypes
+from skfewshot._torch import LEAST_ROWS, in_chunks, to_numpy
+
+if TYPE_CHECKING:
+    from skfewshot.cmm._objective import OnIteration, Solution
+
+# Cosine of two rows of a class that are taken for one photograph.
+_NEAR_COPY = 0.97
+
+
+@shared_docs
+class CMMClassifier(
+    ClassNamePrefixFeaturesOutMixin, TransformerMixin, FewShotClassifier
+):
+    r"""Few-shot classifier by Cross-Modal Mapping (CMM).
+
+    CLIP embeds images and texts in two separate cones of one sphere, so the embedding
+    of a class name is a poor prototype of its images. CMM [1]_ learns a linear map
+    :math:`W = I + \Delta` that brings image features nearer to prototypes :math:`T`,
+    which start at the class names' embeddings :math:`T_0`. The encoders stay frozen.
+
+    For a unit-norm image embedding :math:`f`, logit scale :math:`s` and
+    :math:`v(f) = \mathrm{norm}(f W + b)` the logits are
+
+    .. math::
+
+        \frac{s}{\tau} \cdot
+        \frac{f T_0^\top + \alpha \, v(f) \, \mathrm{norm}(T)^\top}{1 + \alpha} + a
+
+    and the loss over the support is
+
+    .. math::
+
+        \mathrm{CE} + \mathrm{penalty}
+        + \lambda_{\mathrm{trip}} \, \mathrm{mean} \max(0,\,
+        & \|v - \mathrm{norm}(T)_y\| \\
+        & - \|v - \mathrm{norm}(T)_{\mathrm{neg}}\| + m)
+
+    with *neg* the nearest wrong class. Dividing by :math:`1 + \alpha` is this
+    library's; it keeps the temperature :math:`\tau` independent of :math:`\alpha`. How
+    the unknowns are found is this library's too, unless ``solver="gradient"``. Notes
+    has the equations.
+
+    1. :math:`W`, :math:`b` and a first :math:`T` come in closed form from a Gaussian
+       model: a class's mean follows its text and its rows, the more the rows the more
+       there are, and :math:`W` makes classes round.
+    2. :math:`\alpha`, :math:`\tau` and the classes' intercepts :math:`a` are those for
+       which rows of the support that are left out, again in closed form, are most
+       likely.
+    3. The loss refines :math:`T` and :math:`a`.
+
+    Parameters
+    ----------
+    {{texts, extra_classes}}
+    solver : {"gaussian", "gradient"}, default="gaussian"
+        How :math:`W` and :math:`T` are found. ``"gradient"`` is the paper's way, with
+        penalties: from :math:`W = I` and :math:`T = T_0` the loss is minimised over
+        both. It takes some ten times as long.
+    alpha : "auto" or float, default="auto"
+        Weight :math:`\alpha \ge 0` of the mapped logits. At 0 the predictions are those
+        of zero-shot CLIP. ``"auto"`` finds it, or is 1 with ``solver="gradient"``.
+    triplet_weight : float, default=1.0
+        Weight :math:`\lambda_{\mathrm{trip}} \ge 0` of the triplet loss.
+    margin : float, default=0.1
+        Margin :math:`m \ge 0` of the triplet loss, a Euclidean distance on the unit
+        sphere.
+    map_penalty : float, default=1.0
+        Penalty :math:`\lambda_W \ge 0` of the map; infinity leaves it the identity.
+    text_penalty : float, default=10.0
+        Penalty :math:`\lambda_T \ge 0` of the prototypes' distance from the texts;
+        infinity makes them the texts, which the Gaussian solver maps by :math:`W`.
+    {{logit_scale}}
+    max_iter : int, default=200
+        Most L-BFGS iterations; at 0 the Gaussian solver leaves step 3 out.
+    tol : float, default=1e-2
+        Stop once five iterations lowered the loss by less than `tol` times the loss
+        each, on average; ``solver="gradient"`` asks for a hundredth of that.
+    {{class_weight}}
+    {{device}}
+
+    Attributes
+    ----------
+    alpha_, temperature_ : float
+        The weight :math:`\alpha` and the temperature :math:`\tau` used; the latter is
+        1 with ``solver="gradient"``.
+    map_ : ndarray of shape (n_features, n_features)
+        The map :math:`W = I + \Delta`.
+    map_intercept_ : ndarray of shape (n_features,)
+        The constant :math:`b`. With ``solver="gradient"`` it is learned only where
+        there is no text, and zero otherwise.
+    text_features_ : ndarray of shape (n_classes, n_features)
+        The prototypes :math:`\mathrm{norm}(T)`.
+    intercept_ : ndarray of shape (n_classes,)
+        The intercepts :math:`a`; zeros with ``solver="gradient"``.
+    text_map_ : ndarray of shape (n_features, n_features)
+        How the prototype of a class without rows follows from its text *t*:
+        ``norm((t @ text_map_ + text_map_intercept_) @ map_)``. With
+        ``solver="gradient"`` it is the inverse of `map_`, as texts stay.
+    text_map_intercept_ : ndarray of shape (n_features,)
+    newcomer_intercept_ : float
+        The intercept of classes without rows.
+    {{fitted, loss_curve_, n_iter_}}
+
+    See Also
+    --------
+    skfewshot.CLIPFeaturizer : Makes the embeddings and encodes the class names.
+    sklearn.linear_model.LogisticRegression : The linear probe, which sees no text.
+
+    Notes
+    -----
+    Rows of `X` are scaled to unit norm first, and those of weight zero dropped. Fitting
+    takes the whole support, with copies merged and in an order of its own: duplicating
+    a row is doubling its weight, and neither the order of the rows nor the names of
+    the classes matter, to the last bit. ``solver="gaussian"`` also merges rows of a
+    class with a cosine above 0.97: near copies would deceive step 2. Nothing is drawn
+    at random. Rows are handled in chunks of a million logits, or 64 million on a GPU,
+    with the exact gradient; if a GPU runs out of memory, the fit starts again with
+    half as many, down to 64 rows.
+
+    **The Gaussian model.** Let :math:`m` and :math:`m_T` be the means of the class
+    means and of the texts. In units of the covariance :math:`\Sigma` of the rows of a
+    class, class means are a Gaussian process over the texts and rows scatter about
+    them,
+
+    .. math::
+
+        \mu_c - m &\sim \mathcal N\left(\beta (t_c - m_T),\; K\right), \\
+        K_{c c'} &= \tfrac{1}{\lambda_T}
+        \left(3 (t_c - m_T)(t_{c'} - m_T)^\top + [c = c']\right), \\
+        f_i &\sim \mathcal N(\mu_{y_i}, \Sigma).
+
+    The posterior means have a closed form: kernel ridge regression of the class means
+    on the texts. With their residuals :math:`e_i` and leverages :math:`h_i`,
+    :math:`\hat\Sigma = \sum_i w_i e_i e_i^\top / (1 - h_i) / n` is shrunk to the
+    sphere of the same trace with weight :math:`\lambda_W / (\lambda_W + n / d)`, and
+    :math:`W W^\top` is the inverse of that over its mean variance; :math:`b = -m W`,
+    :math:`T_c = (\mu_c - m) W`. Without text the prior mean is zero, and its
+    variance :math:`30 / \lambda_T`.
+
+    **The scales.** For a row that is left out, means and :math:`W` are downdated in
+    closed form. :math:`\alpha` and :math:`\tau` maximise the likelihood of the left-out
+    rows, :math:`\alpha` of those only whose class has other rows, times log-normal
+    priors. The prior of :math:`\alpha` has its median at
+    :math:`(20 / s) L_0 \tau_0 / 1.5` for texts of the loss :math:`L_0` at their best
+    temperature :math:`\tau_0` on the support: texts that explain the support keep their
+    say. At most 1024 rows are left out for the scales, and 4096 for the intercepts.
+
+    **The intercepts.** They maximise the likelihood of the left-out rows times a
+    normal prior of variance :math:`2.5 / \lambda_T`, with classes weighted equally.
+
+    **The refinement.** The penalty is
+    :math:`\lambda_T (\|T - T_0'\|_F^2 + \|a - a_0'\|^2 / 10) / n`, for what step 2
+    left as :math:`T_0'` and :math:`a_0'`. The kinks of the triplet loss are rounded, so
+    that its minimum can be reached and does not depend on rounding errors.
+
+    **Classes without rows.** Their prototypes follow from their texts by the Gaussian
+    model. They would lose against prototypes that follow images, so they share an
+    intercept: the one that makes the labels of rows of classes with several most likely
+    when each class in turn is taken for one without rows.
+
+    **The paper's way.** With ``solver="gradient"`` the penalty is
+
+    .. math::
+
+        \frac{\lambda_W \|\Delta\|_F^2 / 10
+        + 3 \lambda_T \, \mathrm{mean}_c \|T_c - T_{0c}\|^2}{\bar n \, L_0}
+
+    with :math:`\bar n` rows a class and :math:`L_0` the cross-entropy of zero-shot CLIP
+    on the support. The paper has none, and its map collapses at one shot. Without text
+    :math:`L_0` is that of chance, :math:`\log C`, and in training each row meets the
+    frozen mean of its class without itself.
+
+    References
+    ----------
+    .. [1] Cross-Modal Mapping: Eliminating the Modality Gap for Few-Shot Image
+       Classification, arXiv:2412.20110, 2024.
+
+    Examples
+    --------
+    >>> from sklearn.pipeline import make_pipeline
+    >>> from skfewshot import CLIPFeaturizer, CMMClassifier
+    >>> from skfewshot.datasets import make_object_images
+    >>> images, names = make_object_images(
+    ...     5, kinds=["striped star", "plain heart"], random_state=0, return_X_y=True
+    ... )
+    >>> model = make_pipeline(CLIPFeaturizer("tiny"), CMMClassifier())
+    >>> model = model.fit(images, names)
+    >>> model[-1].prototype_source_
+    'embedding'
+    >>> model.predict_proba(images).shape
+    (10, 2)
+    """
+
+    _parameter_constraints: ClassVar[dict] = {
+        **SHARED_CONSTRAINTS,
+        "extra_classes": ["array-like", None],
+        "solver": [StrOptions({"gaussian", "gradient"})],
+        "alpha": [StrOptions({"auto"}), Interval(Real, 0, None, closed="left")],
+        "triplet_weight": [Interval(Real, 0, None, closed="left")],
+        "margin": [Interval(Real, 0, None, closed="left")],
+        "map_penalty": [Interval(Real, 0, None, closed="both")],
+        "text_penalty": [Interval(Real, 0, None, closed="both")],
+        "max_iter": [Interval(Integral, 0, None, closed="left")],
+        "tol": [Interval(Real, 0, None, closed="left")],
+        "device": "no_validation",
+    }
+
+    def __init__(
+        self,
+        text_features: Any = "auto",
+        *,
+        class_names: Any = None,
+        text_encoder: Any = None,
+        prompt_templates: Any = None,
+        extra_classes: ArrayLike | None = None,
+        solver: str = "gaussian",
+        alpha: float | str = "auto",
+        triplet_weight: float = 1.0,
+        margin: float = 0.1,
+        map_penalty: float = 1.0,
+        text_penalty: float = 10.0,
+        logit_scale: float | str = "auto",
+        max_iter: int = 200,
+        tol: float = 1e-2,
+        class_weight: dict | str | None = None,
+        device: Any = None,
+    ) -> None:
+        self.text_features = text_features
+        self.class_names = class_names
+        self.text_encoder = text_encoder
+        self.prompt_templates = prompt_templates
+        self.extra_classes = extra_classes
+        self.solver = solver
+        self.alpha = alpha
+        self.triplet_weight = triplet_weight
+        self.margin = margin
+        self.map_penalty = map_penalty
+        self.text_penalty = text_penalty
+        self.logit_scale = logit_scale
+        self.max_iter = max_iter
+        self.tol = tol
+        self.class_weight = class_weight
+        self.device = device
+
+    def _learn(self, support: Support, report: Report | None) -> dict[str, Any]:
+        if self.solver == "gaussian":
+            support = support.without_near_copies(_NEAR_COPY)
+        fitted = train(
+            support,
+            self.device,
+            self._solve,
+            lambda solution, rank: self._fitted(solution, rank, support.seen),
+            report,
+        )
+        self._n_features_out = fitted["map_"].shape[1]
+        if not fitted.pop("_converged") and self.max_iter:
+            warn_user(
+                f"CMM stopped after max_iter={self.max_iter} iterations before the "
+                "loss settled; raise max_iter or tol.",
+                ConvergenceWarning,
+            )
+        return fitted
+
+    def _solve(
+        self, support: Support, on_iteration: "OnIteration | None"
+    ) -> "Solution":
+        from skfewshot.cmm._gaussian import solve_gaussian
+        from skfewshot.cmm._objective import Settings, solve_gradient
+
+        settings = Settings(
+            alpha=None if self.alpha == "auto" else float(self.alpha),
+            triplet_weight=float(self.triplet_weight),
+            margin=float(self.margin),
+            map_penalty=float(self.map_penalty),
+            text_penalty=float(self.text_penalty),
+            max_iter=self.max_iter,
+            tol=float(self.tol),
+        )
+        solve = solve_gaussian if self.solver == "gaussian" else solve_gradient
+        # A block of logits of 4 MB stays in a processor's cache; a GPU wants more.
+        block = 2**26 if support.text.is_cuda else 2**20
+        return in_chunks(
+            lambda chunk_size: solve(support, settings, chunk_size, on_iteration),
+            min(max(LEAST_ROWS, block // len(support.text)), len(support.y)),
+        )
+
+    def _fitted(
+        self, solution: "Solution", rank: NDArray, seen: NDArray
+    ) -> dict[str, Any]:
+        """Return what predictions need of a solution, by attribute."""
+        scales, texts = solution.scales, self.zero_shot_features_
+        array = partial(to_numpy, dtype=texts.dtype)
+        fitted: dict[str, Any] = {
+            "map_": array(solution.map),
+            "map_intercept_": array(solution.map_intercept),
+            "text_map_": array(solution.text_map),
+            "text_map_intercept_": array(solution.text_map_intercept),
+            "alpha_": scales.alpha,
+            "temperature_": scales.temperature,
+            "newcomer_intercept_": scales.newcomer,
+            "_converged": solution.converged,
+        }
+        # Classes without rows have the prototypes that their texts make them.
+        prototypes = _prototypes_of(texts, fitted)
+        prototypes[seen] = unit_rows(array(solution.text)[rank])
+        intercept = np.full(len(texts), scales.newcomer, texts.dtype)
+        intercept[seen] = array(scales.intercept)[rank]
+        return fitted | {"text_features_": prototypes, "intercept_": intercept}
+
+    def add_class(self, name: Any, features: ArrayLike | None = None) -> Self:
+        """Add a class that has no images to the fitted classifier, without a new fit.
+
+        Parameters
+        ----------
+        name : label
+            The label that is predicted for it, of the kind of those in ``classes_``.
+        features : array-like of shape (n_features,), default=None
+            Its text feature; scaled to unit norm. None has the text encoder of the
+            fitted classifier encode `name`.
+
+        Returns
+        -------
+        self : estimator
+
+        Raises
+        ------
+        ValueError
+            If `name` is there already or of another kind than the classes, if
+            `features` does not fit, or if the classifier was fitted without texts.
+        """
+        check_is_fitted(self)
+        classes, order = with_class(self.classes_, name)
+        if self.prototype_source_ == "image":
+            raise ValueError(
+                "This classifier was fitted without texts, so it cannot place a class "
+                "that has none but a text; fit it with text_features or text_encoder."
+            )
+        # Named as a fit would name it.
+        names = self.class_names
+        text = resolve_prototypes(
+            "auto" if features is None else {name: features},
+            classes=classes[-1:],
+            encoder=self.encoder_,
+            text_encoder=self.text_encoder,
+            class_names=names if isinstance(names, Mapping) and name in names else None,
+            prompt_templates=self.prompt_templates,
+            n_features=self.n_features_in_,
+            dtype=self.zero_shot_features_.dtype,
+        ).features
+        if text is None:
+            raise ValueError(
+                f"features=None, but nothing is known that could encode {name!r}; pass "
+                "its text feature."
+            )
+        level = np.full(1, self.newcomer_intercept_, self.intercept_.dtype)
+        added = {
+            "classes_": classes[-1:],
+            "zero_shot_features_": text,
+            "text_features_": _prototypes_of(text, vars(self)),
+            "intercept_": level,
+        }
+        self.classes_ = classes[:-1]
+        for attribute, row in added.items():
+            rows = np.concatenate([getattr(self, attribute), row])
+            setattr(self, attribute, rows[order])
+        return self
+
+    def transform(self, X: ArrayLike) -> NDArray:
+        """Map image embeddings into the space of the texts.
+
+        Parameters
+        ----------
+        X : array-like or tensor of shape (n_samples, n_features)
+            Image embeddings.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_features)
+            The mapped features :math:`v(f)`, unit norm.
+
+        Raises
+        ------
+        sklearn.exceptions.NotFittedError
+            If the classifier is not fitted.
+        ValueError
+            If X has another width, is not finite, or comes from another encoder.
+        """
+        return self._mapped(unit_rows(self._check_query(X)))
+
+    def _mapped(self, features: NDArray) -> NDArray:
+        mapped = features @ as_rows(self.map_, features)
+        mapped += as_rows(self.map_intercept_, features)
+        return unit_rows(mapped)
+
+    def _logits(self, features: NDArray) -> NDArray:
+        scale = self.logit_scale_ / self.temperature_ / (1 + self.alpha_)
+        mapped = self._mapped(features)
+        mapped *= float(scale * self.alpha_)
+        texts = as_rows(self.zero_shot_features_, features)
+        logits = (features * float(scale)) @ texts.T
+        logits += mapped @ as_rows(self.text_features_, features).T
+        logits += as_rows(self.intercept_, features)
+        return logits
+
+
+def _prototypes_of(texts: NDArray, fitted: Mapping[str, Any]) -> NDArray:
+    """Return the prototypes of classes without rows, from their texts."""
+    means = texts @ fitted["text_map_"] + fitted["text_map_intercept_"]
+    return unit_rows(means @ fitted["map_"])

@@ -1,0 +1,379 @@
+"""The modality gap, before and after the mapping of a fitted classifier."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from textwrap import fill
+from typing import TYPE_CHECKING, Any, Self, TypeAlias
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from sklearn.base import BaseEstimator
+from sklearn.decomposition import PCA
+from sklearn.utils import check_array
+
+from skfewshot._rows import as_numpy, unit_rows
+from skfewshot.display._shared import (
+    COLORS,
+    check_axes,
+    check_matplotlib,
+    read_classes,
+    split_pipeline,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.artist import Artist
+    from matplotlib.axes import Axes
+
+#: Left, bottom, right and top.
+Box: TypeAlias = NDArray | tuple[float, float, float, float]
+#: More classes than this are not named in the picture: hardly a name would have room.
+_MOST_NAMED = 40
+_MARKERS = "os^D"
+#: Longer names are broken into two lines, and cut after them.
+_LINE = 20
+#: Of names, and how far they stay from the points, in points of 1/72 inch.
+_FONT_SIZE, _DISTANCES = 8, (7, 15, 25, 37)
+#: Room that a point takes to each side.
+_RADIUS = 4
+_DIRECTIONS = np.array(
+    [(0, 1), (0, -1), (1, 0), (-1, 0), (1, 1), (-1, 1), (1, -1), (-1, -1)]
+)
+
+
+class ModalityGapDisplay:
+    """The modality gap before and after the mapping of a classifier by CMM.
+
+    Images, texts, mapped images and refined texts, all unit norm, in the plane of their
+    first two principal components. It is the same plane for both halves.
+
+    Parameters
+    ----------
+    images, mapped_images : ndarray of shape (n_samples, 2)
+        Image embeddings and their mapped features, projected.
+    texts, refined_texts : ndarray of shape (n_classes, 2)
+        Text prototypes before and after the fit, projected.
+    gap_before, gap_after : float
+        Distance between the mean image and the mean text on the unit sphere, before
+        projection. It lies between 0 and 2.
+    labels : ndarray of shape (n_samples,)
+        Index of each image's class, which gives the colour.
+    classes : ndarray of shape (n_classes,)
+        Names of the classes.
+
+    Attributes
+    ----------
+    ax_ : ndarray of 2 matplotlib axes
+        Before and after.
+    figure_ : matplotlib figure
+
+    Examples
+    --------
+    >>> from skfewshot import CLIPFeaturizer, CMMClassifier
+    >>> from skfewshot.datasets import make_object_images
+    >>> from skfewshot.display import ModalityGapDisplay
+    >>> images, names = make_object_images(
+    ...     4, kinds=["striped star", "plain heart"], random_state=0, return_X_y=True
+    ... )
+    >>> X = CLIPFeaturizer("tiny").fit_transform(images)
+    >>> display = ModalityGapDisplay.from_estimator(CMMClassifier().fit(X, names), X)
+    >>> display.gap_after < display.gap_before
+    True
+    """
+
+    def __init__(
+        self,
+        *,
+        images: NDArray,
+        mapped_images: NDArray,
+        texts: NDArray,
+        refined_texts: NDArray,
+        gap_before: float,
+        gap_after: float,
+        labels: NDArray[np.intp],
+        classes: NDArray,
+    ) -> None:
+        self.images = images
+        self.mapped_images = mapped_images
+        self.texts = texts
+        self.refined_texts = refined_texts
+        self.gap_before = gap_before
+        self.gap_after = gap_after
+        self.labels = labels
+        self.classes = classes
+
+    @classmethod
+    def from_estimator(
+        cls,
+        estimator: BaseEstimator,
+        X: Any,
+        y: ArrayLike | None = None,
+        *,
+        ax: Any = None,
+    ) -> Self:
+        """Project the features of a fitted classifier and draw them.
+
+        Parameters
+        ----------
+        estimator : CMMClassifier or Pipeline
+            A fitted classifier, or a pipeline that ends in one.
+        X : array-like
+            What `estimator` takes: image embeddings, or for a pipeline that starts with
+            a :class:`~skfewshot.CLIPFeaturizer` images; best of those that were not in
+            the support.
+        y : array-like of shape (n_samples,), default=None
+            Their classes, for the colours; predictions by default.
+        ax : array-like of 2 matplotlib axes, default=None
+            Where to draw; a new figure by default.
+
+        Returns
+        -------
+        ModalityGapDisplay
+
+        Raises
+        ------
+        TypeError
+            If `estimator` has no mapping to show.
+        ValueError
+            If `y` has another length than `X`, or classes that the estimator does not
+            know.
+        """
+        check_matplotlib(f"{cls.__name__}.from_estimator")
+        classifier, X = split_pipeline(estimator, X)
+        wanted = ("transform", "zero_shot_features_", "text_features_")
+        if not all(hasattr(classifier, name) for name in wanted):
+            raise TypeError(
+                "estimator must be a CMMClassifier, or a pipeline that ends in one; "
+                f"got {classifier!r}, which does not map images to texts."
+            )
+        return cls.from_predictions(
+            X,
+            classifier.zero_shot_features_,
+            classifier.transform(X),
+            classifier.text_features_,
+            labels=classifier.predict(X) if y is None else y,
+            classes=classifier.classes_,
+            ax=ax,
+        )
+
+    @classmethod
+    def from_predictions(
+        cls,
+        images: Any,
+        texts: Any,
+        mapped_images: Any,
+        refined_texts: Any,
+        *,
+        labels: Any,
+        classes: ArrayLike | None = None,
+        ax: Any = None,
+    ) -> Self:
+        """Project features from anywhere and draw them.
+
+        Parameters
+        ----------
+        images, mapped_images : array-like of shape (n_samples, n_features)
+            Image embeddings before and after the mapping; rows are scaled to unit norm.
+        texts, refined_texts : array-like of shape (n_classes, n_features)
+            Text prototypes before and after, a row for each of `classes`.
+        labels : array-like of shape (n_samples,)
+            The class of each image, for the colours.
+        classes : array-like of shape (n_classes,), default=None
+            The class of each text; by default the sorted classes of `labels`.
+        ax : array-like of 2 matplotlib axes, default=None
+            Where to draw; a new figure by default.
+
+        Returns
+        -------
+        ModalityGapDisplay
+
+        Raises
+        ------
+        ValueError
+            If shapes do not match, or a label is not among `classes`.
+        """
+        check_matplotlib(f"{cls.__name__}.from_predictions")
+        images, mapped = _read_pair(images, mapped_images, "images")
+        texts, refined = _read_pair(texts, refined_texts, "texts")
+        labels, classes = read_classes(labels, classes, len(images), len(texts))
+        plane = PCA(n_components=2, random_state=0)
+        # Each text as many times as there are images of a class: otherwise the few
+        # texts would have no say, and the gap would not show.
+        times = max(1, len(images) // len(texts))
+        both_texts = np.repeat(np.concatenate([texts, refined]), times, axis=0)
+        plane.fit(np.concatenate([images, mapped, both_texts]))
+        display = cls(
+            images=plane.transform(images),
+            mapped_images=plane.transform(mapped),
+            texts=plane.transform(texts),
+            refined_texts=plane.transform(refined),
+            gap_before=_gap(images, texts),
+            gap_after=_gap(mapped, refined),
+            labels=labels,
+            classes=classes,
+        )
+        return display.plot(ax=ax)
+
+    def plot(self, ax: Any = None) -> Self:
+        """Draw the two halves.
+
+        Parameters
+        ----------
+        ax : array-like of 2 matplotlib axes, default=None
+            Where to draw; a new figure by default.
+
+        Returns
+        -------
+        self : ModalityGapDisplay
+
+        Raises
+        ------
+        ValueError or TypeError
+            If `ax` does not hold 2 axes, or holds something else.
+        ImportError
+            If matplotlib is not installed.
+        """
+        check_matplotlib(f"{type(self).__name__}.plot")
+        import matplotlib.pyplot as plt
+
+        if ax is None:
+            _, ax = plt.subplots(1, 2, figsize=(9, 4.5), layout="constrained")
+        ax = check_axes(ax, (2,), "2 matplotlib axes, for before and after the mapping")
+        self.ax_, self.figure_ = ax, ax[0].figure
+        halves = [
+            ("Before", self.images, self.texts, self.gap_before),
+            ("After", self.mapped_images, self.refined_texts, self.gap_after),
+        ]
+        everything = np.concatenate([part for half in halves for part in half[1:3]])
+        low, high = everything.min(axis=0), everything.max(axis=0)
+        pad = 0.08 * (high - low)
+        for cell, (when, images, texts, gap) in zip(ax, halves, strict=True):
+            self._draw_half(cell, images, texts)
+            cell.set_title(f"{when} the mapping\ngap {gap:.2f}", fontsize="medium")
+            cell.set(
+                xlim=(low[0] - pad[0], high[0] + pad[0]),
+                ylim=(low[1] - pad[1], high[1] + pad[1]),
+                xticks=[],
+                yticks=[],
+                xlabel="First principal component",
+            )
+        ax[0].set_ylabel("Second principal component")
+        legend = ax[0].legend(loc="best", framealpha=0.9, fontsize="small")
+        names = [str(name) for name in self.classes]
+        if len(names) <= _MOST_NAMED:
+            name_points(ax[0], self.texts, names, taken=[legend])
+            name_points(ax[1], self.refined_texts, names)
+        return self
+
+    def _draw_half(self, ax: Axes, images: NDArray, texts: NDArray) -> None:
+        """Draw images as dots, texts as stars, and a line from text to mean image."""
+        star: dict[str, Any] = {
+            "s": 110,
+            "marker": "*",
+            "edgecolors": "black",
+            "zorder": 3,
+        }
+        for index, text in enumerate(texts):
+            # Colours come again with another marker.
+            cycle, place = divmod(index, len(COLORS))
+            color, marker = COLORS[place], _MARKERS[cycle % len(_MARKERS)]
+            members = images[self.labels == index]
+            style: dict[str, Any] = {"color": color, "marker": marker, "linewidths": 0}
+            x, y = members.T
+            ax.scatter(x, y, s=14, alpha=0.5, **style)
+            ax.scatter(text[0], text[1], c=color, linewidths=0.8, **star)
+            if len(members):
+                ends = np.stack([text, members.mean(axis=0)])
+                ax.plot(*ends.T, color=color, linewidth=0.9, alpha=0.8, zorder=2)
+        ax.scatter([], [], c="grey", s=14, label="image")
+        ax.scatter([], [], c="grey", label="text", **star)
+
+
+def _read_pair(before: Any, after: Any, name: str) -> tuple[NDArray, NDArray]:
+    """Return features before and after the mapping, all of unit norm."""
+    dtype = [np.float64, np.float32]
+    before = check_array(np.asarray(as_numpy(before)), dtype=dtype, input_name=name)
+    other = "mapped_images" if name == "images" else "refined_texts"
+    after = check_array(np.asarray(as_numpy(after)), dtype=dtype, input_name=other)
+    if before.shape != after.shape:
+        raise ValueError(
+            f"{other} must be shaped like {name}, {before.shape}; got {after.shape}."
+        )
+    return unit_rows(before), unit_rows(after)
+
+
+def _gap(images: NDArray, texts: NDArray) -> float:
+    """Distance between the mean image and the mean text."""
+    return float(np.linalg.norm(images.mean(axis=0) - texts.mean(axis=0)))
+
+
+def name_points(
+    ax: Axes, points: NDArray, names: Sequence[str], taken: Sequence[Artist] = ()
+) -> None:
+    """Write names beside points; a name for which there is no room is left out.
+
+    Parameters
+    ----------
+    ax : matplotlib axes
+        With its limits set.
+    points : ndarray of shape (n_points, 2)
+        In the coordinates of the data.
+    names : sequence of n_points str
+    taken : sequence of matplotlib artists
+        Where no name may be written.
+    """
+    from matplotlib.patheffects import withStroke
+
+    assert ax.figure is not None
+    # Layout engines move axes when a figure is drawn, and names need to know where to.
+    # Those of a subfigure are drawn by the figure it is a part of.
+    ax.figure.figure.draw_without_rendering()
+    pixels = ax.figure.dpi / 72
+    places = ax.transData.transform(points)
+    boxes: list[Box] = [_box(place, _RADIUS * pixels) for place in places]
+    boxes += [artist.get_window_extent().extents for artist in taken]
+    for point, place, name in zip(points, places, names, strict=True):
+        text = ax.annotate(
+            fill(name, _LINE, max_lines=2, placeholder="…"),
+            point,
+            xytext=(0, 0),
+            textcoords="offset points",
+            fontsize=_FONT_SIZE,
+            parse_math=False,
+            ha="center",
+            va="center",
+            linespacing=1,
+            zorder=5,
+            path_effects=[withStroke(linewidth=2, foreground="white")],
+            arrowprops={"arrowstyle": "-", "color": "0.5", "linewidth": 0.6},
+        )
+        half = np.array(text.get_window_extent().size) / 2
+        room = _find_room(place, half, pixels, boxes, ax.bbox.extents)
+        if room is None:
+            text.remove()
+            continue
+        box, middle, distance = room
+        text.set_position((middle - place) / pixels)
+        assert text.arrow_patch is not None
+        text.arrow_patch.set_visible(distance > _DISTANCES[0])
+        boxes.append(box)
+
+
+def _find_room(
+    place: NDArray, half: NDArray, pixels: float, boxes: list[Box], frame: Box
+) -> tuple[NDArray, NDArray, int] | None:
+    """Return the nearest free box beside a place, its middle and its distance."""
+    taken = np.array(boxes)
+    for distance in _DISTANCES:
+        for direction in _DIRECTIONS:
+            middle = place + direction * (half + (distance - 4) * pixels)
+            box = _box(middle, half)
+            inside = (box[:2] >= frame[:2]).all() and (box[2:] <= frame[2:]).all()
+            apart = (box[:2] >= taken[:, 2:]) | (box[2:] <= taken[:, :2])
+            if inside and apart.any(axis=1).all():
+                return box, middle, distance
+    return None
+
+
+def _box(middle: NDArray, half: Any) -> NDArray:
+    return np.concatenate([middle - half, middle + half])

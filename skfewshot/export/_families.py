@@ -1,0 +1,339 @@
+"""What each family of classifiers computes, as nodes of an ONNX graph."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skfewshot import (
+    CLAPClassifier,
+    CMMClassifier,
+    GaussianDiscriminantClassifier,
+    LPPlusPlusClassifier,
+    ProKeRClassifier,
+    TaskResClassifier,
+    TipAdapterClassifier,
+    ZeroShotClassifier,
+)
+from skfewshot.export._graph import Graph
+from skfewshot.multilabel._scoring import SQUARED_DISTANCE_FLOOR
+from skfewshot.peers._closed_form import STEEP
+
+
+def add_rows(graph: Graph, classifier: Any) -> tuple[str, str]:
+    """Add what a classifier computes; return the types of inputs and outputs."""
+    graph.add_unit("X", "rows")
+    LOGITS[type(classifier)](graph, classifier)
+    graph.add_softmax(classifier.classes_)
+    kind = "string" if graph.arrays["classes"].dtype == object else "int64"
+    width, n_classes = classifier.n_features_in_, len(classifier.classes_)
+    return (
+        f"float[N, {width}] X",
+        f"{kind}[N] label, float[N, {n_classes}] probabilities",
+    )
+
+
+def _add_linear(
+    graph: Graph,
+    coef: NDArray[Any],
+    intercept: NDArray[Any] | None = None,
+    *,
+    logits: str = "logits",
+) -> None:
+    """Add ``logits = rows @ coef.T + intercept``."""
+    if intercept is None:
+        intercept = np.zeros(len(coef))
+    graph.add(
+        f"{logits} = Gemm<transB = 1>(rows, coef, intercept)",
+        coef=coef,
+        intercept=intercept,
+    )
+
+
+def _add_kernel(graph: Graph, keys: NDArray[Any], beta: float, values: str) -> None:
+    """Add ``logits = fixed + exp(-beta (1 - rows @ keys.T)) @ values``."""
+    # What `exponential_kernel` does.
+    cut = "Min(exponents, one)" if beta > STEEP else "Identity(exponents)"
+    graph.add(
+        "key_cosines = Gemm<transB = 1>(rows, keys)",
+        "distances = Sub(key_cosines, one)",
+        "exponents = Mul(distances, beta)",
+        f"cut_exponents = {cut}",
+        "kernel = Exp(cut_exponents)",
+        f"learned = MatMul(kernel, {values})",
+        "logits = Add(fixed, learned)",
+        keys=keys,
+        beta=np.float32(beta),
+    )
+
+
+def _zero_shot_coef(classifier: Any) -> NDArray[Any]:
+    return classifier.logit_scale_ * classifier.zero_shot_features_
+
+
+def _add_zero_shot(graph: Graph, classifier: Any) -> None:
+    _add_linear(graph, _zero_shot_coef(classifier))
+
+
+def _add_prototypes(graph: Graph, classifier: Any) -> None:
+    scale = classifier.logit_scale_
+    _add_linear(graph, scale * classifier.text_features_, scale * classifier.intercept_)
+
+
+def _add_linear_probe(graph: Graph, classifier: Any) -> None:
+    _add_linear(graph, classifier.coef_, classifier.intercept_)
+
+
+def _add_discriminant(graph: Graph, classifier: Any) -> None:
+    coef = classifier.coef_ + classifier.text_weight_ * _zero_shot_coef(classifier)
+    _add_linear(graph, coef, classifier.intercept_)
+
+
+def _add_cmm(graph: Graph, classifier: Any) -> None:
+    alpha = classifier.alpha_
+    scale = classifier.logit_scale_ / classifier.temperature_ / (1 + alpha)
+    coef = scale * classifier.zero_shot_features_
+    _add_linear(graph, coef, classifier.intercept_, logits="fixed")
+    graph.add(
+        "moved = Gemm(rows, map, map_intercept)",
+        map=classifier.map_,
+        map_intercept=classifier.map_intercept_,
+    )
+    graph.add_unit("moved", "mapped")
+    graph.add(
+        "learned = Gemm<transB = 1>(mapped, prototypes)",
+        "logits = Add(fixed, learned)",
+        prototypes=scale * alpha * classifier.text_features_,
+    )
+
+
+def _add_tip_adapter(graph: Graph, classifier: Any) -> None:
+    _add_linear(graph, _zero_shot_coef(classifier), logits="fixed")
+    weights = classifier.alpha * classifier.key_weights_
+    # In the file one label a key, not a row of zeros and a one for each.
+    graph.add(
+        "key_classes = OneHot<axis = -1>(key_labels, n_classes, off_on)",
+        "key_values = Mul(key_classes, key_weights)",
+        key_labels=classifier.key_labels_,
+        n_classes=np.array(len(classifier.classes_)),
+        off_on=np.array([0.0, 1.0]),
+        key_weights=weights[:, None],
+    )
+    _add_kernel(graph, classifier.keys_, classifier.beta, "key_values")
+
+
+def _add_proker(graph: Graph, classifier: Any) -> None:
+    weight, coef = classifier.text_weight_, _zero_shot_coef(classifier)
+    prior = None
+    if classifier.prototype_source_ == "image":
+        coef, prior = np.zeros_like(coef), weight * classifier.prior_
+    _add_linear(graph, weight * coef, prior, logits="fixed")
+    graph.add(dual_coef=classifier.dual_coef_)
+    _add_kernel(graph, classifier.support_, classifier.beta_, "dual_coef")
+
+
+#: What adds the `logits` of unit `rows`. Not of subclasses, which may compute others.
+LOGITS: dict[type, Callable[[Graph, Any], None]] = {
+    CLAPClassifier: _add_prototypes,
+    CMMClassifier: _add_cmm,
+    GaussianDiscriminantClassifier: _add_discriminant,
+    LPPlusPlusClassifier: _add_linear_probe,
+    ProKeRClassifier: _add_proker,
+    TaskResClassifier: _add_prototypes,
+    TipAdapterClassifier: _add_tip_adapter,
+    ZeroShotClassifier: _add_zero_shot,
+}
+
+
+def add_tokens(graph: Graph, classifier: Any) -> tuple[str, str]:
+    """Add what the classifier computes; return the types of inputs and outputs."""
+    scoring = classifier._query_scoring
+    is_many, n_labels = classifier._is_multilabel, len(classifier.classes_)
+    shape = _add_reading(graph, classifier)
+    _add_feature_map(graph, classifier)
+    graph.add(
+        scale=np.float32(classifier.scale_),
+        two=np.float32(2),
+        floor=np.float32(SQUARED_DISTANCE_FLOOR),
+        prototypes=classifier.prototypes_.T,
+    )
+    if scoring in ("global", "both"):
+        _add_distance_logits(graph, "whole")
+        graph.add("whole_score = Squeeze(whole_logits, second)")
+    if scoring != "global":
+        _add_distance_logits(graph, "parts")
+        evidence = "parts_logits"
+        if scoring == "competitive":
+            _add_competition(graph, classifier, n_labels)
+            evidence = "evidence"
+        _add_pooling(graph, evidence, classifier._n_pooled)
+    score = {
+        "global": "score = Identity(whole_score)",
+        "both": "both = Add(whole_score, local_score)\nscore = Div(both, two)",
+    }
+    graph.add(
+        score.get(scoring, "score = Identity(local_score)"),
+        # What is not a number in X is not one in the outputs: sorting might hide it.
+        "total = ReduceSum<keepdims = 0>(units, token_axes)",
+        "nothing = Mul(total, zero)",
+        "nothings = Unsqueeze(nothing, last)",
+        "checked = Add(score, nothings)",
+        "steep = Mul(checked, slope)",
+        "logits = Add(steep, biases)",
+        token_axes=np.array([1, 2]),
+        slope=np.float32(classifier.slope_),
+        biases=classifier.biases_,
+    )
+    kind = "int64"
+    if is_many:
+        _add_thresholds(graph, classifier)
+    else:
+        graph.add_softmax(classifier.classes_)
+        if graph.arrays["classes"].dtype == object:
+            kind = "string"
+    labels = f"{kind}[N, {n_labels}]" if is_many else f"{kind}[N]"
+    return f"float{shape} X", f"{labels} label, float[N, {n_labels}] probabilities"
+
+
+def _add_reading(graph: Graph, classifier: Any) -> str:
+    """Add unit tokens and which are absent; return the shape of X."""
+    width = classifier.prototypes_.shape[1]
+    shape, tokens = f"[N, T, {width}]", "X"
+    if classifier._token_dims == 2:
+        shape, tokens = f"[N, {classifier.n_features_in_}]", "tokens"
+        n_tokens = classifier.n_features_in_ // width
+        graph.add(
+            "tokens = Reshape(X, token_shape)",
+            token_shape=np.array([-1, n_tokens, width]),
+        )
+    graph.add(
+        f"missing = IsNaN({tokens})",
+        "missing_numbers = Cast<to = 1>(missing)",
+        "absent_numbers = ReduceMin<keepdims = 1>(missing_numbers, last)",
+        "absent = Greater(absent_numbers, zero)",
+        f"filled = Where(absent, zero, {tokens})",
+    )
+    graph.add_unit("filled", "units")
+    graph.add(
+        # The local tokens come after the global one, unless that is the only one.
+        f"n_tokens = Shape<start = 1, end = 2>({tokens})",
+        "n_after = Sub(n_tokens, second)",
+        "start = Min(n_after, second)",
+        "parts = Slice(units, start, n_tokens, second)",
+        "parts_absent_numbers = Slice(absent_numbers, start, n_tokens, second)",
+        "present_numbers = Sub(one, parts_absent_numbers)",
+        "present = Greater(present_numbers, zero)",
+        "n_present = ReduceSum<keepdims = 1>(present_numbers, second)",
+        "parts_sum = ReduceSum<keepdims = 1>(parts, second)",
+        "parts_mean = Div(parts_sum, n_present)",
+    )
+    graph.add_unit("parts_mean", "mean_unit")
+    graph.add(
+        "whole_given = Slice(units, first, second, second)",
+        "whole_absent = Slice(absent_numbers, first, second, second)",
+        "whole_is_absent = Greater(whole_absent, zero)",
+        "whole = Where(whole_is_absent, mean_unit, whole_given)",
+    )
+    return shape
+
+
+def _add_feature_map(graph: Graph, classifier: Any) -> None:
+    """Add the mapped tokens, ``norm((x - mean) W + b)``."""
+    feature_map = classifier._feature_map()
+    for kind in ("whole", "parts"):
+        linear = kind
+        if feature_map.matrix is not None:
+            linear = f"{kind}_linear"
+            graph.add(f"{linear} = MatMul({kind}, matrix)", matrix=feature_map.matrix)
+        mean = feature_map.whole_mean if kind == "whole" else feature_map.part_mean
+        graph.add(
+            f"{kind}_shifted = Add({linear}, {kind}_shift)",
+            **{f"{kind}_shift": feature_map.intercept(mean)},
+        )
+        graph.add_unit(f"{kind}_shifted", f"{kind}_mapped")
+
+
+def _add_distance_logits(graph: Graph, kind: str) -> None:
+    """Add ``s (1 - distance)`` of tokens and prototypes."""
+    graph.add(
+        f"{kind}_cosine = MatMul({kind}_mapped, prototypes)",
+        f"{kind}_double = Mul({kind}_cosine, two)",
+        f"{kind}_square = Sub(two, {kind}_double)",
+        f"{kind}_floored = Max({kind}_square, floor)",
+        f"{kind}_distance = Sqrt({kind}_floored)",
+        f"{kind}_nearness = Sub(one, {kind}_distance)",
+        f"{kind}_logits = Mul({kind}_nearness, scale)",
+    )
+
+
+def _add_competition(graph: Graph, classifier: Any, n_labels: int) -> None:
+    """Add the log odds of each label against the others and the background."""
+    graph.add(
+        "sharp = Mul(parts_logits, sharpness)",
+        "top = ReduceMax<keepdims = 1>(sharp, last)",
+        "leader = ArgMax<axis = -1, keepdims = 0>(sharp)",
+        "leads = OneHot<axis = -1>(leader, n_labels, off_on)",
+        "is_leader = Greater(leads, zero)",
+        # The others of a label that is not the best, by a difference; of the best, by
+        # a sum without it: a difference may leave nothing of it.
+        "below = Sub(sharp, top)",
+        "odds = Exp(below)",
+        "all_odds = ReduceSum<keepdims = 1>(odds, last)",
+        "other_odds = Sub(all_odds, odds)",
+        "some_odds = Max(other_odds, tiny)",
+        "log_odds = Log(some_odds)",
+        "of_others = Add(log_odds, top)",
+        "without = Where(is_leader, lowest, sharp)",
+        "of_leader = ReduceLogSumExp<keepdims = 1>(without, last)",
+        "rivals = Where(is_leader, of_leader, of_others)",
+        "higher = Max(rivals, level)",
+        "rivals_below = Sub(rivals, higher)",
+        "rivals_odds = Exp(rivals_below)",
+        "level_below = Sub(level, higher)",
+        "level_odds = Exp(level_below)",
+        "against_odds = Add(rivals_odds, level_odds)",
+        "against_log = Log(against_odds)",
+        "against = Add(against_log, higher)",
+        "evidence = Sub(sharp, against)",
+        sharpness=np.float32(classifier.sharpness_),
+        level=np.float32(classifier.sharpness_ * classifier.background_),
+        n_labels=np.array(n_labels),
+        off_on=np.array([0.0, 1.0]),
+        lowest=np.float32(-np.inf),
+    )
+
+
+def _add_pooling(graph: Graph, evidence: str, n_pooled: int) -> None:
+    """Add the mean over the best patches of each label."""
+    graph.add(
+        f"shown = Where(present, {evidence}, lowest)",
+        "n_parts = Shape<start = 1, end = 2>(shown)",
+        "n_top = Min(n_parts, n_pooled)",
+        "largest, largest_index = TopK<axis = 1>(shown, n_top)",
+        "is_found = Greater(largest, lowest)",
+        "found_numbers = Cast<to = 1>(is_found)",
+        "found = Where(is_found, largest, zero)",
+        "found_sum = ReduceSum<keepdims = 0>(found, second)",
+        "n_found = ReduceSum<keepdims = 0>(found_numbers, second)",
+        "local_score = Div(found_sum, n_found)",
+        n_pooled=np.array([n_pooled]),
+        lowest=np.float32(-np.inf),
+    )
+
+
+def _add_thresholds(graph: Graph, classifier: Any) -> None:
+    """Add probabilities, and the labels whose probability reaches its threshold."""
+    thresholds = classifier.thresholds_.astype(np.float32)
+    # The least single-precision number that reaches it.
+    below = thresholds < classifier.thresholds_
+    thresholds[below] = np.nextafter(thresholds[below], np.float32(np.inf))
+    graph.add(
+        "likely = Sigmoid(logits)",
+        "above = Max(likely, tiny)",
+        "probabilities = Min(above, highest)",
+        "reached = GreaterOrEqual(probabilities, thresholds)",
+        "label = Cast<to = 7>(reached)",
+        highest=1 - np.finfo(np.float32).epsneg,
+        thresholds=thresholds,
+    )

@@ -1,0 +1,325 @@
+"""What is learned on left-one-out scores: the text's share, and probabilities."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import minimize
+from scipy.special import expit, log_softmax, logit
+
+from skfewshot._rows import plain
+from skfewshot._sklearn import warn_user
+from skfewshot.multilabel._prototypes import (
+    Pairs,
+    label_sums,
+    leave_one_out_scores,
+    text_shares,
+)
+from skfewshot.multilabel._scoring import Scorer
+from skfewshot.multilabel._tokens import Support
+
+#: The text's share of a prototype where no label has a second image to judge it by.
+ONE_SHOT_SHARE = 0.6
+#: The shares that are tried on left-one-out scores.
+_TRIED_SHARES = tuple(np.linspace(0, 1, 11).tolist())
+#: How far from the expected share a support is expected to want its own.
+_SHARE_SPREAD = 0.16
+#: Images by which shares are judged, at most: more would not change the choice.
+_MOST_JUDGED = 300
+# Nats that texts which say anything have to gain over chance.
+_LEAST_GAIN = 2.0
+#: Strength of the pull of a label's bias toward the shared one, in images.
+_BIAS_SHRINKAGE = 4.0
+# Where scores do not differ.
+_LEAST_SLOPE = 1e-6
+#: How far below the border between present and absent the background's logit lies.
+_BACKGROUND_MARGIN = 2.0
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """One slope and one bias for all labels, and a bias of each label.
+
+    Attributes
+    ----------
+    slope : float
+    bias : ndarray of shape (L,)
+        Shared bias plus the label's own.
+    loss : float
+        Mean loss on the scores it was fitted on.
+    """
+
+    slope: float
+    bias: NDArray
+    loss: float = float("nan")
+
+    def logits(self, scores: NDArray) -> NDArray:
+        """Return ``slope * scores + bias`` in the dtype of `scores`."""
+        dtype = scores.dtype
+        return scores * dtype.type(self.slope) + self.bias.astype(dtype)
+
+
+def fit_sigmoid(
+    scores: NDArray, labels: NDArray, weight: NDArray, counts: NDArray | None = None
+) -> Calibration:
+    r"""Fit :math:`p_{jl} = \sigma(a S_{jl} + b + b_l)` by maximum likelihood.
+
+    Targets are smoothed as by Platt, so that the slope stays finite where the scores
+    separate the labels. Labels with at least two images get a bias of their own,
+    pulled toward the shared one by :math:`\lambda b_l^2 / 2`.
+
+    Parameters
+    ----------
+    scores, labels : ndarray of shape (N, L)
+    weight : ndarray of shape (N,)
+    counts : ndarray of shape (L,), default=None
+        Images of each label; None fits the shared bias only.
+
+    Returns
+    -------
+    Calibration
+    """
+    scores, labels = scores.astype(np.float64), labels.astype(np.float64)
+    weight = np.broadcast_to(weight[:, None], scores.shape).astype(np.float64)
+    positive, total = (weight * labels).sum(), weight.sum()
+    negative = total - positive
+    high, low = (positive + 1) / (positive + 2), 1 / (negative + 2)
+    target = np.where(labels > 0, high, low)
+    center, spread = _center_spread(scores, weight)
+    unit = (scores - center) / spread
+    own = np.zeros(scores.shape[1], bool) if counts is None else counts >= 2
+
+    def objective(parameters: NDArray) -> tuple[float, NDArray]:
+        offsets = np.where(own, parameters[2:], 0)
+        logits = parameters[0] * unit + parameters[1] + offsets
+        losses = np.logaddexp(0, logits) - target * logits
+        gradient = weight * (expit(logits) - target)
+        loss = (weight * losses).sum() + 0.5 * _BIAS_SHRINKAGE * (offsets**2).sum()
+        of_labels = np.where(own, gradient.sum(axis=0) + _BIAS_SHRINKAGE * offsets, 0)
+        shared = [(gradient * unit).sum(), gradient.sum()]
+        return loss / total, np.concatenate([shared, of_labels]) / total
+
+    start = np.zeros(2 + scores.shape[1])
+    start[:2] = 1, logit(np.clip(positive / total, 1e-6, 1 - 1e-6))
+    # A slope below zero would call the most likely labels the least.
+    bounds = [(1e-3, None)] + [(None, None)] * (len(start) - 1)
+    found = minimize(
+        objective, start, jac=True, method="L-BFGS-B", bounds=bounds, tol=1e-10
+    )
+    slope = max(found.x[0] / spread, _LEAST_SLOPE)
+    bias = found.x[1] - slope * center + np.where(own, found.x[2:], 0)
+    return Calibration(slope, bias, float(found.fun))
+
+
+def fit_softmax(scores: NDArray, labels: NDArray, weight: NDArray) -> Calibration:
+    r"""Fit the slope of :math:`p_j = \mathrm{softmax}(a S_j)`, for one label an image.
+
+    A biased coin of one row and label is added, as Platt does, so that the slope stays
+    finite where the scores separate the classes.
+
+    Parameters
+    ----------
+    scores, labels : ndarray of shape (N, L)
+    weight : ndarray of shape (N,)
+
+    Returns
+    -------
+    Calibration
+        With biases of 0.
+    """
+    scores, labels = scores.astype(np.float64), labels.astype(np.float64)
+    weight = weight.astype(np.float64)[:, None]
+    n_labels = scores.shape[1]
+    total = weight.sum()
+    target = (total * labels + 1 / n_labels) / (total + 1)
+    _, spread = _center_spread(scores, np.broadcast_to(weight, scores.shape))
+    unit = (scores - scores.mean(axis=1, keepdims=True)) / spread
+
+    def objective(slope: NDArray) -> tuple[float, NDArray]:
+        log_probability = log_softmax(slope[0] * unit, axis=1)
+        gradient = weight * (np.exp(log_probability) - target) * unit
+        loss = -(weight * target * log_probability).sum()
+        return loss / total, np.array([gradient.sum()]) / total
+
+    found = minimize(
+        objective, [1.0], jac=True, method="L-BFGS-B", bounds=[(1e-3, None)], tol=1e-10
+    )
+    slope = max(found.x[0] / spread, _LEAST_SLOPE)
+    return Calibration(slope, np.zeros(n_labels), float(found.fun))
+
+
+def cardinality_threshold(
+    probabilities: NDArray, labels: NDArray, weight: NDArray
+) -> float:
+    """Return the threshold at which as many labels are predicted as there are.
+
+    Parameters
+    ----------
+    probabilities, labels : ndarray of shape (N, L)
+    weight : ndarray of shape (N,)
+
+    Returns
+    -------
+    float
+        The predicted labels of an image number as many as its true ones on average.
+    """
+    wanted = (weight[:, None] * labels).sum()
+    order = np.argsort(-probabilities, axis=None, kind="stable")
+    sizes = np.broadcast_to(weight[:, None], labels.shape).ravel()[order]
+    values = probabilities.ravel()[order].astype(np.float64)
+    n_taken = int(np.searchsorted(np.cumsum(sizes), wanted * (1 - 1e-9))) + 1
+    if n_taken >= len(values):
+        return float(values[-1])
+    return float((values[n_taken - 1] + values[n_taken]) / 2)
+
+
+def calibrate(
+    scores: NDArray, support: Support, is_multilabel: bool, thresholds: NDArray | None
+) -> tuple[Calibration, NDArray]:
+    """Return calibration and thresholds from the scores of left-out images.
+
+    Thresholds of None are those at which as many labels are predicted as there are.
+    With one label an image there are none.
+    """
+    indicator, weight = support.indicator, support.weight
+    n_labels = indicator.shape[1]
+    if not is_multilabel:
+        fitted = fit_softmax(scores, indicator, weight)
+        return fitted, np.full(n_labels, np.nan)
+    fitted = fit_sigmoid(scores, indicator, weight, weight @ indicator)
+    if thresholds is None:
+        likely = expit(fitted.logits(scores))
+        found = cardinality_threshold(likely, indicator, weight)
+        thresholds = np.full(n_labels, found)
+    return fitted, thresholds
+
+
+def read_thresholds(threshold: Any, n_labels: int) -> NDArray | None:
+    """Return the given thresholds, one for each label, or None if none are."""
+    if isinstance(threshold, str):
+        return None
+    try:
+        given = plain(threshold, "threshold")
+        thresholds = np.asarray(given, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"threshold={threshold!r} must be a number, one for each label, or "
+            "'cardinality'."
+        ) from error
+    if thresholds.ndim > 1 or thresholds.size not in (1, n_labels):
+        raise ValueError(
+            f"threshold has the shape {thresholds.shape}; wanted one number, or one "
+            f"for each of the {n_labels} labels."
+        )
+    if not ((thresholds >= 0) & (thresholds <= 1)).all():
+        raise ValueError(
+            f"threshold must hold probabilities from 0 to 1; got {thresholds}."
+        )
+    return np.broadcast_to(thresholds, n_labels).copy()
+
+
+def _center_spread(scores: NDArray, weight: NDArray) -> tuple[float, float]:
+    center = (weight * scores).sum() / weight.sum()
+    variance = (weight * (scores - center) ** 2).sum() / weight.sum()
+    # Scores that differ by rounding errors only are all the same, and say nothing.
+    rounding = 1e-6 * max(1.0, abs(center))
+    return center, float(np.sqrt(variance)) if variance > rounding**2 else np.inf
+
+
+def choose_share(
+    support: Support,
+    pairs: Pairs,
+    label_vectors: NDArray,
+    scorer: Scorer,
+    expected: float,
+) -> float:
+    r"""Choose the text's share by how well left-out images are told apart.
+
+    Each share :math:`a` of 0, 0.1, ..., 1 is judged by the loss of left-one-out scores
+    after calibration, added up over images and over the labels that have three images
+    or more, plus :math:`(a - a_0)^2 / (2 \cdot 0.16^2)`: few images say little, and
+    leave it near the share :math:`a_0` that is `expected`. With each image the most
+    similar one of its label is left out, or else supports that show a thing twice, as
+    bursts of photographs do, would trust images too much.
+
+    Parameters
+    ----------
+    support : Support
+        Mapped.
+    pairs : Pairs
+    label_vectors : ndarray of shape (L, d)
+        Mapped, unit rows.
+    scorer : Scorer
+    expected : float
+    """
+    _, counts = label_sums(pairs, len(label_vectors))
+    n_images = np.bincount(pairs.labels, minlength=len(counts))
+    judged = n_images >= 3
+    if not judged.any():
+        return expected
+    shares = [text_shares(a, counts, True) for a in _TRIED_SHARES]
+    # Images are in an order of their own, and so the first ones are as good as any.
+    support = support[:_MOST_JUDGED]
+    scores = leave_one_out_scores(
+        support.tokens,
+        pairs,
+        label_vectors,
+        shares,
+        scorer.without_competition(),
+        with_nearest=True,
+    )
+    truth, weight = support.indicator[:, judged], support.weight
+
+    def loss(found: NDArray) -> float:
+        fitted = fit_sigmoid(found[:, judged], truth, weight, n_images[judged])
+        return fitted.loss * float(weight.sum() * judged.sum())
+
+    losses = np.array([loss(found) for found in scores])
+    _check_text(loss(np.zeros_like(scores[0])) - losses[-1], int(judged.sum()))
+    away = (np.array(_TRIED_SHARES) - expected) / _SHARE_SPREAD
+    return _TRIED_SHARES[np.argmin(losses + away**2 / 2)]
+
+
+def _check_text(gain: float, n_judged: int) -> None:
+    """Warn where texts alone do not tell left-out images apart, by `gain` in nats."""
+    if n_judged >= 3 and gain < _LEAST_GAIN:
+        warn_user(
+            "The label vectors tell the support's images apart no better than chance. "
+            "Do their rows follow classes_, and are they by the model that embedded "
+            "the images? If so, label_features=None may do better."
+        )
+
+
+def score_left_out(
+    support: Support,
+    pairs: Pairs,
+    label_vectors: NDArray,
+    shares: NDArray,
+    scorer: Scorer,
+) -> tuple[Scorer, NDArray]:
+    """Set the background and return the scorer and the support's left-out scores.
+
+    The sharpness is the slope of the scores without competition, and the background's
+    logit is a little below their border between present and absent.
+
+    Returns
+    -------
+    scorer : Scorer
+    scores : ndarray of shape (N, L)
+    """
+
+    def left_out(scorer: Scorer) -> NDArray:
+        found = leave_one_out_scores(
+            support.tokens, pairs, label_vectors, [shares], scorer
+        )
+        return found[0]
+
+    if scorer.scoring == "competitive":
+        plain = left_out(scorer.without_competition())
+        fitted = fit_sigmoid(plain, support.indicator, support.weight)
+        border = float(-fitted.bias.mean() / fitted.slope)
+        scorer = replace(
+            scorer, background=border - _BACKGROUND_MARGIN, sharpness=fitted.slope
+        )
+    return scorer, left_out(scorer)

@@ -1,0 +1,552 @@
+"""Few-shot prototypes of labels that show in different places of an image."""
+
+from numbers import Integral, Real
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.special import expit, softmax
+from sklearn.base import ClassifierMixin
+from sklearn.metrics import accuracy_score
+from sklearn.utils import Tags
+from sklearn.utils.validation import check_is_fitted
+
+from skfewshot._labels import read_labels
+from skfewshot._rows import (
+    as_numpy,
+    check_encoder,
+    check_parameters,
+    plain,
+    unit_rows,
+)
+from skfewshot._sklearn import Estimator, HasMethods, Interval, StrOptions, _fit_context
+from skfewshot.clip._embedding import encoder_of
+from skfewshot.multilabel._calibration import (
+    ONE_SHOT_SHARE,
+    Calibration,
+    calibrate,
+    choose_share,
+    read_thresholds,
+    score_left_out,
+)
+from skfewshot.multilabel._prior import MultiLabelPrototypePrior
+from skfewshot.multilabel._prior_state import (
+    check_prior,
+    image_map,
+    map_labels,
+    pair_encoder,
+)
+from skfewshot.multilabel._prototypes import (
+    Pairs,
+    centre_labels,
+    image_label_vectors,
+    label_sums,
+    make_pairs,
+    mix,
+    text_shares,
+)
+from skfewshot.multilabel._scoring import QUERY_SCORINGS, Scorer, explain, score
+from skfewshot.multilabel._selection import SELECTIONS, select
+from skfewshot.multilabel._tokens import (
+    FeatureMap,
+    Support,
+    Tokens,
+    feature_means,
+    find_label_vectors,
+    read_array,
+    read_support,
+    split_tokens,
+)
+
+
+class MultiLabelPrototypeClassifier(ClassifierMixin, Estimator):
+    r"""Multi-label few-shot classifier by prototypes from local features.
+
+    An image shows several labels, each in a region of its own, and an average over the
+    image drowns them. Here an image is a set of local features :math:`x_k`, such as
+    the patch tokens of a CLIP model, and a label is a prototype near which the features
+    of its regions lie [1]_. The encoders stay frozen and nothing is trained on the
+    support but a handful of numbers.
+
+    1. *Label vectors.* Features and texts are centred by their means,
+       :math:`\varphi(x) = \mathrm{norm}(x - \mu_x)` and
+       :math:`\psi(w) = \mathrm{norm}(w - (1 - 1/L) \mu_w)` for L labels, which closes
+       the gap between the two. Logits are :math:`s(a, b) = s \, (1 - \|a - b\|)`.
+    2. *Selection.* Of each support image and each of its labels the `n_select` local
+       features are kept from which the label's loss gains most: Loss Change
+       Measurement, in closed form (:func:`~skfewshot.multilabel.loss_change`).
+    3. *Prototypes.* The mean :math:`m_l` of what was selected, mixed with the text:
+       :math:`p_l = \mathrm{norm}((1 - a_l) \, \mathrm{norm}(m_l) + a_l \psi(w_l))`,
+       of which the text's share :math:`a_l` falls with the images of the label.
+    4. *Scoring.* Labels, and a background, compete for every patch of a query
+       (:func:`~skfewshot.multilabel.compete`); a label scores the mean over its
+       `n_select` best patches.
+    5. *Calibration.* A slope and a bias for all labels turn scores into log odds; each
+       label with two images or more has a bias of its own, pulled toward the shared
+       one. They are fitted on scores of support images by prototypes without these.
+
+    Steps 4 and 5, the mixture and the signed, per-label selection are this library's.
+    With a `prior` the maps of step 1 are learned, and what each image says of a label
+    goes through the paper's multi-modal cross-interaction.
+
+    Parameters
+    ----------
+    label_features : "auto", None, array-like or dict, default="auto"
+        The label vectors :math:`w_l`, unit rows once read.
+
+        - A dict from label to vector; labels are the columns' names where `y` is a data
+          frame, else their numbers 0, 1, ..., or the class labels of 1-D `y`.
+        - An array of shape (n_labels, d), its rows in the order of the columns of `y`
+          (of the sorted classes of 1-D `y`), or a data frame with labels as its index.
+        - ``"auto"``: label names encoded by `text_encoder` or, without one, by the
+          model that made the tokens, where `X` comes straight from a
+          :class:`~skfewshot.CLIPFeaturizer`.
+        - ``None``, or ``"auto"`` where no encoder is known: no text; the mean of the
+          tokens of a label's images takes the place of its vector.
+    prior : MultiLabelPrototypePrior, default=None
+        A fitted prior, which stays as it is. It needs label vectors.
+    selection : {"lcm", "lcm_paper", "text", "none"}, default="lcm"
+        How local features are selected: by the signed loss change of the label; by the
+        published unsigned one, added up over all labels; by agreement with the label
+        vector; or not at all, which takes the mean of all.
+    n_select : int, default=5
+        How many local features speak for a label, in a support image and in a query.
+    pooling : {"mean", "agreement"}, default="mean"
+        Weights of the selected features and of the images of a label: equal, or a
+        softmax over their logits with the label vector, as in the paper. The latter
+        repeats what the text knows already, and measured worse.
+    text_weight : "auto" or float, default="auto"
+        Share of the text, from 0 to 1, in the prototype of a label with the mean number
+        of images; it is :math:`\kappa / (\kappa + n_l)` for one with :math:`n_l`.
+        ``"auto"`` starts from 0.6, or from what a prior learned, and moves to the share
+        by which left-out images are told apart best as far as they are enough to say.
+    query_scoring : {"competitive", "local", "global", "both"}, default="competitive"
+        ``"local"`` is the mean logit of a label's best patches; ``"competitive"`` that
+        of the log odds that a patch shows the label and not another, or background;
+        ``"global"`` the logit of the global feature, as in the paper; ``"both"`` the
+        mean of local and global. Where images have one local feature, competition is
+        left out, since all labels of an image would have to share it.
+    scale : float, default=20.0
+        Logit scale :math:`s > 0`. A prior brings its own.
+    threshold : float, array-like of shape (n_labels,) or "cardinality", default=0.5
+        The probability from which on a label is predicted: for all labels, for each, or
+        that at which left-out support images get as many labels as they have, on
+        average. With one label an image the most probable is predicted instead.
+    label_names : sequence of str or dict, default=None
+        What to call the labels in a prompt: a dict from label to name, or a sequence
+        that follows the columns of `y` (the sorted classes of 1-D `y`). By default the
+        columns' names of a data frame, and string labels, are their own names.
+    text_encoder : CLIPFeaturizer or callable, default=None
+        Encodes the names: an object with ``encode_classes(names)``, or a callable from
+        a list of names to an array of shape (n_names, d).
+    n_tokens : int or None, default=None
+        Tokens of an image where `X` is flattened, the global one included: for 3-D
+        tokens `T` this is ``T.shape[1]``, and `X` is ``T.reshape(len(T), -1)``.
+    device : None, str or torch.device, default=None
+        Where the interaction of a prior is computed; None takes a GPU when there is
+        one. All else is a few products of NumPy matrices.
+
+    Attributes
+    ----------
+    classes_ : ndarray of shape (n_labels,)
+        The labels: the names of the columns of `y`, or their numbers; the sorted class
+        labels of 1-D `y`.
+    prototypes_ : ndarray of shape (n_labels, d)
+        The prototypes :math:`p_l`, unit norm.
+    label_vectors_ : ndarray of shape (n_labels, d)
+        The mapped label vectors :math:`\psi(w_l)`, unit norm.
+    selected_ : list of n_labels ndarrays of shape (m_l, 2)
+        The selected local features of each label: the row of `X`, and the index from 0
+        to K - 1 of the local feature in it, best first. Of equal images only the first
+        is listed.
+    scale_ : float
+        The logit scale used: the prior's, where there is one.
+    text_weight_ : float
+        The text's mean share in the prototypes of labels with images; 0 without text.
+    thresholds_ : ndarray of shape (n_labels,)
+        Probabilities from which on labels are predicted; NaN for 1-D `y`.
+    slope_, biases_ : float and ndarray of shape (n_labels,)
+        The calibration: log odds are ``slope_ * score + biases_``.
+    background_, sharpness_ : float
+        The logit of the background and the sharpness of the competition.
+    part_mean_, whole_mean_ : ndarray of shape (d,)
+        Means of local and of global features.
+    prototype_source_ : {"label_features", "text_encoder", "embedding", "image"}
+        Where the label vectors came from; ``"image"`` is the support itself.
+    encoder_ : EncoderIdentity or None
+        The model of the features, where it is known.
+    n_features_in_ : int
+        Width d of the tokens, or of the rows of 2-D `X`.
+    feature_names_in_ : ndarray of shape (n_columns,)
+        Names of the columns of `X`, where all are strings.
+
+    See Also
+    --------
+    MultiLabelPrototypePrior : Learns from base labels what to do with novel ones.
+    skfewshot.CMMClassifier : One label an image, from global embeddings.
+    skfewshot.metrics.mean_average_precision_scorer : For GridSearchCV.
+    skfewshot.model_selection.MultilabelStratifiedKFold : Folds that keep the labels.
+
+    Notes
+    -----
+    Equal images are merged and their weights added: duplicating an image is doubling
+    its weight. Left-out scores of a label with one image are by its text alone; without
+    text they are by the image itself, so that its probabilities are far too high
+    there: trust the order alone at one shot without text.
+
+    Weights that add up to one mean next to no data: a weight of 1 is an image.
+
+    ``cross_val_predict`` with ``method="predict_proba"`` drops the names of columns:
+    pass `label_names` there. With exactly two labels, scikit-learn takes ``classes_``
+    for those of a binary problem: scorers that ask for ``predict_proba``, such as
+    ``"roc_auc_ovr"``, fail. ``"average_precision"``, ``"roc_auc"``, ``"f1_macro"`` and
+    :data:`skfewshot.metrics.mean_average_precision_scorer` work.
+
+    References
+    ----------
+    .. [1] Multi-Label Few-Shot Image Classification via Multi-Modal Cross-Interaction,
+       arXiv:2412.13732, 2024.
+
+    Examples
+    --------
+    >>> from sklearn.pipeline import make_pipeline
+    >>> from skfewshot import CLIPFeaturizer, MultiLabelPrototypeClassifier
+    >>> from skfewshot.datasets import make_scenes
+    >>> kinds = ["striped star", "plain heart", "spotted ring", "checked square"]
+    >>> scenes = make_scenes(12, kinds=kinds, random_state=0)
+    >>> model = make_pipeline(
+    ...     CLIPFeaturizer("tiny", output="tokens"),
+    ...     MultiLabelPrototypeClassifier(label_names=kinds),
+    ... )
+    >>> model = model.fit(scenes.images, scenes.labels)
+    >>> model.predict(scenes.images).shape
+    (12, 4)
+    >>> tokens = model[0].transform(scenes.images)
+    >>> model[-1].explain(tokens).shape
+    (12, 4, 64)
+    """
+
+    _parameter_constraints: ClassVar[dict] = {
+        "label_features": [StrOptions({"auto"}), "array-like", dict, None],
+        "prior": [MultiLabelPrototypePrior, None],
+        "selection": [StrOptions(set(SELECTIONS))],
+        "n_select": [Interval(Integral, 1, None, closed="left")],
+        "pooling": [StrOptions({"mean", "agreement"})],
+        "text_weight": [StrOptions({"auto"}), Interval(Real, 0, 1, closed="both")],
+        "query_scoring": [StrOptions(set(QUERY_SCORINGS))],
+        "scale": [Interval(Real, 0, None, closed="neither")],
+        "threshold": [
+            StrOptions({"cardinality"}),
+            Interval(Real, 0, 1, closed="both"),
+            "array-like",
+        ],
+        "label_names": ["array-like", dict, None],
+        "text_encoder": [HasMethods("encode_classes"), callable, None],
+        "n_tokens": [Interval(Integral, 1, None, closed="left"), None],
+        "device": "no_validation",
+    }
+
+    def __init__(
+        self,
+        label_features: Any = "auto",
+        *,
+        prior: MultiLabelPrototypePrior | None = None,
+        selection: str = "lcm",
+        n_select: int = 5,
+        pooling: str = "mean",
+        text_weight: float | str = "auto",
+        query_scoring: str = "competitive",
+        scale: float = 20.0,
+        threshold: ArrayLike = 0.5,
+        label_names: Any = None,
+        text_encoder: Any = None,
+        n_tokens: int | None = None,
+        device: Any = None,
+    ) -> None:
+        self.label_features = label_features
+        self.prior = prior
+        self.selection = selection
+        self.n_select = n_select
+        self.pooling = pooling
+        self.text_weight = text_weight
+        self.query_scoring = query_scoring
+        self.scale = scale
+        self.threshold = threshold
+        self.label_names = label_names
+        self.text_encoder = text_encoder
+        self.n_tokens = n_tokens
+        self.device = device
+
+    # The text encoder and the prior are estimators, with constraints of their own, so
+    # nested validation stays on.
+    @_fit_context(prefer_skip_nested_validation=False)
+    def fit(
+        self, X: Any, y: Any, sample_weight: ArrayLike | None = None
+    ) -> "MultiLabelPrototypeClassifier":
+        """Build the prototypes from the support.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, 1 + K, d), (n_samples, d) or \
+                (n_samples, n_tokens * d)
+            Tokens, row 0 of an image its global feature and the others local ones, as
+            ``CLIPFeaturizer(output="tokens")`` gives them; or one feature an image,
+            which is its only local one too; or flattened tokens, see `n_tokens`.
+            Tokens of NaN are padding, for images of fewer regions than others; where
+            the global one is NaN, the mean of the local ones takes its place. All are
+            scaled to unit norm.
+        y : array-like or sparse matrix of shape (n_samples, n_labels), or array-like \
+                of shape (n_samples,)
+            Indicators, 0 or 1; or one class label an image.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weights, from 0 to 1e9. They count images: one of weight 2 is two images.
+
+        Returns
+        -------
+        self : MultiLabelPrototypeClassifier
+
+        Raises
+        ------
+        ValueError
+            If no image has a label, a 1-D `y` has one class only, a value is not
+            finite, a token is NaN in part, an image has no local feature, or the label
+            vectors do not fit `X` and `y`.
+        TypeError
+            If a label name is not a str, or `text_encoder` cannot encode.
+
+        Warns
+        -----
+        UserWarning
+            If the images have to stand in for texts that were to be expected, or if
+            the label vectors tell them apart no better than chance.
+        """
+        check_parameters(self.get_params(deep=False))
+        support, labels, rows = read_support(self, X, y, sample_weight)
+        self.classes_, self._is_multilabel = labels.classes, labels.is_multilabel
+        thresholds = read_thresholds(self.threshold, len(self.classes_))
+        vectors = self._find_label_vectors(encoder_of(X), support.tokens)
+        self.scale_ = float(self.scale if self.prior is None else self.prior.scale)
+        self.label_vectors_ = psi = self._learn_maps(vectors, support)
+        selection = select(
+            support,
+            self._feature_map(),
+            psi,
+            method=self.selection,
+            n_select=self.n_select,
+            scale=self.scale_,
+        )
+        self.selected_ = [selection.of_label(i, rows) for i in range(len(psi))]
+        mapped = support.mapped(self._feature_map())
+        pairs = make_pairs(
+            mapped,
+            selection,
+            psi,
+            pooling=self.pooling,
+            scale=self.scale_,
+            encode=self._interaction(psi, vectors),
+        )
+        scoring = self.query_scoring
+        if scoring == "competitive" and mapped.tokens.parts.shape[1] == 1:
+            scoring = "local"
+        scorer = Scorer(self.scale_, scoring, self.n_select)
+        shares = self._text_shares(mapped, pairs, psi, scorer)
+        self.prototypes_ = mix(pairs, psi, shares)
+        scorer, left_out = score_left_out(mapped, pairs, psi, shares, scorer)
+        self.background_, self.sharpness_ = scorer.background, scorer.sharpness
+        self._query_scoring, self._n_pooled = scorer.scoring, scorer.n_top
+        fitted, self.thresholds_ = calibrate(
+            left_out, support, self._is_multilabel, thresholds
+        )
+        self.slope_, self.biases_ = fitted.slope, fitted.bias
+        return self
+
+    def _find_label_vectors(self, encoder: Any, tokens: Tokens) -> NDArray | None:
+        """Return the label vectors, unit rows, or None where there is no text."""
+        found = find_label_vectors(
+            self,
+            self.label_features,
+            classes=self.classes_,
+            encoder=encoder,
+            n_features=tokens.whole.shape[1],
+            dtype=tokens.whole.dtype,
+        )
+        self.prototype_source_, self.encoder_ = found.source, found.encoder
+        if self.prior is not None:
+            check_prior(self.prior, found, tokens.whole.shape[1])
+        return found.features
+
+    def _learn_maps(self, vectors: NDArray | None, support: Support) -> NDArray:
+        """Set the map of features; return the mapped label vectors."""
+        means = feature_means(support.tokens, support.weight)
+        self.part_mean_, self.whole_mean_ = means
+        self._map: tuple = (None, None)
+        if self.prior is not None:
+            self._map = image_map(self.prior.state_, support.weight.dtype)
+        if vectors is None:
+            return image_label_vectors(support.mapped(self._feature_map()))
+        centred = centre_labels(vectors)
+        if self.prior is not None:
+            return map_labels(self.prior.state_, centred)
+        return unit_rows(centred)
+
+    def _interaction(self, psi: NDArray, vectors: NDArray | None) -> Any:
+        if self.prior is None or vectors is None:
+            return None
+        options = self.prior._network_options()
+        return pair_encoder(self.prior.state_, options, psi, vectors, self.device)
+
+    def _text_shares(
+        self, mapped: Support, pairs: Pairs, psi: NDArray, scorer: Scorer
+    ) -> NDArray:
+        """Return the text's share of each label's prototype."""
+        _, counts = label_sums(pairs, len(psi))
+        if self.prototype_source_ == "image":
+            shares = text_shares(0.0, counts, False)
+        elif not isinstance(self.text_weight, str):
+            shares = text_shares(float(self.text_weight), counts, True)
+        else:
+            expected = ONE_SHOT_SHARE
+            if self.prior is not None:
+                mean_count = counts[counts > 0].mean(keepdims=True)
+                expected = float(self.prior.text_shares(mean_count)[0])
+            share = choose_share(mapped, pairs, psi, scorer, expected)
+            shares = text_shares(share, counts, True)
+        self.text_weight_ = float(shares[counts > 0].mean())
+        return shares
+
+    def _feature_map(self) -> FeatureMap:
+        return FeatureMap(self.part_mean_, self.whole_mean_, *self._map)
+
+    def _read_query(self, X: Any) -> tuple[Tokens, FeatureMap, NDArray, Scorer]:
+        """Return what a prediction is made from."""
+        check_is_fitted(self)
+        check_encoder(X, self.encoder_)
+        tokens = split_tokens(read_array(self, X, reset=False))
+        scorer = Scorer(
+            self.scale_,
+            self._query_scoring,
+            self._n_pooled,
+            self.background_,
+            self.sharpness_,
+        )
+        return tokens, self._feature_map(), self.prototypes_, scorer
+
+    def _query_logits(self, X: Any) -> NDArray:
+        scores = score(*self._read_query(X))
+        return Calibration(self.slope_, self.biases_).logits(scores)
+
+    def decision_function(self, X: Any) -> NDArray:
+        """Return the calibrated log odds of each label.
+
+        Parameters
+        ----------
+        X : array-like
+            Images, in the form of those of :meth:`fit`; the number of local features
+            may differ.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_labels) or (n_samples,)
+            For 1-D `y` the logits of the softmax, and with two classes the logit of
+            the second less that of the first, as scikit-learn has it.
+
+        Raises
+        ------
+        sklearn.exceptions.NotFittedError
+            If the classifier is not fitted, here as in all predictions.
+        ValueError
+            If X does not have the form of the support, or comes from another encoder.
+        """
+        logits = self._query_logits(X)
+        if not self._is_multilabel and logits.shape[1] == 2:
+            return logits[:, 1] - logits[:, 0]
+        return logits
+
+    def predict_proba(self, X: Any) -> NDArray:
+        """Return the probability of each label.
+
+        Parameters
+        ----------
+        X : array-like
+            Images, in the form of those of :meth:`fit`.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_labels)
+            Strictly between 0 and 1. Columns follow ``classes_``; for 1-D `y` rows add
+            up to 1.
+        """
+        logits = self._query_logits(X)
+        limits = np.finfo(logits.dtype)
+        likely = expit(logits) if self._is_multilabel else softmax(logits, axis=1)
+        return np.clip(likely, limits.tiny, 1 - limits.epsneg)
+
+    def predict(self, X: Any) -> NDArray:
+        """Return the labels of each image.
+
+        Parameters
+        ----------
+        X : array-like
+            Images, in the form of those of :meth:`fit`.
+
+        Returns
+        -------
+        ndarray of int, shape (n_samples, n_labels), or of shape (n_samples,)
+            Indicators of the labels whose probability reaches ``thresholds_``; for 1-D
+            `y` the most probable class.
+        """
+        probabilities = self.predict_proba(X)
+        if not self._is_multilabel:
+            return self.classes_[probabilities.argmax(axis=1)]
+        return (probabilities >= self.thresholds_).astype(np.int64)
+
+    def score(self, X: Any, y: Any, sample_weight: ArrayLike | None = None) -> float:
+        """Return the share of images whose labels are all right.
+
+        Parameters
+        ----------
+        X : array-like
+            Images, in the form of those of :meth:`fit`.
+        y : array-like or sparse matrix of shape (n_samples, n_labels), or array-like \
+                of shape (n_samples,)
+            True labels.
+        sample_weight : array-like of shape (n_samples,), default=None
+
+        Returns
+        -------
+        float
+        """
+        weight = as_numpy(plain(sample_weight, "sample_weight"))
+        # As fit reads them: scikit-learn takes fewer forms.
+        labels = read_labels(y, np.float64)
+        truth = labels.indicator.astype(np.int64)
+        if not labels.is_multilabel:
+            truth = labels.classes[truth.argmax(axis=1)]
+        return accuracy_score(truth, self.predict(X), sample_weight=weight)
+
+    def explain(self, X: Any) -> NDArray:
+        """Return how much each local feature speaks for each label.
+
+        Parameters
+        ----------
+        X : array-like
+            Images, in the form of those of :meth:`fit`.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_labels, K)
+            Under local and competitive scoring log odds of the label: the mean of the
+            `n_select` largest values of a label is its :meth:`decision_function` (the
+            logit of the softmax for 1-D `y`). The other scorings are calibrated for
+            global features, and values tell patches apart but are no log odds. NaN
+            where there is padding. For patch tokens of a square image
+            ``evidence.reshape(n, n_labels, side, side)`` is a map over the picture.
+        """
+        query = self._read_query(X)
+        return explain(*query, Calibration(self.slope_, self.biases_).logits)
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.classifier_tags.multi_label = True
+        tags.input_tags.three_d_array = True
+        return tags

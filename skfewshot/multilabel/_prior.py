@@ -1,0 +1,472 @@
+"""What base labels teach about learning other labels from few images."""
+
+import os
+from collections.abc import Sequence
+from numbers import Integral, Real
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.callback import CallbackSupportMixin
+from sklearn.utils import check_random_state
+from sklearn.utils.metadata_routing import UNUSED
+from sklearn.utils.validation import check_is_fitted
+
+from skfewshot._labels import read_labels
+from skfewshot._sklearn import (
+    Estimator,
+    HasMethods,
+    Interval,
+    StrOptions,
+    _fit_context,
+    has_callbacks,
+)
+from skfewshot._torch import fork_safe_threads, import_torch, resolve_device
+from skfewshot.clip._embedding import encoder_of
+from skfewshot.multilabel._calibration import ONE_SHOT_SHARE
+from skfewshot.multilabel._prior_state import (
+    check_options,
+    check_state,
+    learned_text_shares,
+    network_options,
+    read_prior,
+    save_prior,
+)
+from skfewshot.multilabel._scoring import QUERY_SCORINGS, Scorer
+from skfewshot.multilabel._selection import SELECTIONS
+from skfewshot.multilabel._tokens import (
+    FeatureMap,
+    Support,
+    feature_means,
+    find_label_vectors,
+    in_single_precision,
+    read_array,
+    split_tokens,
+)
+
+#: The parameters of the training that it takes as they are.
+_PLAN = (
+    *("n_episodes", "n_way", "n_query", "learning_rate", "map_penalty"),
+    *("alignment_weight", "label_noise", "validation_fraction"),
+    *("eval_every", "patience"),
+)
+
+
+class MultiLabelPrototypePrior(CallbackSupportMixin, Estimator):
+    r"""What many images of base labels teach about few images of other labels.
+
+    Trained once, by episodes on base labels [1]_: each draws some labels, a support
+    and queries, builds prototypes as :class:`MultiLabelPrototypeClassifier` does, and
+    lowers the loss of the queries. What is learned are the maps of image and label
+    features,
+
+    .. math::
+
+        \varphi(x) = \mathrm{norm}(x + x \Delta_v + b_v), \qquad
+        \psi(w) = \mathrm{norm}(w + w \Delta_t + b_t)
+
+    of features centred by their means, starting at the identity; the text's share of a
+    prototype; and the multi-modal cross-interaction, which turns the selected features
+    of an image into what they say of a label. Passed as `prior=` to the classifier it
+    is frozen: fitting novel labels never changes it.
+
+    Parameters
+    ----------
+    interaction : sequence of str, default=("gate", "convolution", "attention")
+        Steps of the cross-interaction; with none of them only the maps and the text's
+        share are learned.
+    residual : bool, default=True
+        Whether what the interaction says is added to the mean of the selected features,
+        with a weight that starts at 0, or takes its place as in the paper.
+    n_heads : int, default=8
+        Heads of the attention, at most: the largest number up to it that divides the
+        width of a token is taken.
+    selection : {"lcm", "lcm_paper", "text", "none"}, default="lcm"
+        How local features are selected; see the classifier.
+    n_select : int, default=5
+        How many local features are selected, and pooled in a query.
+    query_scoring : {"competitive", "local", "global", "both"}, default="competitive"
+        How queries are scored; see the classifier.
+    scale : float, default=20.0
+        Logit scale :math:`s > 0`; the classifier takes it over.
+    n_episodes : int, default=100
+        Most episodes.
+    n_way : int, default=40
+        Labels of an episode, at most.
+    shots : tuple of two int, default=(1, 5)
+        Fewest and most images a label in the support of an episode.
+    n_query : int, default=48
+        Queries of an episode, at most.
+    learning_rate : float, default=3e-4
+        Of Adam, falling to 0 along a cosine.
+    map_penalty : float, default=0.003
+        Penalty of the maps' squared change, 10 times that for the labels' map.
+    alignment_weight : float, default=0.0
+        Weight of the alignment loss between global features and labels. 1 is the
+        paper's.
+    label_noise : float, default=1.0
+        Length of the noise on the label vectors that the interaction sees in training.
+    validation_fraction : float, default=0.2
+        Share of the labels that are kept aside. Maps and interaction never see them.
+        The state with the best mean average precision on them is kept, and the few
+        numbers that say how far to trust text, patches and interaction are fitted on
+        them.
+    eval_every : int, default=10
+        Episodes between two judgements.
+    patience : int, default=5
+        Judgements without a better score after which training stops.
+    label_names : sequence of str or dict, default=None
+        What to call the labels; see the classifier.
+    text_encoder : CLIPFeaturizer or callable, default=None
+        Encodes the label names; see the classifier.
+    n_tokens : int or None, default=None
+        For flattened `X`; see the classifier.
+    device : None, str or torch.device, default=None
+        Where to train; None takes a GPU when there is one.
+    random_state : int, RandomState instance or None, default=None
+        Draws weights, labels kept aside, and episodes. An int gives the same prior
+        each time on one machine.
+
+    Attributes
+    ----------
+    state_ : dict of str to ndarray
+        What was learned.
+    loss_curve_ : list of float
+        The loss of each episode.
+    validation_scores_ : list of float
+        Mean average precision on the labels kept aside, from 0 to 1: before training,
+        and after every `eval_every` episodes.
+    best_episode_ : int
+        After how many episodes that score was highest; 0 says that training did not
+        help, and the prior is the untrained start.
+    n_iter_ : int
+        Episodes done.
+    encoder_ : EncoderIdentity or None
+        The model of the features, where it is known.
+    n_features_in_ : int
+        Width of the tokens, or of the rows of a flattened `X`.
+    width_ : int
+        :math:`d`, the width of a token.
+
+    See Also
+    --------
+    MultiLabelPrototypeClassifier : Learns novel labels, with or without a prior.
+
+    Notes
+    -----
+    A fitted prior is frozen: :func:`sklearn.base.clone` returns it itself, and
+    :meth:`set_params` refuses. Make a new one to train another; :meth:`fit` alone
+    trains this one anew, for all that hold it.
+
+    References
+    ----------
+    .. [1] Multi-Label Few-Shot Image Classification via Multi-Modal Cross-Interaction,
+       arXiv:2412.13732, 2024.
+
+    Examples
+    --------
+    >>> from skfewshot import CLIPFeaturizer
+    >>> from skfewshot.datasets import make_scenes
+    >>> from skfewshot.multilabel import MultiLabelPrototypePrior
+    >>> scenes = make_scenes(120, random_state=0)
+    >>> X = CLIPFeaturizer("tiny", output="tokens").fit_transform(scenes.images)
+    >>> prior = MultiLabelPrototypePrior(
+    ...     n_episodes=10, label_names=scenes.kinds, random_state=0
+    ... )
+    >>> prior = prior.fit(X, scenes.labels)
+    >>> len(prior.loss_curve_), len(prior.validation_scores_)
+    (10, 2)
+    """
+
+    _parameter_constraints: ClassVar[dict] = {
+        "interaction": ["array-like"],
+        "residual": ["boolean"],
+        "n_heads": [Interval(Integral, 1, None, closed="left")],
+        "selection": [StrOptions(set(SELECTIONS))],
+        "n_select": [Interval(Integral, 1, None, closed="left")],
+        "query_scoring": [StrOptions(set(QUERY_SCORINGS))],
+        "scale": [Interval(Real, 0, None, closed="neither")],
+        "n_episodes": [Interval(Integral, 1, None, closed="left")],
+        "n_way": [Interval(Integral, 2, None, closed="left")],
+        "shots": ["array-like"],
+        "n_query": [Interval(Integral, 1, None, closed="left")],
+        "learning_rate": [Interval(Real, 0, None, closed="neither")],
+        "map_penalty": [Interval(Real, 0, None, closed="left")],
+        "alignment_weight": [Interval(Real, 0, None, closed="left")],
+        "label_noise": [Interval(Real, 0, None, closed="left")],
+        "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
+        "eval_every": [Interval(Integral, 1, None, closed="left")],
+        "patience": [Interval(Integral, 1, None, closed="left")],
+        "label_names": ["array-like", dict, None],
+        "text_encoder": [HasMethods("encode_classes"), callable, None],
+        "n_tokens": [Interval(Integral, 1, None, closed="left"), None],
+        "device": "no_validation",
+        "random_state": ["random_state"],
+    }
+
+    # The base set is what fit is for, not metadata to be routed.
+    __metadata_request__fit: ClassVar[dict] = {"X_base": UNUSED, "Y_base": UNUSED}
+
+    def __init__(
+        self,
+        *,
+        interaction: Sequence[str] = ("gate", "convolution", "attention"),
+        residual: bool = True,
+        n_heads: int = 8,
+        selection: str = "lcm",
+        n_select: int = 5,
+        query_scoring: str = "competitive",
+        scale: float = 20.0,
+        n_episodes: int = 100,
+        n_way: int = 40,
+        shots: tuple[int, int] = (1, 5),
+        n_query: int = 48,
+        learning_rate: float = 3e-4,
+        map_penalty: float = 0.003,
+        alignment_weight: float = 0.0,
+        label_noise: float = 1.0,
+        validation_fraction: float = 0.2,
+        eval_every: int = 10,
+        patience: int = 5,
+        label_names: Any = None,
+        text_encoder: Any = None,
+        n_tokens: int | None = None,
+        device: Any = None,
+        random_state: Any = None,
+    ) -> None:
+        self.interaction = interaction
+        self.residual = residual
+        self.n_heads = n_heads
+        self.selection = selection
+        self.n_select = n_select
+        self.query_scoring = query_scoring
+        self.scale = scale
+        self.n_episodes = n_episodes
+        self.n_way = n_way
+        self.shots = shots
+        self.n_query = n_query
+        self.learning_rate = learning_rate
+        self.map_penalty = map_penalty
+        self.alignment_weight = alignment_weight
+        self.label_noise = label_noise
+        self.validation_fraction = validation_fraction
+        self.eval_every = eval_every
+        self.patience = patience
+        self.label_names = label_names
+        self.text_encoder = text_encoder
+        self.n_tokens = n_tokens
+        self.device = device
+        self.random_state = random_state
+
+    @_fit_context(prefer_skip_nested_validation=False)
+    def fit(
+        self, X_base: Any, Y_base: Any, label_features: Any = "auto"
+    ) -> "MultiLabelPrototypePrior":
+        """Train on images of base labels.
+
+        Parameters
+        ----------
+        X_base : array-like of shape (n_samples, 1 + K, d), (n_samples, d) or \
+                (n_samples, n_tokens * d)
+            Tokens of the images; see the classifier.
+        Y_base : array-like or sparse matrix of shape (n_samples, n_labels)
+            Indicators, 0 or 1, or one label an image. At least 4 labels need 2 images
+            or more.
+        label_features : "auto", array-like of shape (n_labels, d) or dict, \
+                default="auto"
+            The label vectors; see the classifier. They are needed here.
+
+        Returns
+        -------
+        self : MultiLabelPrototypePrior
+
+        Raises
+        ------
+        ValueError
+            If there are too few labels, or no label vectors, or X and Y do not match.
+        """
+        before = dict(self.__dict__)
+        try:
+            return self._fit(X_base, Y_base, label_features)
+        except BaseException:
+            # What was learned before is not half overwritten.
+            self.__dict__.clear()
+            self.__dict__.update(before)
+            raise
+
+    def _fit(
+        self, X_base: Any, Y_base: Any, label_features: Any
+    ) -> "MultiLabelPrototypePrior":
+        check_options(self)
+        # The network's numbers are single precision, whatever the features are.
+        array = in_single_precision(read_array(self, X_base, reset=True))
+        labels = read_labels(Y_base, array.dtype)
+        if len(labels.indicator) != len(array):
+            raise ValueError(
+                f"X_base has {len(array)} images, but Y_base has "
+                f"{len(labels.indicator)} rows; wanted one row an image."
+            )
+        n_usable = int((labels.indicator.sum(axis=0) >= 2).sum())
+        if n_usable < 4:
+            raise ValueError(
+                f"Y_base has {n_usable} labels with two images or more; wanted at "
+                "least 4, of which some are kept aside to judge the training by."
+            )
+        self.width_ = array.shape[2]
+        found = find_label_vectors(
+            self,
+            label_features,
+            classes=labels.classes,
+            encoder=encoder_of(X_base),
+            n_features=self.width_,
+            dtype=array.dtype,
+        )
+        if found.features is None:
+            raise ValueError(
+                "MultiLabelPrototypePrior needs label_features: pass vectors, or "
+                "label_names with tokens straight from a CLIPFeaturizer or with "
+                "text_encoder."
+            )
+        self.encoder_ = found.encoder
+        weight = np.ones(len(array), dtype=array.dtype)
+        support = Support(split_tokens(array), labels.indicator, weight)
+        self._train(support, found.features, X_base)
+        return self
+
+    def _train(self, support: Support, vectors: NDArray, X: Any) -> None:
+        torch = import_torch()
+
+        from skfewshot.multilabel._interaction import BaseSet
+        from skfewshot.multilabel._training import train_prior
+
+        context = self._init_callback_context(max_subtasks=self.n_episodes)
+        seen = {"estimator": self, "X": X, "y": support.indicator}
+        context.call_on_fit_task_begin(**seen)
+
+        def on_episode(number: int, loss: float, state: Any) -> bool:
+            def fitted() -> dict[str, Any]:
+                return {"n_iter_": number, "loss_curve_": [loss], "state_": state()}
+
+            task = context.subcontext(task_name="episode")
+            task.call_on_fit_task_begin(**seen)
+            return task.call_on_fit_task_end(reconstruction_attributes=fitted, **seen)
+
+        plan = {name: getattr(self, name) for name in _PLAN}
+        means = feature_means(support.tokens, np.ones(len(support.weight)))
+        dtype = support.weight.dtype
+        with fork_safe_threads(), torch.inference_mode(False), torch.enable_grad():
+            base = BaseSet(
+                support,
+                vectors,
+                FeatureMap(*(mean.astype(dtype) for mean in means)),
+                Scorer(float(self.scale), self.query_scoring, self.n_select),
+                self.selection,
+                resolve_device(self.device),
+            )
+            history = train_prior(
+                base,
+                network_options=self._network_options(),
+                rng=check_random_state(self.random_state),
+                shots=tuple(int(n) for n in self.shots),
+                callback=on_episode if has_callbacks(self) else None,
+                **plan,
+            )
+        self.loss_curve_ = history.losses
+        self.validation_scores_ = history.scores
+        self.best_episode_ = history.best_episode
+        self.n_iter_ = len(history.losses)
+        self.state_ = history.state
+        context.call_on_fit_task_end(**seen)
+
+    def _network_options(self) -> dict[str, Any]:
+        return network_options(
+            self.width_, self.interaction, self.n_heads, self.residual, ONE_SHOT_SHARE
+        )
+
+    def text_shares(self, counts: NDArray) -> NDArray:
+        """Return the text's share of prototypes made from so many images each.
+
+        Parameters
+        ----------
+        counts : ndarray of shape (n_labels,)
+            Images of each label. With none, the text has it all.
+
+        Returns
+        -------
+        ndarray of shape (n_labels,)
+        """
+        check_is_fitted(self)
+        return learned_text_shares(self.state_, counts)
+
+    def __sklearn_clone__(self) -> "MultiLabelPrototypePrior":
+        if hasattr(self, "state_"):
+            return self
+        return super().__sklearn_clone__()
+
+    def set_params(self, **params: Any) -> "MultiLabelPrototypePrior":
+        """Set parameters; a fitted prior is frozen and refuses.
+
+        Parameters
+        ----------
+        **params : dict
+            Parameters by name.
+
+        Returns
+        -------
+        self : MultiLabelPrototypePrior
+
+        Raises
+        ------
+        ValueError
+            If the prior is fitted.
+        """
+        if params and hasattr(self, "state_"):
+            raise ValueError(
+                f"This prior is fitted and frozen; {sorted(params)} cannot be set. "
+                "Make a new MultiLabelPrototypePrior with other parameters and fit it."
+            )
+        return super().set_params(**params)
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Save the prior as a safetensors file, which holds no code.
+
+        Parameters
+        ----------
+        path : str or os.PathLike
+            A file that is there is replaced once the new one is complete.
+        """
+        check_is_fitted(self)
+        save_prior(self, path)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike) -> "MultiLabelPrototypePrior":
+        """Load a prior that :meth:`save` wrote.
+
+        Parameters
+        ----------
+        path : str or os.PathLike
+
+        Returns
+        -------
+        MultiLabelPrototypePrior
+            Fitted. Parameters of the training are at their defaults.
+
+        Raises
+        ------
+        ValueError
+            If the file is no saved prior.
+        OSError
+            If it cannot be read.
+        """
+        parameters, fitted, state = read_prior(path)
+        try:
+            prior = cls(**parameters)
+            prior._validate_params()
+            check_options(prior)
+            for name, value in fitted.items():
+                setattr(prior, name, value)
+            prior._token_dims, prior.state_ = 3, state
+            check_state(state, prior._network_options())
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{path} describes no prior: {error!r}") from error
+        return prior

@@ -1,0 +1,288 @@
+"""What a prior learned, as plain arrays: what they do to features, and their file."""
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from numbers import Integral
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+from scipy.special import expit
+from sklearn.utils.validation import check_is_fitted
+
+from skfewshot._rows import check_parameters, unit_rows
+from skfewshot._text import Prototypes
+from skfewshot._torch import (
+    fork_safe_threads,
+    import_torch,
+    resolve_device,
+    to_numpy,
+    to_tensor,
+)
+from skfewshot.clip._embedding import EncoderIdentity, read_identity
+
+#: Steps of the cross-interaction, in their order.
+STEPS = ("gate", "convolution", "attention")
+# Changed whenever saved priors could not be read any more.
+_FORMAT = "1"
+#: Parameters that decide what a trained prior is.
+_PARAMETERS = (
+    *("interaction", "residual", "n_heads", "selection", "n_select"),
+    *("query_scoring", "scale"),
+)
+#: What was learned of the training, beside the arrays.
+_COUNTS = ("width_", "n_features_in_", "n_iter_", "best_episode_")
+_CURVES = ("loss_curve_", "validation_scores_")
+
+State = dict[str, NDArray]
+
+
+def check_options(prior: Any) -> None:
+    """Refuse parameters of a prior that are not what they should be."""
+    check_parameters(prior.get_params(deep=False))
+    is_sequence = np.ndim(prior.interaction) == 1
+    if not is_sequence or set(prior.interaction) - set(STEPS):
+        raise ValueError(
+            f"interaction={prior.interaction!r} must be a sequence of some of "
+            f"{list(STEPS)}."
+        )
+    shots = list(prior.shots)
+    whole = all(isinstance(n, Integral) for n in shots)
+    if len(shots) != 2 or not whole or not 1 <= shots[0] <= shots[1] < 2**31:
+        raise ValueError(
+            f"shots={prior.shots!r} must be two integers, the fewest and the most "
+            "images a label, of which the first is at least 1."
+        )
+
+
+def network_options(
+    width: int, interaction: Sequence[str], n_heads: int, residual: bool, share: float
+) -> dict[str, Any]:
+    """Return the parameters of the network that a prior of these parameters has."""
+    heads = range(1, min(n_heads, width) + 1)
+    return {
+        "width": width,
+        "steps": tuple(step for step in STEPS if step in interaction),
+        "n_heads": max(n for n in heads if width % n == 0),
+        "residual": bool(residual),
+        "share": share,
+    }
+
+
+def check_prior(prior: Any, found: Prototypes, width: int) -> None:
+    """Refuse a prior that does not go with the label vectors and the tokens."""
+    check_is_fitted(prior)
+    if found.features is None:
+        raise ValueError(
+            "prior needs label vectors, but there are none: pass label_features, or "
+            "label_names with tokens straight from a CLIPFeaturizer or with "
+            "text_encoder."
+        )
+    if prior.width_ != width:
+        raise ValueError(
+            f"prior was trained on tokens of width {prior.width_}, but X has tokens of "
+            f"width {width}."
+        )
+    known = prior.encoder_
+    if known is not None and found.encoder is not None and known != found.encoder:
+        raise ValueError(
+            f"prior was trained on tokens of {known}, but X has those of "
+            f"{found.encoder}."
+        )
+
+
+def image_map(state: State, dtype: DTypeLike) -> tuple[NDArray, NDArray]:
+    """Return matrix and bias of the map of image features."""
+    matrix = np.eye(len(state["image_map"])) + state["image_map"]
+    return matrix.astype(dtype), state["image_bias"].astype(dtype)
+
+
+def map_labels(state: State, vectors: NDArray) -> NDArray:
+    """Map centred label vectors, shape (n_labels, d), to unit rows."""
+    matrix = state["label_map"].astype(vectors.dtype)
+    bias = state["label_bias"].astype(vectors.dtype)
+    return unit_rows(vectors + vectors @ matrix + bias)
+
+
+def learned_text_shares(state: State, counts: NDArray) -> NDArray:
+    """Return the text's share of prototypes made from so many images each."""
+    level, slope = state["share"].astype(counts.dtype)
+    shares = expit(level - np.exp(slope) * np.log(np.maximum(counts, 1)))
+    return np.where(counts > 0, shares, 1).astype(counts.dtype)
+
+
+def pair_encoder(
+    state: State,
+    options: dict[str, Any],
+    mapped_labels: NDArray,
+    label_vectors: NDArray,
+    device: Any,
+) -> Callable[..., NDArray] | None:
+    """Return the function by which the interaction turns features into vectors.
+
+    Parameters
+    ----------
+    state : dict of str to ndarray
+    options : dict
+        Of :func:`network_options`.
+    mapped_labels, label_vectors : ndarray of shape (n_labels, d)
+        The labels after and before the map, unit rows.
+    device : None, str or torch.device
+
+    Returns
+    -------
+    callable or None
+        ``encode(mean, features, valid, labels)``, for
+        :func:`skfewshot.multilabel._prototypes.make_pairs`. None where there is no
+        interaction.
+    """
+    if not options["steps"]:
+        return None
+
+    def encode(
+        mean: NDArray, features: NDArray, valid: NDArray, labels: NDArray
+    ) -> NDArray:
+        torch = import_torch()
+
+        from skfewshot.multilabel._interaction import PriorNetwork
+
+        where = resolve_device(device)
+        dtype = to_tensor(mean[:0], device=where).dtype
+        with fork_safe_threads(), torch.random.fork_rng(devices=[]):
+            network = PriorNetwork(**options)
+        network.load_state_dict(
+            {name: to_tensor(value, device="cpu") for name, value in state.items()}
+        )
+        network = network.to(device=where, dtype=dtype).eval()
+        arrays = (mean, features, valid, mapped_labels, label_vectors, labels)
+        with fork_safe_threads(), torch.inference_mode():
+            tensors = [to_tensor(array, device=where) for array in arrays]
+            vectors = network.pair_vectors(*tensors)
+        return to_numpy(vectors, dtype=mean.dtype)
+
+    return encode
+
+
+def check_state(state: State, options: dict[str, Any]) -> None:
+    """Refuse arrays that are not those of the network that was saved."""
+    torch = import_torch()
+
+    from skfewshot.multilabel._interaction import PriorNetwork
+
+    # First of all: a network of a width that somebody made up may fit no memory.
+    if state["image_bias"].shape != (options["width"],):
+        raise ValueError(f"saved holds arrays of another width than {options['width']}")
+    with torch.device("meta"):
+        network = PriorNetwork(**options).state_dict()
+    wanted = {name: tuple(value.shape) for name, value in network.items()}
+    found = {name: value.shape for name, value in state.items()}
+    sound = all(
+        value.dtype in (np.float32, np.float64) and np.isfinite(value).all()
+        for value in state.values()
+    )
+    if wanted != found or not sound:
+        raise ValueError(
+            f"saved holds arrays {found}, all finite floats: {sound}; wanted {wanted}."
+        )
+
+
+def save_prior(prior: Any, path: str | os.PathLike) -> None:
+    """Write a fitted prior; a file at `path` is replaced when the new one is whole."""
+    from safetensors.numpy import save
+
+    about = {
+        "parameters": {name: _plain(getattr(prior, name)) for name in _PARAMETERS},
+        "fitted": {name: _plain(getattr(prior, name)) for name in _COUNTS + _CURVES},
+        "encoder": None if prior.encoder_ is None else describe_encoder(prior.encoder_),
+    }
+    metadata = {"skfewshot_prior": _FORMAT, "about": json.dumps(about)}
+    # Not ascontiguousarray, which gives numbers an axis.
+    arrays = {name: np.asarray(v, order="C") for name, v in prior.state_.items()}
+    _write_atomically(Path(path), save(arrays, metadata))
+
+
+def read_prior(
+    path: str | os.PathLike,
+) -> tuple[dict[str, Any], dict[str, Any], State]:
+    """Read what :func:`save_prior` wrote.
+
+    Returns
+    -------
+    parameters, fitted : dict
+    state : dict of str to ndarray
+
+    Raises
+    ------
+    ValueError
+        If the file is no saved prior.
+    OSError
+        If it cannot be read.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    # Opened by ourselves first, for an error that says what is wrong with the path.
+    with open(path, "rb"):
+        pass
+    try:
+        with safe_open(path, "numpy") as file:
+            state = {name: file.get_tensor(name) for name in file.keys()}
+            metadata = file.metadata() or {}
+    except (SafetensorError, AttributeError, TypeError) as error:  # no NumPy dtype
+        raise ValueError(f"{path} is no safetensors file: {error}") from error
+    if metadata.get("skfewshot_prior") != _FORMAT:
+        raise ValueError(
+            f"{path} is no prior that this version of skfewshot saved; its metadata is "
+            f"{str(metadata)[:200]}."
+        )
+    try:
+        about = json.loads(metadata["about"])
+        fitted = {name: about["fitted"][name] for name in _COUNTS + _CURVES}
+        _check_fitted(fitted)
+        encoder = about["encoder"]
+        fitted["encoder_"] = None if encoder is None else read_identity(encoder)
+        return dict(about["parameters"]), fitted, state
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f"{path} describes no prior: {error!r}") from error
+
+
+def _check_fitted(fitted: dict[str, Any]) -> None:
+    """Refuse numbers that no training gives."""
+    counts = [fitted[name] for name in _COUNTS]
+    curves = [value for name in _CURVES for value in fitted[name]]
+    is_sound = all(type(value) is int and value >= 0 for value in counts)
+    if not is_sound or not all(type(value) in (int, float) for value in curves):
+        raise ValueError(f"no training gives {fitted!r:.200}")
+
+
+def describe_encoder(encoder: EncoderIdentity) -> dict[str, Any]:
+    """Return what makes an encoder the same one, as JSON has it."""
+    names = ("model_name", "pretrained", "fingerprint", "embedding_dim", "logit_scale")
+    found = {name: _plain(getattr(encoder, name)) for name in names}
+    if found["pretrained"] is not None:
+        found["pretrained"] = str(found["pretrained"])
+    return found
+
+
+def _plain(value: Any) -> Any:
+    """Return numbers, texts and lists as JSON has them."""
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, list | tuple | np.ndarray):
+        return [_plain(item) for item in value]
+    return value
+
+
+def _write_atomically(path: Path, content: bytes) -> None:
+    """Write a file beside `path`, then put it in its place."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        with open(partial, "xb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise

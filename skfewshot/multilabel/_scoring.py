@@ -1,0 +1,221 @@
+"""How well images fit prototypes: logits of patches, and of images by pooling them."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import logsumexp
+
+from skfewshot.multilabel._tokens import Tokens, blocks
+
+#: Ways to score a query.
+QUERY_SCORINGS = ("competitive", "local", "global", "both")
+#: The least squared distance that is told apart from zero.
+SQUARED_DISTANCE_FLOOR = 1e-6
+
+
+def distance_logits(cosine: Any, scale: float) -> Any:
+    r"""Return the paper's logit :math:`s (1 - \delta)` of unit vectors.
+
+    Parameters
+    ----------
+    cosine : ndarray, or tensor in the training of a prior
+        Cosines of unit vectors, of which :math:`\delta = \sqrt{2 - 2 \cos}` is the
+        distance.
+    scale : float
+        :math:`s > 0`.
+
+    Returns
+    -------
+    ndarray or tensor
+        From ``-scale`` to just below ``scale``.
+    """
+    return scale * (1 - (2 - 2 * cosine).clip(min=SQUARED_DISTANCE_FLOOR) ** 0.5)
+
+
+def compete(logits: NDArray, background: float, sharpness: float) -> NDArray:
+    r"""Let the labels, and a background, compete for each patch.
+
+    .. math::
+
+        e_{kl} = \tau s_{kl}
+        - \log\Big(e^{\tau b} + \sum_{l' \ne l} e^{\tau s_{kl'}}\Big)
+
+    are the log odds that patch k shows label l, not another one and not the background.
+    A patch that fits another label better is no evidence, however well it fits.
+
+    Parameters
+    ----------
+    logits : ndarray of shape (n, K, L)
+    background : float
+        The logit :math:`b` of what is none of the labels.
+    sharpness : float
+        :math:`\tau > 0`.
+
+    Returns
+    -------
+    ndarray of shape (n, K, L)
+
+    Examples
+    --------
+    The first patch fits the first label best, so the second label gets little of it:
+
+    >>> import numpy as np
+    >>> from skfewshot.multilabel import compete
+    >>> logits = np.array([[[2.0, 1.0], [-1.0, -1.0]]])
+    >>> compete(logits, background=0.0, sharpness=4.0).round(1).tolist()
+    [[[4.0, -4.0], [-4.0, -4.0]]]
+    """
+    dtype = logits.dtype.type
+    logits = dtype(sharpness) * logits
+    level = dtype(sharpness * background)
+    if logits.shape[2] == 1:
+        return logits - level
+    best = logits.argmax(axis=2)[:, :, None]
+    top = np.take_along_axis(logits, best, axis=2)
+    odds = np.exp(logits - top)
+    all_others = odds.sum(axis=2, keepdims=True) - odds
+    # Without the best label: not by a difference, which may leave nothing of it.
+    np.put_along_axis(odds, best, 0, axis=2)
+    rest = odds.sum(axis=2, keepdims=True)
+    np.put_along_axis(all_others, best, rest, axis=2)
+    lost = rest[:, :, 0] < np.finfo(logits.dtype).tiny ** 0.5
+    with np.errstate(divide="ignore"):
+        others = np.log(np.maximum(all_others, 0)) + top
+    if lost.any():
+        # Where all others are out of sight of the best, by their own best.
+        far = logits[lost]
+        np.put_along_axis(far, best[lost], -np.inf, axis=1)
+        of_best = logsumexp(far, axis=1, keepdims=True)
+        fixed = others[lost]
+        np.put_along_axis(fixed, best[lost], of_best, axis=1)
+        others[lost] = fixed
+    return logits - np.logaddexp(others, level)
+
+
+def pool_top(evidence: NDArray, present: NDArray, n_top: int) -> NDArray:
+    """Return the mean of the `n_top` largest values over the patches of each image.
+
+    Parameters
+    ----------
+    evidence : ndarray of shape (n, K, L)
+    present : ndarray of bool, shape (n, K)
+        Patches that are not padding. Images with fewer than `n_top` of them take all.
+    n_top : int
+
+    Returns
+    -------
+    ndarray of shape (n, L)
+    """
+    n_top = min(n_top, evidence.shape[1])
+    lowest = evidence.dtype.type(-np.inf)
+    masked = np.where(present[:, :, None], evidence, lowest)
+    largest = np.partition(masked, -n_top, axis=1)[:, -n_top:]
+    # The order within the largest is left open by partition, and so is their sum.
+    largest = np.sort(largest, axis=1)
+    found = np.isfinite(largest)
+    total = np.where(found, largest, 0).sum(axis=1, dtype=evidence.dtype)
+    return total / found.sum(axis=1).astype(evidence.dtype)
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """How tokens are scored, all but the prototypes.
+
+    Attributes
+    ----------
+    scale : float
+    scoring : {"competitive", "local", "global", "both"}
+    n_top : int
+        How many of an image's patches count, for each label.
+    background, sharpness : float
+        The logit of the background, and how sharply labels compete.
+    """
+
+    scale: float
+    scoring: str
+    n_top: int
+    background: float = 0.0
+    sharpness: float = 1.0
+
+    def without_competition(self) -> "Scorer":
+        """Return this scorer without competition between labels."""
+        scoring = "local" if self.scoring == "competitive" else self.scoring
+        return replace(self, scoring=scoring)
+
+    def evidence(self, cosine: NDArray) -> NDArray:
+        """Return the logits of patches, shape (n, K, L), from cosines."""
+        logits = distance_logits(cosine, self.scale)
+        if self.scoring == "competitive":
+            return compete(logits, self.background, self.sharpness)
+        return logits
+
+    def pooled(
+        self, whole_cosine: NDArray, part_cosine: NDArray, present: NDArray
+    ) -> NDArray:
+        """Return the scores of images, shape (n, L), from cosines."""
+        if self.scoring == "global":
+            return distance_logits(whole_cosine, self.scale)
+        local = pool_top(self.evidence(part_cosine), present, self.n_top)
+        if self.scoring == "both":
+            return (distance_logits(whole_cosine, self.scale) + local) / 2
+        return local
+
+
+def score(
+    tokens: Tokens,
+    feature_map: Callable[[Tokens], Tokens],
+    prototypes: NDArray,
+    scorer: Scorer,
+) -> NDArray:
+    """Return the scores of images, shape (n, L).
+
+    Parameters
+    ----------
+    tokens : Tokens
+    feature_map : callable
+        Maps tokens; applied to some images at a time.
+    prototypes : ndarray of shape (L, d)
+    scorer : Scorer
+    """
+    scores = np.empty((len(tokens), len(prototypes)), dtype=tokens.parts.dtype)
+    for rows in blocks(len(tokens), bytes_of_image(tokens, len(prototypes))):
+        part = feature_map(tokens[rows])
+        scores[rows] = scorer.pooled(
+            part.whole @ prototypes.T, part.parts @ prototypes.T, part.present
+        )
+    return scores
+
+
+def explain(
+    tokens: Tokens,
+    feature_map: Callable[[Tokens], Tokens],
+    prototypes: NDArray,
+    scorer: Scorer,
+    logits: Callable[[NDArray], NDArray],
+) -> NDArray:
+    """Return the calibrated evidence of patches, shape (n, L, K); NaN for padding.
+
+    Parameters
+    ----------
+    tokens, feature_map, prototypes, scorer
+        See :func:`score`.
+    logits : callable
+        From scores of shape (n, K, L) to log odds.
+    """
+    n, n_parts, _ = tokens.parts.shape
+    maps = np.empty((n, len(prototypes), n_parts), dtype=tokens.parts.dtype)
+    for rows in blocks(n, 4 * len(prototypes) * n_parts * maps.itemsize):
+        mapped = feature_map(tokens[rows])
+        evidence = logits(scorer.evidence(mapped.parts @ prototypes.T))
+        shown = np.where(mapped.present[:, :, None], evidence, np.nan)
+        maps[rows] = shown.transpose(0, 2, 1)
+    return maps
+
+
+def bytes_of_image(tokens: Tokens, n_labels: int) -> int:
+    """Return about how many bytes the scores of one image take on the way."""
+    _, n_parts, width = tokens.parts.shape
+    return 4 * n_parts * max(n_labels, width) * tokens.parts.itemsize

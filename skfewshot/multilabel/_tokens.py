@@ -1,0 +1,353 @@
+"""Images as sets of local features: what users pass, read and mapped."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from hashlib import blake2b
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, DTypeLike, NDArray
+from sklearn.utils import check_array
+from sklearn.utils.validation import validate_data
+
+from skfewshot._labels import Labels, read_labels
+from skfewshot._rows import (
+    check_weight,
+    distinct_rows,
+    float_types,
+    plain,
+    reading,
+    unit_rows,
+)
+from skfewshot._sklearn import Estimator
+from skfewshot._text import Prototypes, Wording, resolve_prototypes
+
+#: What the multi-label estimators call their parameters.
+_LABELS = Wording(
+    "label_features",
+    "label_names",
+    "label",
+    "labels",
+    "column of y (sorted class of 1-D y)",
+    "some tools of scikit-learn drop the names of the columns of a data frame, which "
+    "leaves 0, 1, ... in their order.",
+)
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """The features of n images, unit rows.
+
+    Attributes
+    ----------
+    whole : ndarray of shape (n, d)
+        The global features.
+    parts : ndarray of shape (n, K, d)
+        The local features; zeros where there is padding.
+    present : ndarray of bool, shape (n, K)
+        False where there is padding. Each image has at least one part.
+    """
+
+    whole: NDArray
+    parts: NDArray
+    present: NDArray
+
+    def __len__(self) -> int:
+        return len(self.whole)
+
+    def __getitem__(self, rows: Any) -> "Tokens":
+        return Tokens(self.whole[rows], self.parts[rows], self.present[rows])
+
+    def mean_parts(self) -> NDArray:
+        """Return the mean local feature of each image, shape (n, d)."""
+        counts = self.present.sum(axis=1).astype(self.parts.dtype)
+        return self.parts.sum(axis=1) / counts[:, None]
+
+
+@dataclass(frozen=True)
+class Support:
+    """Labelled images, as the mathematics takes them.
+
+    Attributes
+    ----------
+    tokens : Tokens
+    indicator : ndarray of shape (n, L)
+        1.0 where the image has the label, else 0.0.
+    weight : ndarray of shape (n,)
+        How many images each one is.
+    """
+
+    tokens: Tokens
+    indicator: NDArray
+    weight: NDArray
+
+    def __getitem__(self, rows: Any) -> "Support":
+        return Support(self.tokens[rows], self.indicator[rows], self.weight[rows])
+
+    def mapped(self, feature_map: "FeatureMap") -> "Support":
+        """Return the support with mapped features."""
+        return replace(self, tokens=feature_map(self.tokens))
+
+
+@dataclass(frozen=True)
+class FeatureMap:
+    r"""Maps tokens, :math:`\varphi(x) = \mathrm{norm}((x - \mu) W + b)`.
+
+    Attributes
+    ----------
+    part_mean, whole_mean : ndarray of shape (d,)
+        Means :math:`\mu` of local and of global features.
+    matrix : ndarray of shape (d, d) or None
+        :math:`W`; None is the identity.
+    bias : ndarray of shape (d,) or None
+    """
+
+    part_mean: NDArray
+    whole_mean: NDArray
+    matrix: NDArray | None = None
+    bias: NDArray | None = None
+
+    def linear(self, features: NDArray) -> NDArray:
+        """Return ``features @ W``."""
+        return features if self.matrix is None else features @ self.matrix
+
+    def intercept(self, mean: NDArray) -> NDArray:
+        """Return what is added to ``features @ W``."""
+        shift = -self.linear(mean)
+        return shift if self.bias is None else shift + self.bias
+
+    def __call__(self, tokens: Tokens) -> Tokens:
+        """Map tokens; padding stays zero."""
+        parts = self.linear(tokens.parts) + self.intercept(self.part_mean)
+        whole = self.linear(tokens.whole) + self.intercept(self.whole_mean)
+        parts = np.where(tokens.present[:, :, None], unit_rows(parts), 0)
+        return Tokens(unit_rows(whole), parts, tokens.present)
+
+
+def feature_means(tokens: Tokens, weight: NDArray) -> tuple[NDArray, NDArray]:
+    """Return the weighted means of local and of global features."""
+    shares = weight / weight.sum()
+    return shares @ tokens.mean_parts(), shares @ tokens.whole
+
+
+def blocks(n_rows: int, bytes_a_row: int) -> Iterator[slice]:
+    """Yield slices over `n_rows` whose rows take about 64 MB each time."""
+    step = max(1, int(2**26 // max(1, bytes_a_row)))
+    for start in range(0, n_rows, step):
+        yield slice(start, min(start + step, n_rows))
+
+
+def read_support(
+    estimator: Estimator, X: Any, y: Any, sample_weight: ArrayLike | None
+) -> tuple[Support, Labels, NDArray]:
+    """Read what `fit` is given, equal images merged and those of no weight left out.
+
+    Returns
+    -------
+    support : Support
+    labels : Labels
+        Those of the support's images.
+    rows : ndarray of int
+        The row of `X` of each image; of equal ones the first.
+    """
+    array = read_array(estimator, X, reset=True)
+    labels = read_labels(y, array.dtype)
+    if len(labels.indicator) != len(array):
+        raise ValueError(
+            "Found input variables with inconsistent numbers of samples: X has "
+            f"{len(array)} images, y has {len(labels.indicator)} rows."
+        )
+    weight = check_weight(sample_weight, array[:, 0])
+    kept = np.flatnonzero(weight > 0)
+    # Of weight zero or not, what cannot be read is refused.
+    tokens, labels = split_tokens(array)[kept], labels.restricted(kept)
+    labels.check_usable(type(estimator).__name__)
+    first, weight = distinct_rows(_digests(tokens, labels.indicator), weight[kept])
+    labels = replace(labels, indicator=labels.indicator[first])
+    return Support(tokens[first], labels.indicator, weight), labels, kept[first]
+
+
+def read_array(estimator: Any, X: Any, *, reset: bool) -> NDArray:
+    """Return X as an array of tokens, shape (n, 1 + K, d).
+
+    Parameters
+    ----------
+    estimator : estimator
+        Of which `n_tokens` says whether X is flattened.
+    X : array-like of shape (n, 1 + K, d), (n, d) or (n, n_tokens * d)
+        NaN is left in tokens that may be padding.
+    reset : bool
+        Whether to set, or to compare with, what `fit` learned of the shape.
+    """
+    X = plain(X, "X")
+    n_dims = X.ndim if hasattr(X, "ndim") else np.asarray(X).ndim
+    if n_dims > 3:
+        raise ValueError(
+            f"X has the shape {np.shape(X)}; wanted (n_samples, 1 + K, d), "
+            "(n_samples, d) or (n_samples, n_tokens * d)."
+        )
+    with reading("X"):
+        array = (_read_3d if n_dims == 3 else _read_2d)(estimator, X, reset)
+    if reset:
+        estimator._token_dims = n_dims
+    elif n_dims != estimator._token_dims:
+        raise ValueError(
+            f"X has {n_dims} dimensions, but {type(estimator).__name__} was fitted on "
+            f"X of {estimator._token_dims} dimensions."
+        )
+    return array
+
+
+def _read_3d(estimator: Any, X: Any, reset: bool) -> NDArray:
+    if estimator.n_tokens is not None:
+        raise ValueError(
+            f"n_tokens={estimator.n_tokens} says that X is flattened, but X has the "
+            f"shape {np.shape(X)}; leave n_tokens at None."
+        )
+    array = check_array(
+        X,
+        allow_nd=True,
+        dtype=float_types(X),
+        ensure_all_finite=False,
+        input_name="X",
+    )
+    width = array.shape[2]
+    if not array.shape[1] or not width:
+        raise ValueError(
+            f"X has the shape {array.shape}; wanted (n_samples, 1 + K, d) with at "
+            "least one token, of at least one feature."
+        )
+    if reset:
+        estimator.__dict__.pop("feature_names_in_", None)
+        estimator.n_features_in_ = width
+    elif width != estimator.n_features_in_ and estimator._token_dims == 3:
+        raise ValueError(
+            f"X has {width} features, but {type(estimator).__name__} is expecting "
+            f"{estimator.n_features_in_} features as input, for each token."
+        )
+    return array
+
+
+def _read_2d(estimator: Any, X: Any, reset: bool) -> NDArray:
+    n_tokens = 1 if estimator.n_tokens is None else int(estimator.n_tokens)
+    array = validate_data(
+        estimator,
+        X,
+        reset=reset,
+        dtype=float_types(X),
+        ensure_all_finite=True if estimator.n_tokens is None else "allow-nan",
+    )
+    if array.shape[1] % n_tokens:
+        raise ValueError(
+            f"X has {array.shape[1]} columns, which n_tokens={n_tokens} does not "
+            "divide; wanted n_tokens times the width of a token."
+        )
+    return array.reshape(len(array), n_tokens, -1)
+
+
+def split_tokens(array: NDArray) -> Tokens:
+    """Split an array of tokens into global and local features.
+
+    Parameters
+    ----------
+    array : ndarray of shape (n, 1 + K, d)
+        Row 0 of an image is its global feature; where that is NaN, the mean of the
+        local features takes its place. Other rows of NaN are padding. With K = 0 the
+        global feature is the only local one too.
+
+    Returns
+    -------
+    Tokens
+
+    Raises
+    ------
+    ValueError
+        If a value is infinite, a token is NaN in part, or an image has no local
+        feature.
+    """
+    missing = np.isnan(array)
+    absent = missing.all(axis=2)
+    _check_values(array, missing, absent)
+    first = 1 if array.shape[1] > 1 else 0
+    present = ~absent[:, first:]
+    empty = np.flatnonzero(~present.any(axis=1))
+    if len(empty):
+        shown = f"{empty[:20].tolist()}{' ...' if len(empty) > 20 else ''}"
+        raise ValueError(
+            f"Input X contains NaN only, and no local feature, for the images {shown}. "
+            "Leave the images out that could not be read."
+        )
+    filled = unit_rows(np.where(absent[:, :, None], array.dtype.type(0), array))
+    tokens = Tokens(filled[:, 0], filled[:, first:], present)
+    if absent[:, 0].any():
+        means = unit_rows(tokens.mean_parts())
+        tokens = replace(tokens, whole=np.where(absent[:, :1], means, tokens.whole))
+    return tokens
+
+
+def in_single_precision(array: NDArray) -> NDArray:
+    """Return tokens as float32, of their own length unless that is too small or large.
+
+    What cannot be read, NaN and infinity, stays as it is.
+    """
+    limits = np.finfo(np.float32)
+    # Not the maximum of np.abs, which would copy what may be gigabytes.
+    sizes = np.maximum(array.max(axis=-1), -array.min(axis=-1))
+    fits = (sizes == 0) | ((sizes > limits.tiny) & (sizes < limits.max))
+    if not (fits | ~np.isfinite(sizes)).all():
+        array = np.where(fits[:, :, None], array, unit_rows(array))
+    with np.errstate(invalid="ignore"):
+        return array.astype(np.float32, copy=False)
+
+
+def _check_values(array: NDArray, missing: NDArray, absent: NDArray) -> None:
+    """Refuse tokens that are NaN in part, and infinity."""
+    broken = missing.any(axis=2) & ~absent
+    if broken.any():
+        image, token = np.argwhere(broken)[0]
+        raise ValueError(
+            f"Input X contains NaN in part of token {token} of image {image}; a token "
+            "that is padding is NaN as a whole, any other holds none."
+        )
+    if np.isinf(array).any():
+        image, token, _ = np.argwhere(np.isinf(array))[0]
+        raise ValueError(
+            f"Input X contains infinity, first in token {token} of image {image}; "
+            "wanted finite values, or tokens of NaN for padding."
+        )
+
+
+def _digests(tokens: Tokens, indicator: NDArray) -> NDArray:
+    """Return 16 bytes for each image and its labels; equal ones have equal bytes."""
+    fields = (tokens.whole, tokens.parts, tokens.present, indicator)
+    found = [
+        blake2b(b"".join(row.tobytes() for row in rows), digest_size=16).digest()
+        for rows in zip(*fields, strict=True)
+    ]
+    return np.frombuffer(b"".join(found), dtype=np.uint8).reshape(-1, 16)
+
+
+def find_label_vectors(
+    estimator: Any,
+    label_features: Any,
+    *,
+    classes: NDArray,
+    encoder: Any,
+    n_features: int,
+    dtype: DTypeLike,
+) -> Prototypes:
+    """Find the label vectors, unit rows, or None where there is no text.
+
+    As :func:`skfewshot._text.resolve_prototypes` does, by the `label_names` and the
+    `text_encoder` of the estimator.
+    """
+    return resolve_prototypes(
+        label_features,
+        classes=classes,
+        encoder=encoder,
+        text_encoder=estimator.text_encoder,
+        class_names=estimator.label_names,
+        n_features=n_features,
+        dtype=dtype,
+        wording=_LABELS,
+    )
