@@ -20,10 +20,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         from skfewshot._demo.multi import run
     else:
         from skfewshot._demo.single import run
+    from skfewshot.display._shared import check_matplotlib
+
     try:
         # Before the work, so that it is not for nothing.
+        check_matplotlib("The picture of the demo")
         arguments.out.parent.mkdir(parents=True, exist_ok=True)
-        run(arguments)
+        import matplotlib
+
+        matplotlib.use("Agg")
+        run(arguments).savefig(arguments.out, dpi=120)
     except (ValueError, TypeError, OSError, ImportError) as error:
         print(f"skfewshot: {error}", file=sys.stderr)
         return 1
@@ -32,21 +38,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _read_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = _parser()
-    arguments = parser.parse_args(argv)
-    if arguments.multilabel and arguments.images is not None:
-        parser.error(
-            "--images does not go with --multilabel: one sub-folder per class cannot "
-            "say that an image has several labels. Leave --images out to see rendered "
-            "scenes; for your own images see skfewshot.MultiLabelPrototypeClassifier."
-        )
-    shots, out = _DEFAULTS[arguments.multilabel]
-    arguments.shots = shots if arguments.shots is None else arguments.shots
-    arguments.out = Path(out) if arguments.out is None else arguments.out
-    return arguments
-
-
-def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m skfewshot",
         description="Compare zero-shot CLIP, a linear probe and Cross-Modal Mapping on "
@@ -81,7 +72,17 @@ def _parser() -> argparse.ArgumentParser:
         help="the picture; skfewshot_demo.png by default, skfewshot_multilabel.png "
         "with --multilabel",
     )
-    return parser
+    arguments = parser.parse_args(argv)
+    if arguments.multilabel and arguments.images is not None:
+        parser.error(
+            "--images does not go with --multilabel: one sub-folder per class cannot "
+            "say that an image has several labels. Leave --images out to see rendered "
+            "scenes; for your own images see skfewshot.MultiLabelPrototypeClassifier."
+        )
+    shots, out = _DEFAULTS[arguments.multilabel]
+    arguments.shots = arguments.shots or shots
+    arguments.out = arguments.out or Path(out)
+    return arguments
 
 
 def _positive(text: str) -> int:

@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass
-from numbers import Integral, Real
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -14,8 +14,6 @@ from sklearn.utils.multiclass import type_of_target
 
 from skfewshot._rows import as_numpy, reading, without_mask
 
-# Above this, not every integer is a double.
-_MOST_EXACT = 2**53
 _BINARIZER = "sklearn.preprocessing.MultiLabelBinarizer"
 
 
@@ -78,27 +76,21 @@ def _sets_error(name: str) -> ValueError:
 
 def _check_kept(labels: Iterable[Any], array: NDArray, name: str) -> None:
     """Refuse a list of labels that NumPy turned into others."""
-    kind = array.dtype.kind
-    if kind in "US":
-        for label in labels:
-            if not isinstance(label, str | bytes):
-                raise TypeError(
-                    f"{name} mixes strings with {label!r} of type "
-                    f"{type(label).__name__}, which NumPy would turn into a string; "
-                    "wanted labels of one type."
-                )
-            if label[-1:] in ("\0", b"\0"):
-                raise ValueError(
-                    f"{name} holds {label!r}, of which NumPy drops the null character "
-                    "at the end; wanted other names."
-                )
-    elif kind == "f":
-        for label in labels:
-            if isinstance(label, Integral) and abs(int(label)) > _MOST_EXACT:
-                raise ValueError(
-                    f"{name} holds the integer {label}, which NumPy would round beside "
-                    "the other labels; wanted strings or smaller integers."
-                )
+    if array.dtype.kind not in "USf":
+        return
+    for label, kept in zip(labels, array.tolist(), strict=False):
+        own = label.item() if isinstance(label, np.generic) else label
+        if own == kept or (own != own and kept != kept):
+            continue
+        if isinstance(kept, str | bytes) and not isinstance(own, str | bytes):
+            raise TypeError(
+                f"{name} mixes strings with {label!r} of type {type(label).__name__}, "
+                "which NumPy would turn into a string; wanted labels of one type."
+            )
+        raise ValueError(
+            f"{name} holds {label!r}, which NumPy would turn into {kept!r}; wanted "
+            "labels that it keeps, such as other strings."
+        )
 
 
 def _check_objects(array: NDArray, name: str, only_missing: bool) -> None:
@@ -161,9 +153,7 @@ def with_extra_classes(
     union : ndarray
     positions : ndarray of int, shape (n_classes,)
     """
-    if extra is None:
-        return classes, np.arange(len(classes))
-    extra = np.asarray(plain_labels(extra, "extra_classes"))
+    extra = np.asarray(plain_labels([] if extra is None else extra, "extra_classes"))
     if extra.ndim != 1:
         raise ValueError(
             "extra_classes must be a sequence of class labels; got an array of shape "
@@ -171,8 +161,7 @@ def with_extra_classes(
         )
     if not len(extra):
         return classes, np.arange(len(classes))
-    extra = _of_kind(extra, classes, "extra_classes")
-    union = np.unique(_join(classes, extra, "extra_classes"))
+    union = np.unique(_joined(classes, extra, "extra_classes"))
     return union, np.searchsorted(union, classes)
 
 
@@ -187,29 +176,31 @@ def with_class(classes: NDArray, name: Any) -> tuple[NDArray, NDArray]:
     if np.ndim(name):
         raise ValueError(f"name must be one class label; got {name!r}.")
     name = name.item() if isinstance(name, np.ndarray) else name
-    label = _of_kind(np.asarray(plain_labels([name], "name")), classes, "name")
     if name in classes.tolist():
         raise ValueError(f"name={name!r} is already one of the classes.")
-    joined = _join(classes, label, "name")
+    joined = _joined(classes, np.asarray(plain_labels([name], "name")), "name")
     return joined, np.argsort(joined, kind="stable")
 
 
-def _of_kind(labels: NDArray, classes: NDArray, parameter: str) -> NDArray:
-    """Return labels as the classes are; refuse to mix names with numbers.
+def _joined(classes: NDArray, labels: NDArray, parameter: str) -> NDArray:
+    """Put labels behind classes; refuse to mix names with numbers, or to round.
 
     Integers become floats: so do those of a nullable column of pandas.
     """
     if any(label is None or label != label for label in labels.tolist()):
         raise ValueError(f"{parameter} must not be missing; got {labels.tolist()[:5]}.")
-    if (_kind(labels), _kind(classes)) == ("i", "f"):
+    if _kind(labels) == "i" and _kind(classes) in ("i", "f"):
         whole = labels.astype(classes.dtype)
         labels = whole if whole.tolist() == labels.tolist() else labels
-    if _kind(labels) != _kind(classes):
+    joined = labels
+    if _kind(labels) == _kind(classes):
+        joined = np.concatenate([classes, labels])
+    if _kind(joined) != _kind(classes):
         raise ValueError(
             f"{parameter} and y must hold labels of one kind; got "
             f"{labels.tolist()[:5]} and {classes.tolist()[:5]}."
         )
-    return labels
+    return joined
 
 
 def _kind(labels: NDArray) -> str:
@@ -218,21 +209,6 @@ def _kind(labels: NDArray) -> str:
     if kind == "O" and all(isinstance(label, str) for label in labels):
         return "U"
     return "i" if kind == "u" else kind
-
-
-def _join(classes: NDArray, labels: NDArray, parameter: str) -> NDArray:
-    """Put labels behind classes, without rounding one of them."""
-    joined = np.concatenate([classes, labels])
-    if _kind(joined) != _kind(classes):  # signed and unsigned
-        whole = classes.tolist() + labels.tolist()
-        try:
-            return np.array(whole, dtype=np.int64 if min(whole) < 0 else np.uint64)
-        except OverflowError as error:
-            raise ValueError(
-                f"{parameter} and y hold integers that no type of NumPy holds "
-                f"together; got {labels.tolist()[:5]} and {classes.tolist()[:5]}."
-            ) from error
-    return joined
 
 
 # One label a row or several
@@ -317,13 +293,14 @@ def read_labels(
         raise ValueError(
             f"Expected array-like (array or non-string sequence), got {y!r} as {name}."
         )
-    n_dims = len(np.shape(y))
+    shape = y.shape if issparse(y) else np.asarray(y).shape
+    n_dims = len(shape)
     if n_dims > 2:
         raise ValueError(
             f"{name} has {n_dims} dimensions; wanted class labels, shape (n_samples,), "
             "or indicators, shape (n_samples, n_labels). Are X and y swapped?"
         )
-    width = np.shape(y)[1] if n_dims == 2 else 0
+    width = shape[1] if n_dims == 2 else 0
     if width > 1 or (width == 1 and not is_column_of_classes):
         indicator = read_indicator(y, name)
         classes = np.arange(width) if columns is None else np.asarray(columns)
@@ -332,7 +309,7 @@ def read_labels(
     with warnings.catch_warnings(), reading(name):
         # Half as many classes as rows is no hint of regression: it is one shot.
         warnings.filterwarnings("ignore", "The number of unique classes")
-        kind = type_of_target(y, input_name=name) if np.size(y) else "empty"
+        kind = "empty" if 0 in shape else type_of_target(y, input_name=name)
     array = np.asarray(y)
     if kind not in ("binary", "multiclass"):
         raise ValueError(

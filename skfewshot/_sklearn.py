@@ -1,12 +1,15 @@
 """The border with scikit-learn: its private names, warnings, and the base estimator."""
 
+import math
 import os
 import sys
 import warnings
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
 import joblib
+import numpy as np
 import sklearn
 from sklearn.base import BaseEstimator, _fit_context
 from sklearn.exceptions import InconsistentVersionWarning
@@ -30,6 +33,7 @@ __all__ = [
     "_check_sample_weight",
     "_fit_context",
     "_get_output_config",
+    "check_number",
     "has_callbacks",
     "warn_user",
 ]
@@ -57,6 +61,19 @@ def warn_user(message: str, category: type[Warning] = UserWarning) -> None:
     while frame is not None and frame.f_code.co_filename.startswith(_BETWEEN):
         level, frame = level + 1, frame.f_back  # type: ignore[assignment]
     warnings.warn(message, category, stacklevel=level)
+
+
+def check_number(
+    name: str, value: Any, low: float, high: float = math.inf, kind: Any = Integral
+) -> Any:
+    """Return an int, or a float with ``kind=Real``; refuse others out of its range."""
+    if isinstance(value, bool | np.bool_) or not isinstance(value, kind):
+        wanted = "an int" if kind is Integral else "a number"
+        raise TypeError(f"{name} must be {wanted}; got {value!r}.")
+    if not low <= value <= high:
+        wanted = f"at least {low}" if high == math.inf else f"from {low} to {high}"
+        raise ValueError(f"{name} must be {wanted}; got {value!r}.")
+    return int(value) if kind is Integral else float(value)
 
 
 class VersionWarning(InconsistentVersionWarning):

@@ -166,9 +166,8 @@ def class_names_of(
     labels, for wrappers that turn them into numbers, leaves them as they are.
     """
     if class_names is None:
-        if all(isinstance(label, str) for label in classes):
-            return [str(label) for label in classes]
-        return None
+        are_names = all(isinstance(label, str) for label in classes)
+        return list(map(str, classes)) if are_names else None
     if isinstance(class_names, str):
         raise TypeError(
             f"{wording.names}={class_names!r} is one string; pass a sequence with a "
@@ -253,10 +252,8 @@ def _encode(
 ) -> tuple[Any, Any]:
     """Encode `names`; return the array and the identity of its encoder, if any."""
     if hasattr(text_encoder, "encode_classes"):
-        if prompt_templates is None:
-            encoded = text_encoder.encode_classes(names)
-        else:
-            encoded = text_encoder.encode_classes(names, prompt_templates)
+        given = () if prompt_templates is None else (prompt_templates,)
+        encoded = text_encoder.encode_classes(names, *given)
     elif callable(text_encoder) and prompt_templates is None:
         encoded = text_encoder(names)
     elif callable(text_encoder):

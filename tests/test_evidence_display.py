@@ -9,6 +9,7 @@ matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 from sklearn.neighbors import KNeighborsClassifier
@@ -101,6 +102,17 @@ def test_planted_evidence_lands_in_its_cell(model, query):
             assert ax.get_ylim() == (1, 0)
 
 
+def test_labels_that_are_numbers_are_named_by_themselves(query):
+    X, Y = plant(SUPPORT)
+    model = MultiLabelPrototypeClassifier(np.eye(3, WIDTH), n_select=1)
+    model.fit(X, pd.DataFrame(Y, columns=[3, 5, 8]))
+    display = EvidenceMapDisplay.from_estimator(
+        model, query[0], images=query[2], labels=[8, 3]
+    )
+    assert display.names == ["3", "5", "8"]
+    np.testing.assert_array_equal(display.shown, [[2, 0], [2, 0]])
+
+
 def test_colours_are_common(model, query):
     X, _, images = query
     display = EvidenceMapDisplay.from_estimator(model, X, images=images)
@@ -116,9 +128,9 @@ def test_chosen_labels_and_their_number(model, query):
     display = EvidenceMapDisplay.from_estimator(model, X, images=images, n_labels=1)
     assert display.maps.shape == (2, 1, SIDE, SIDE)
     for labels in ([3], []):
-        with pytest.raises(ValueError, match="labels must name some"):
+        with pytest.raises(ValueError, match="labels must"):
             EvidenceMapDisplay.from_estimator(model, X, images=images, labels=labels)
-    with pytest.raises(ValueError, match="n_labels must be 1 or more; got 0"):
+    with pytest.raises(ValueError, match="n_labels must be at least 1; got 0"):
         EvidenceMapDisplay.from_estimator(model, X, images=images, n_labels=0)
     with pytest.raises(TypeError, match="n_labels must be an int; got 2.0"):
         EvidenceMapDisplay.from_estimator(model, X, images=images, n_labels=2.0)

@@ -7,20 +7,24 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import isqrt
 from statistics import median
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import f1_score
+from sklearn.multiclass import OneVsRestClassifier
 from sklearn.utils import Bunch
 
 from skfewshot import CLIPFeaturizer, MultiLabelPrototypeClassifier
+from skfewshot._demo import embed
 from skfewshot.datasets import NOVEL_KINDS, make_scenes
 from skfewshot.display import EvidenceMapDisplay
-from skfewshot.display._shared import check_matplotlib
 from skfewshot.metrics import mean_average_precision
 from skfewshot.model_selection import sample_support
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 #: Supports drawn for each number of shots; the table has their mean and spread.
 DRAWS = 5
@@ -61,21 +65,23 @@ Scores = dict[str, dict[int, list[float]]]
 Fits = dict[int, list[Fit]]
 
 
-def run(arguments: argparse.Namespace) -> None:
-    """Render scenes, compare the classifiers, print the table and save the picture.
+def run(arguments: argparse.Namespace) -> "Figure":
+    """Render scenes, compare the classifiers, print the table and draw the picture.
 
     Parameters
     ----------
     arguments : argparse.Namespace
         The options of ``python -m skfewshot``.
+
+    Returns
+    -------
+    matplotlib figure
     """
-    # Before the work, so that it is not for nothing.
-    check_matplotlib("The picture of the demo")
     task = _make_task(arguments)
     scores, fits = _compare(task, sorted(set(arguments.shots)), arguments.seed)
     print(_table(scores, fits))
     print(_pointing_line(task, fits))
-    _draw(task, arguments)
+    return _draw(task, arguments)
 
 
 def _make_task(arguments: argparse.Namespace) -> Task:
@@ -88,14 +94,7 @@ def _make_task(arguments: argparse.Namespace) -> Task:
         for n, seed in ((n_pool, [arguments.seed, 0]), (QUERIES, [arguments.seed, 1]))
     )
     featurizer = CLIPFeaturizer(arguments.model, arguments.pretrained, output="tokens")
-    featurizer.fit(pool.images[:1])
-    start = time.perf_counter()
-    X = featurizer.transform(np.concatenate([pool.images, query.images]))
-    seconds = time.perf_counter() - start
-    print(
-        f"Embedded {len(X)} scenes with {arguments.model} on {featurizer.device_}: "
-        f"{seconds:.1f} s, {len(X) / seconds:.0f} images/s"
-    )
+    X = embed(featurizer, np.concatenate([pool.images, query.images]), "scenes")
     text = np.asarray(featurizer.encode_classes(NOVEL_KINDS))
     return Task(X[:n_pool], pool.labels, X[n_pool:], query, text)
 
@@ -105,15 +104,18 @@ def _compare(task: Task, shots: Sequence[int], seed: int) -> tuple[Scores, Fits]
     scores: Scores = defaultdict(lambda: defaultdict(list))
     fits: Fits = defaultdict(list)
     query = np.asarray(task.query)[:, 0]
+    model = MultiLabelPrototypeClassifier(label_names=NOVEL_KINDS)
+    probe = OneVsRestClassifier(LogisticRegression(C=PROBE_C, max_iter=1000))
     for n_shots in shots:
         for draw in range(DRAWS):
             X, Y = _draw_support(task, n_shots, seed, draw)
             start = time.perf_counter()
-            model = _make_classifier().fit(X, Y)
+            model.fit(X, Y)
             seconds = time.perf_counter() - start
+            probe.fit(np.asarray(X)[:, 0], Y)
             found = {
                 "zero-shot": query @ task.text.T,
-                "linear probe": _probe(np.asarray(X)[:, 0], Y, query),
+                "linear probe": probe.decision_function(query),
                 "prototypes": model.decision_function(task.query),
             }
             for method in METHODS:
@@ -121,13 +123,12 @@ def _compare(task: Task, shots: Sequence[int], seed: int) -> tuple[Scores, Fits]
                     task.scenes.labels, found[method], return_left_out=True
                 )
                 scores[method][n_shots].append(100 * score)
-            f1 = _f1(task.scenes.labels, model.predict(task.query))
-            fits[n_shots].append(Fit(len(X), seconds, f1, _pointing(task, model)))
+            predicted = model.predict(task.query)
+            f1 = f1_score(
+                task.scenes.labels, predicted, average="macro", zero_division=0
+            )
+            fits[n_shots].append(Fit(len(X), seconds, 100 * f1, _pointing(task, model)))
     return scores, fits
-
-
-def _make_classifier() -> MultiLabelPrototypeClassifier:
-    return MultiLabelPrototypeClassifier(label_names=NOVEL_KINDS)
 
 
 def _draw_support(
@@ -137,23 +138,6 @@ def _draw_support(
     rng = np.random.RandomState([seed, n_shots, draw])
     rows = sample_support(task.pool_labels, n_shots, random_state=rng)
     return task.pool[rows], task.pool_labels[rows]
-
-
-def _probe(X: np.ndarray, Y: np.ndarray, query: np.ndarray) -> np.ndarray:
-    """Score `query` by a logistic regression for each label."""
-    scores = np.empty((len(query), Y.shape[1]))
-    for label, positive in enumerate(Y.T):
-        if positive.all() or not positive.any():
-            # Shown by all images or by none: there is nothing to tell apart.
-            scores[:, label] = positive[0]
-            continue
-        probe = LogisticRegression(C=PROBE_C, max_iter=1000).fit(X, positive)
-        scores[:, label] = probe.decision_function(query)
-    return scores
-
-
-def _f1(Y: np.ndarray, predicted: np.ndarray) -> float:
-    return 100 * f1_score(Y, predicted, average="macro", zero_division=0)
 
 
 def _pointing(task: Task, model: MultiLabelPrototypeClassifier) -> float:
@@ -222,15 +206,11 @@ def _pointing_line(task: Task, fits: Fits) -> str:
     )
 
 
-def _draw(task: Task, arguments: argparse.Namespace) -> None:
-    """Save scenes that were kept aside, with predictions and maps of the evidence."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
+def _draw(task: Task, arguments: argparse.Namespace) -> "Figure":
+    """Draw scenes that were kept aside, with predictions and maps of the evidence."""
     n_shots = max(arguments.shots)
-    model = _make_classifier().fit(*_draw_support(task, n_shots, arguments.seed, 0))
+    model = MultiLabelPrototypeClassifier(label_names=NOVEL_KINDS)
+    model.fit(*_draw_support(task, n_shots, arguments.seed, 0))
     scenes = task.scenes
     # The first ones, whatever is predicted of them.
     rows = np.flatnonzero(scenes.labels.sum(axis=1) >= FEWEST_LABELS)[:SHOWN]
@@ -243,5 +223,4 @@ def _draw(task: Task, arguments: argparse.Namespace) -> None:
         "✓ predicted and true   ✗ predicted, not true   grey: neither",
         fontsize=10,
     )
-    display.figure_.savefig(arguments.out, dpi=120)
-    plt.close(display.figure_)
+    return display.figure_

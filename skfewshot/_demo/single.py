@@ -6,22 +6,29 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.base import ClassifierMixin
 from sklearn.linear_model import LogisticRegression
 
 from skfewshot import CLIPFeaturizer, CMMClassifier, ZeroShotClassifier
+from skfewshot._demo import embed
 from skfewshot.datasets import NOVEL_KINDS, make_object_images
 from skfewshot.display import ModalityGapDisplay, ShotCurveDisplay
-from skfewshot.display._shared import check_matplotlib
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 #: Supports drawn for each number of shots; the table has their mean.
 DRAWS = 5
 #: The regularisation of the linear probe in CLIP's own instructions.
 PROBE_C = 0.316
-METHODS = ("zero-shot", "linear probe", "CMM")
+METHODS: dict[str, Any] = {
+    "zero-shot": ZeroShotClassifier(),
+    "linear probe": LogisticRegression(C=PROBE_C, max_iter=1000),
+    "CMM": CMMClassifier(),
+}
 
 
 @dataclass
@@ -38,21 +45,22 @@ class Task:
 Results = dict[str, dict[int, list[tuple[float, float]]]]
 
 
-def run(arguments: argparse.Namespace) -> None:
-    """Embed images, compare the classifiers, print the table and save the picture.
+def run(arguments: argparse.Namespace) -> "Figure":
+    """Embed images, compare the classifiers, print the table and draw the picture.
 
     Parameters
     ----------
     arguments : argparse.Namespace
         The options of ``python -m skfewshot``.
+
+    Returns
+    -------
+    matplotlib figure
     """
-    # Before the work, so that it is not for nothing.
-    check_matplotlib("The picture of the demo")
-    images, labels, is_query = _read_images(arguments)
-    task = _embed(arguments, images, labels, is_query)
+    task = _embed(arguments, *_read_images(arguments))
     results = _compare(task, arguments.shots, arguments.seed)
     print(_table(results))
-    _draw(results, task, arguments)
+    return _draw(results, task, arguments)
 
 
 def _read_images(
@@ -69,8 +77,8 @@ def _read_images(
             return_X_y=True,
             random_state=arguments.seed,
         )
-        place = np.arange(len(labels)) % (n_pool + n_query)
-        return images, labels, place >= n_pool
+        is_query = np.arange(n_pool + n_query) >= n_pool
+        return images, labels, np.tile(is_query, len(NOVEL_KINDS))
 
     if arguments.model == "tiny":
         print(
@@ -104,11 +112,6 @@ def _read_folder(path: str) -> tuple[np.ndarray, np.ndarray]:
             f"--images {path}: the classes {found[counts < 2].tolist()} have 1 image; "
             "wanted at least 2, one to learn from and one to score on."
         )
-    if len({name.replace("_", " ") for name in found}) < len(found):
-        raise ValueError(
-            f"--images {path}: two of the folders {found.tolist()} are one class, "
-            "since '_' stands for a space; rename one."
-        )
     return paths, np.char.replace(folders, "_", " ")
 
 
@@ -118,21 +121,14 @@ def _embed(
     labels: np.ndarray,
     is_query: NDArray[np.bool_],
 ) -> Task:
-    """Embed every image once, and say how fast that went."""
+    """Embed the images, and leave out those that cannot be read."""
     featurizer = CLIPFeaturizer(
         arguments.model,
         arguments.pretrained,
         num_workers=2 if arguments.images else 0,
         on_error="nan",
     )
-    featurizer.fit(images[:1])
-    start = time.perf_counter()
-    X = featurizer.transform(images)
-    seconds = time.perf_counter() - start
-    print(
-        f"Embedded {len(X)} images with {arguments.model} on {featurizer.device_}: "
-        f"{seconds:.1f} s, {len(X) / seconds:.0f} images/s"
-    )
+    X = embed(featurizer, images, "images")
     read = ~np.isnan(X).any(axis=1)
     pool, query = read & ~is_query, read & is_query
     return Task(X[pool], labels[pool], X[query], labels[query])
@@ -151,21 +147,13 @@ def _compare(task: Task, shots: Sequence[int], seed: int) -> Results:
     for n_shots in sorted({min(n, largest) for n in shots}):
         for draw in range(DRAWS):
             X, y = _draw_support(task, n_shots, [seed, draw])
-            for method in METHODS:
-                model = _make(method)
+            for method, model in METHODS.items():
                 start = time.perf_counter()
                 model.fit(X, y)
                 seconds = time.perf_counter() - start
                 accuracy = 100 * model.score(task.query, task.query_labels)
                 results[method][n_shots].append((accuracy, seconds))
     return results
-
-
-def _make(method: str) -> ClassifierMixin:
-    """Return the classifier of one column of the table."""
-    if method == "linear probe":
-        return LogisticRegression(C=PROBE_C, max_iter=1000)
-    return CMMClassifier() if method == "CMM" else ZeroShotClassifier()
 
 
 def _draw_support(
@@ -190,7 +178,7 @@ def _table(results: Results) -> str:
         "",
         "shots  " + "".join(f"{method:>20}" for method in METHODS),
     ]
-    for n_shots in results[METHODS[0]]:
+    for n_shots in results["CMM"]:
         line = f"{n_shots:>5}  "
         for method in METHODS:
             accuracies, seconds = zip(*results[method][n_shots], strict=True)
@@ -200,11 +188,8 @@ def _table(results: Results) -> str:
     return "\n".join(lines)
 
 
-def _draw(results: Results, task: Task, arguments: argparse.Namespace) -> None:
-    """Save accuracy by shots, and the modality gap before and after the mapping."""
-    import matplotlib
-
-    matplotlib.use("Agg")
+def _draw(results: Results, task: Task, arguments: argparse.Namespace) -> "Figure":
+    """Draw accuracy by shots, and the modality gap before and after the mapping."""
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(1, 3, figsize=(15, 5), layout="constrained")
@@ -224,5 +209,4 @@ def _draw(results: Results, task: Task, arguments: argparse.Namespace) -> None:
         f"skfewshot: {arguments.model}, {len(model.classes_)} classes; the mapping was "
         f"learned from {shots[-1]} shots and is shown on images kept aside"
     )
-    figure.savefig(arguments.out, dpi=120)
-    plt.close(figure)
+    return figure

@@ -1,13 +1,15 @@
 """The public makers of images and scenes."""
 
-from collections.abc import Sequence
-from numbers import Integral, Real
+from collections.abc import Iterable, Sequence
+from numbers import Real
 from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 from sklearn.utils import Bunch
 
+from skfewshot._sklearn import check_number
 from skfewshot.datasets._kinds import BASE_KINDS, KINDS, random_caption
 from skfewshot.datasets._render import Look, Placement, render
 
@@ -98,7 +100,7 @@ def make_object_images(
     >>> sorted(labels.tolist())
     ['plain heart', 'plain heart', 'striped star', 'striped star']
     """
-    n_per_class = _check_int("n_per_class", n_per_class, 1)
+    n_per_class = check_number("n_per_class", n_per_class, 1)
     kinds = _check_kinds(kinds, KINDS)
     look = _check_look(image_size, clutter, noise)
     rng = _check_generator(random_state)
@@ -202,10 +204,10 @@ def make_scenes(
     >>> len(scenes.objects[0]), scenes.boxes[0].shape
     (2, (2, 4))
     """
-    n_samples = _check_int("n_samples", n_samples, 1)
+    n_samples = check_number("n_samples", n_samples, 1)
     kinds = _check_kinds(kinds, BASE_KINDS)
-    min_objects = _check_int("min_objects", min_objects, 1, min(4, len(kinds)))
-    max_objects = _check_int("max_objects", max_objects, min_objects, 4)
+    min_objects = check_number("min_objects", min_objects, 1, min(4, len(kinds)))
+    max_objects = check_number("max_objects", max_objects, min_objects, 4)
     max_objects = min(max_objects, len(kinds))
     look = _check_look(image_size, clutter, noise)
     rng = _check_generator(random_state)
@@ -256,68 +258,39 @@ def _arrange(rng: np.random.Generator, names: list[str], size: int) -> list[Plac
 
 def _boxes(mask: NDArray[np.int8], n_objects: int) -> NDArray[np.int64]:
     """Return left, top, right, bottom of objects 0..n_objects-1, (n_objects, 4)."""
-    boxes = np.empty((n_objects, 4), dtype=np.int64)
-    for index in range(n_objects):
-        rows, columns = np.nonzero(mask == index)
-        boxes[index] = columns.min(), rows.min(), columns.max() + 1, rows.max() + 1
-    return boxes
-
-
-def _check_int(name: str, value: Any, low: int, high: int | None = None) -> int:
-    if isinstance(value, bool | np.bool_) or not isinstance(value, Integral):
-        raise TypeError(f"{name} must be an int, got {value!r}.")
-    number = int(value)
-    if number < low or (high is not None and number > high):
-        wanted = f"at least {low}" if high is None else f"from {low} to {high}"
-        raise ValueError(f"{name} must be {wanted}, got {value!r}.")
-    return number
-
-
-def _check_fraction(name: str, value: Any) -> float:
-    if isinstance(value, bool | np.bool_) or not isinstance(value, Real):
-        raise TypeError(f"{name} must be a number from 0 to 1, got {value!r}.")
-    number = float(value)
-    if not 0 <= number <= 1:
-        raise ValueError(f"{name} must be from 0 to 1, got {value!r}.")
-    return number
+    objects = (Image.fromarray(mask == index) for index in range(n_objects))
+    return np.array([image.getbbox() for image in objects], dtype=np.int64)
 
 
 def _check_look(image_size: Any, clutter: Any, noise: Any) -> Look:
     return Look(
-        _check_int("image_size", image_size, 16),
-        _check_fraction("clutter", clutter),
-        _check_fraction("noise", noise),
+        check_number("image_size", image_size, 16),
+        check_number("clutter", clutter, 0, 1, Real),
+        check_number("noise", noise, 0, 1, Real),
     )
 
 
 def _check_kinds(kinds: Any, default: tuple[str, ...]) -> tuple[str, ...]:
     if kinds is None:
         return default
-    if isinstance(kinds, str):
-        raise TypeError(f"kinds must be a sequence of names, got the str {kinds!r}.")
-    try:
-        kinds = tuple(kinds)
-    except TypeError as error:
-        raise TypeError(f"kinds must be a sequence of names, got {kinds!r}.") from error
-    if not kinds:
-        raise ValueError("kinds must name at least one kind, got none.")
-    unknown = [k for k in kinds if not isinstance(k, str) or k not in KINDS]
-    if unknown:
+    if isinstance(kinds, str) or not isinstance(kinds, Iterable):
+        raise TypeError(f"kinds must be a sequence of names; got {kinds!r}.")
+    names = list(kinds)
+    unknown = [name for name in names if name not in KINDS]
+    if unknown or not names:
         raise ValueError(
             f"kinds must be among skfewshot.datasets.KINDS, such as {KINDS[0]!r}; "
             f"got {unknown!r}."
         )
-    if len(set(kinds)) < len(kinds):
-        raise ValueError(f"kinds must not repeat a name, got {list(kinds)!r}.")
-    return tuple(str(kind) for kind in kinds)
+    if len(set(names)) < len(names):
+        raise ValueError(f"kinds must not repeat a name; got {names!r}.")
+    return tuple(map(str, names))
 
 
 def _check_generator(random_state: Any) -> np.random.Generator:
     """Return a Generator; an int always gives the same one."""
-    if random_state is None:
-        return np.random.default_rng()
-    if isinstance(random_state, np.random.Generator):
-        return random_state
     if isinstance(random_state, np.random.RandomState):
         return np.random.default_rng(random_state.randint(2**31, size=4))
-    return np.random.default_rng(_check_int("random_state", random_state, 0))
+    if not isinstance(random_state, np.random.Generator | None):
+        random_state = check_number("random_state", random_state, 0)
+    return np.random.default_rng(random_state)

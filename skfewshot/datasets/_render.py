@@ -1,5 +1,6 @@
 """Pixels: backgrounds, distractor fragments, objects and noise, from one generator."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -60,16 +61,14 @@ def render(
     """
     ground = int(rng.integers(len(_PALETTE)))
     canvas = _background(rng, ground, look.image_size)
-    n_fragments = rng.poisson(20 * look.clutter)
-    canvas = _add_fragments(rng, canvas, n_fragments)
+    canvas = _scatter(rng, canvas, rng.poisson(20 * look.clutter), _draw_fragment)
     mask = np.full((look.image_size, look.image_size), -1, dtype=np.int8)
     colors = []
     for index, placement in enumerate(placements):
         color, other = _pick_colors(rng, ground)
         _draw_object(rng, canvas, mask, index, placement, color, other)
         colors.append(_COLOR_NAMES[color])
-    # A few thin strokes cross the objects, as twigs and wires do in photographs.
-    canvas = _add_strokes(rng, canvas, rng.poisson(1.2 * look.clutter))
+    canvas = _scatter(rng, canvas, rng.poisson(1.2 * look.clutter), _draw_stroke)
     canvas *= _lighting(rng, look.image_size)
     if look.noise:
         sigma = 255 * look.noise * rng.uniform(0.3, 1.7)
@@ -104,45 +103,47 @@ def _background(rng: np.random.Generator, ground: int, size: int) -> Pixels:
     return color + strength * field * (0.7 + 0.3 * tint)
 
 
-def _add_fragments(
-    rng: np.random.Generator, canvas: Pixels, n_fragments: int
+def _scatter(
+    rng: np.random.Generator,
+    canvas: Pixels,
+    n_drawn: int,
+    draw_one: Callable[[np.random.Generator, ImageDraw.ImageDraw, Pixels], None],
 ) -> Pixels:
-    """Scatter small shards, bars and dots, none of which is an object."""
-    if not n_fragments:
-        return canvas
-    size = len(canvas)
+    """Draw something several times over a canvas, in whole steps of brightness."""
     image = Image.fromarray(np.clip(canvas, 0, 255).astype(np.uint8))
     draw = ImageDraw.Draw(image)
-    for _ in range(n_fragments):
-        color = _PALETTE[rng.integers(len(_PALETTE))]
-        # Fragments are paler than objects: half-way to the ground they lie on.
-        x, y = rng.uniform(0, size, 2)
-        under = canvas[int(y), int(x)]
-        blend = rng.uniform(0.3, 0.8)
-        fill = tuple(np.clip(blend * color + (1 - blend) * under, 0, 255).astype(int))
-        n_corners = int(rng.integers(3, 6))
-        angle = np.sort(rng.uniform(0, 2 * np.pi, n_corners))
-        reach = size * rng.uniform(0.02, 0.09) * rng.uniform(0.5, 1.5, n_corners)
-        corners = np.column_stack(
-            [x + reach * np.cos(angle), y + reach * np.sin(angle)]
-        )
-        draw.polygon([tuple(corner) for corner in corners.tolist()], fill=fill)
-    return np.asarray(image, dtype=np.float32).copy()
+    for _ in range(n_drawn):
+        draw_one(rng, draw, canvas)
+    return np.array(image, dtype=np.float32) if n_drawn else canvas
 
 
-def _add_strokes(rng: np.random.Generator, canvas: Pixels, n_strokes: int) -> Pixels:
-    if not n_strokes:
-        return canvas
+def _draw_fragment(
+    rng: np.random.Generator, draw: ImageDraw.ImageDraw, canvas: Pixels
+) -> None:
+    """Draw a small shard, bar or dot, none of which is an object."""
+    color, size = _PALETTE[rng.integers(len(_PALETTE))], len(canvas)
+    # Fragments are paler than objects: half-way to the ground they lie on.
+    x, y = rng.uniform(0, size, 2)
+    under = canvas[int(y), int(x)]
+    blend = rng.uniform(0.3, 0.8)
+    fill = tuple(np.clip(blend * color + (1 - blend) * under, 0, 255).astype(int))
+    n_corners = int(rng.integers(3, 6))
+    angle = np.sort(rng.uniform(0, 2 * np.pi, n_corners))
+    reach = size * rng.uniform(0.02, 0.09) * rng.uniform(0.5, 1.5, n_corners)
+    corners = np.stack([x + reach * np.cos(angle), y + reach * np.sin(angle)], axis=1)
+    draw.polygon(corners.ravel().tolist(), fill=fill)
+
+
+def _draw_stroke(
+    rng: np.random.Generator, draw: ImageDraw.ImageDraw, canvas: Pixels
+) -> None:
+    """Draw a thin line, as twigs and wires cross the objects in photographs."""
     size = len(canvas)
-    image = Image.fromarray(np.clip(canvas, 0, 255).astype(np.uint8))
-    draw = ImageDraw.Draw(image)
-    for _ in range(n_strokes):
-        x, y = rng.uniform(0, size, 2)
-        angle, reach = rng.uniform(0, 2 * np.pi), rng.uniform(0.15, 0.6) * size
-        end = (x + reach * np.cos(angle), y + reach * np.sin(angle))
-        fill = tuple(_PALETTE[rng.integers(len(_PALETTE))].astype(int))
-        draw.line([(x, y), end], fill=fill, width=max(1, round(size / 64)))
-    return np.asarray(image, dtype=np.float32).copy()
+    x, y = rng.uniform(0, size, 2)
+    angle, reach = rng.uniform(0, 2 * np.pi), rng.uniform(0.15, 0.6) * size
+    end = (x + reach * np.cos(angle), y + reach * np.sin(angle))
+    fill = tuple(_PALETTE[rng.integers(len(_PALETTE))].astype(int))
+    draw.line([(x, y), end], fill=fill, width=max(1, round(size / 64)))
 
 
 def _lighting(rng: np.random.Generator, size: int) -> Pixels:
@@ -184,13 +185,8 @@ def _draw_object(
     colors = _PALETTE[[color, other]] + rng.normal(0, 9, (2, 3)).astype(np.float32)
     paint = share[:, :, None] * colors[0] + (1 - share[:, :, None]) * colors[1]
     # A little shading keeps plain objects from being one flat colour.
-    paint *= (
-        1
-        + 0.12
-        * _smooth_field(rng, 3, max(paint.shape[:2]))[
-            : paint.shape[0], : paint.shape[1], None
-        ]
-    )
+    shading = _smooth_field(rng, 3, max(cover.shape))
+    paint *= 1 + 0.12 * shading[: len(cover), : cover.shape[1], None]
     window = canvas[top:bottom, left:right]
     window += cover[:, :, None] * (paint - window)
     mask[top:bottom, left:right][cover > 0] = index

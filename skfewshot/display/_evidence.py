@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from math import isqrt
 from textwrap import fill
 from typing import TYPE_CHECKING, Any, Self
 
@@ -14,22 +16,18 @@ from sklearn.base import BaseEstimator
 
 from skfewshot._labels import plain_labels, read_indicator
 from skfewshot._rows import as_numpy
+from skfewshot._text import class_names_of
 from skfewshot.clip._images import as_images, read_image
 from skfewshot.display._shared import (
     against_the_others,
     central_square,
     check_axes,
     check_matplotlib,
-    check_pictures,
     choose_labels,
-    figure_width,
     heat_colors,
-    make_axes,
-    names_of,
     pale_grey,
     places_of,
     read_maps,
-    side_of,
     split_pipeline,
 )
 
@@ -46,6 +44,7 @@ _FONT_SIZE, _LEAST_FONT_SIZE = 8, 5
 _RIGHT, _WRONG, _MISSED, _NEITHER = "#005ea8", "#c0390b", "#8f5300", "#767676"
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class EvidenceMapDisplay:
     """Maps of the evidence for each label, over the pictures.
 
@@ -108,24 +107,13 @@ class EvidenceMapDisplay:
     ((2, 3, 8, 8), (2, 4))
     """
 
-    def __init__(
-        self,
-        *,
-        maps: NDArray,
-        images: list[NDArray[np.uint8]],
-        names: list[str],
-        probabilities: NDArray,
-        predicted: NDArray[np.bool_],
-        shown: NDArray[np.intp],
-        truth: NDArray[np.bool_] | None = None,
-    ) -> None:
-        self.maps = maps
-        self.images = images
-        self.names = names
-        self.probabilities = probabilities
-        self.predicted = predicted
-        self.shown = shown
-        self.truth = truth
+    maps: NDArray
+    images: list[NDArray[np.uint8]]
+    names: list[str]
+    probabilities: NDArray
+    predicted: NDArray[np.bool_]
+    shown: NDArray[np.intp]
+    truth: NDArray[np.bool_] | None = None
 
     @classmethod
     def from_estimator(
@@ -184,24 +172,38 @@ class EvidenceMapDisplay:
                 f"ends in one; got {classifier!r}, which cannot explain predictions."
             )
         if images is None:
-            images = check_pictures(estimator, X)
+            if tokens is X:
+                raise TypeError(
+                    "images is None; pass the pictures of X, or a Pipeline from images "
+                    "to labels as the estimator and the images as X."
+                )
+            images = X
         evidence = as_numpy(classifier.explain(tokens))
         predicted = as_numpy(classifier.predict(tokens))
         truth = y if issparse(y) else plain_labels(y)
-        side = side_of(evidence.shape[2])
+        classes = classifier.classes_
+        if labels is not None:
+            labels = places_of(np.atleast_1d(labels), classes)
+        side = isqrt(evidence.shape[2])
+        if side**2 != evidence.shape[2]:
+            raise ValueError(
+                f"X has {evidence.shape[2]} patches an image, which is no square "
+                "number; wanted tokens of shape (n, 1 + side**2, d)."
+            )
         if predicted.ndim == 1:
             evidence = against_the_others(evidence)
-            predicted = predicted[:, None] == classifier.classes_
+            predicted = predicted[:, None] == classes
             if np.ndim(truth) == 1:
-                truth = np.asarray(truth)[:, None] == classifier.classes_
+                truth = np.asarray(truth)[:, None] == classes
+        names = class_names_of(classes, classifier.label_names)
         return cls.from_predictions(
             images,
             evidence.reshape(*evidence.shape[:2], side, side),
             classifier.predict_proba(tokens),
             y_pred=predicted,
             y_true=truth,
-            label_names=names_of(classifier),
-            labels=None if labels is None else places_of(labels, classifier),
+            label_names=classes if names is None else names,
+            labels=labels,
             n_labels=n_labels,
             ax=ax,
         )
@@ -269,17 +271,14 @@ class EvidenceMapDisplay:
             raise ValueError(
                 f"label_names holds {len(names)} names; wanted {shape[1]}."
             )
+        y_pred = y_proba >= 0.5 if y_pred is None else y_pred
         shown = choose_labels(labels, y_proba, n_labels)
         display = cls(
             maps=np.take_along_axis(maps, shown[:, :, None, None], axis=1),
             images=pictures,
             names=[str(name) for name in names],
             probabilities=y_proba,
-            predicted=(
-                y_proba >= 0.5
-                if y_pred is None
-                else read_indicator(y_pred, "y_pred", shape)
-            ),
+            predicted=read_indicator(y_pred, "y_pred", shape),
             shown=shown,
             truth=None if y_true is None else read_indicator(y_true, "y_true", shape),
         )
@@ -305,22 +304,23 @@ class EvidenceMapDisplay:
             If matplotlib is not installed.
         """
         check_matplotlib(f"{type(self).__name__}.plot")
+        import matplotlib.pyplot as plt
         from matplotlib.cm import ScalarMappable
 
         shape = len(self.maps), 1 + self.maps.shape[1]
         wanted = f"matplotlib axes of shape {shape}: a picture and maps for each image"
-        ax = check_axes(make_axes(shape) if ax is None else ax, shape, wanted)
+        if ax is None:
+            inches = _width(shape[1]), 2 * shape[0]
+            figure = plt.figure(figsize=inches, layout="constrained")
+            ax = figure.subplots(*shape, squeeze=False)
+        ax = check_axes(ax, shape, wanted)
         self.ax_, self.figure_ = ax, ax[0, 0].figure
         for index, row in enumerate(ax):
             self._draw_picture(row[0], index)
             for column, cell in enumerate(row[1:]):
                 self._draw_map(cell, index, column)
-        bar = self.figure_.colorbar(
-            ScalarMappable(cmap=heat_colors()),
-            ax=ax,
-            shrink=min(1, 3 / len(ax)),
-            aspect=30,
-        )
+        heat, shrink = ScalarMappable(cmap=heat_colors()), min(1, 3 / len(ax))
+        bar = self.figure_.colorbar(heat, ax=ax, shrink=shrink, aspect=30)
         size = self._font_size()
         label = "Probability, were all\npatches like this one"
         bar.set_label(label, fontsize=size)
@@ -366,24 +366,21 @@ class EvidenceMapDisplay:
             side = len(heat)
             centers = (np.arange(-1, side + 1) + 0.5) / side
             heat = np.ma.masked_invalid(np.pad(heat, 1, mode="edge"))
-            style: dict[str, Any] = {"colors": "black", "linewidths": 0.7}
-            ax.contour(centers, centers, heat, [0.5], **style)
+            ax.contour(centers, centers, heat, [0.5], colors="black", linewidths=0.7)
         label = self.shown[index, column]
         mark, color = self._judge(index, label)
         probability = f"{mark} {self.probabilities[index, label]:.2f}".strip()
         name = fill(self.names[label], _LINE, max_lines=2, placeholder="…")
-        font: dict[str, Any] = {
-            "fontsize": self._font_size(),
-            "color": color,
-            "parse_math": False,
-        }
-        ax.set_title(f"{name}\n{probability}", **font)
+        size = self._font_size()
+        ax.set_title(
+            f"{name}\n{probability}", fontsize=size, color=color, parse_math=False
+        )
         _finish(ax)
 
     def _font_size(self) -> float:
-        wanted = figure_width(self.ax_.shape[1])
         width = self.figure_.bbox.width / self.figure_.dpi
-        return np.clip(_FONT_SIZE * width / wanted, _LEAST_FONT_SIZE, _FONT_SIZE)
+        share = width / _width(self.ax_.shape[1])
+        return np.clip(_FONT_SIZE * share, _LEAST_FONT_SIZE, _FONT_SIZE)
 
     def _judge(self, index: int, label: int) -> tuple[str, str]:
         """Return the mark of a label of an image, and its colour."""
@@ -393,6 +390,11 @@ class EvidenceMapDisplay:
         if self.truth[index, label]:
             return ("✓", _RIGHT) if predicted else ("missed", _MISSED)
         return ("✗", _WRONG) if predicted else ("", _NEITHER)
+
+
+def _width(n_columns: int) -> float:
+    """Return the width of a figure, in inches."""
+    return 1.55 * n_columns + 2.4
 
 
 def _finish(ax: Axes) -> None:

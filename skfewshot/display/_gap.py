@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from textwrap import fill
 from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
@@ -36,11 +37,13 @@ _LINE = 20
 _FONT_SIZE, _DISTANCES = 8, (7, 15, 25, 37)
 #: Room that a point takes to each side.
 _RADIUS = 4
-_DIRECTIONS = np.array(
-    [(0, 1), (0, -1), (1, 0), (-1, 0), (1, 1), (-1, 1), (1, -1), (-1, -1)]
-)
+#: Straight ones first, then diagonals.
+_DIRECTIONS = np.array([*np.eye(2), *-np.eye(2), (1, 1), (-1, 1), (1, -1), (-1, -1)])
+#: How texts are drawn.
+_STAR: dict[str, Any] = {"s": 110, "marker": "*", "edgecolors": "black", "zorder": 3}
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class ModalityGapDisplay:
     """The modality gap before and after the mapping of a classifier by CMM.
 
@@ -81,26 +84,14 @@ class ModalityGapDisplay:
     True
     """
 
-    def __init__(
-        self,
-        *,
-        images: NDArray,
-        mapped_images: NDArray,
-        texts: NDArray,
-        refined_texts: NDArray,
-        gap_before: float,
-        gap_after: float,
-        labels: NDArray[np.intp],
-        classes: NDArray,
-    ) -> None:
-        self.images = images
-        self.mapped_images = mapped_images
-        self.texts = texts
-        self.refined_texts = refined_texts
-        self.gap_before = gap_before
-        self.gap_after = gap_after
-        self.labels = labels
-        self.classes = classes
+    images: NDArray
+    mapped_images: NDArray
+    texts: NDArray
+    refined_texts: NDArray
+    gap_before: float
+    gap_after: float
+    labels: NDArray[np.intp]
+    classes: NDArray
 
     @classmethod
     def from_estimator(
@@ -192,7 +183,6 @@ class ModalityGapDisplay:
         ValueError
             If shapes do not match, or a label is not among `classes`.
         """
-        check_matplotlib(f"{cls.__name__}.from_predictions")
         images, mapped = _read_pair(images, mapped_images, "images")
         texts, refined = _read_pair(texts, refined_texts, "texts")
         labels, classes = read_classes(labels, classes, len(images), len(texts))
@@ -247,16 +237,12 @@ class ModalityGapDisplay:
         everything = np.concatenate([part for half in halves for part in half[1:3]])
         low, high = everything.min(axis=0), everything.max(axis=0)
         pad = 0.08 * (high - low)
+        (left, bottom), (right, top) = low - pad, high + pad
         for cell, (when, images, texts, gap) in zip(ax, halves, strict=True):
             self._draw_half(cell, images, texts)
             cell.set_title(f"{when} the mapping\ngap {gap:.2f}", fontsize="medium")
-            cell.set(
-                xlim=(low[0] - pad[0], high[0] + pad[0]),
-                ylim=(low[1] - pad[1], high[1] + pad[1]),
-                xticks=[],
-                yticks=[],
-                xlabel="First principal component",
-            )
+            cell.set(xlim=(left, right), ylim=(bottom, top), xticks=[], yticks=[])
+            cell.set_xlabel("First principal component")
         ax[0].set_ylabel("Second principal component")
         legend = ax[0].legend(loc="best", framealpha=0.9, fontsize="small")
         names = [str(name) for name in self.classes]
@@ -267,26 +253,19 @@ class ModalityGapDisplay:
 
     def _draw_half(self, ax: Axes, images: NDArray, texts: NDArray) -> None:
         """Draw images as dots, texts as stars, and a line from text to mean image."""
-        star: dict[str, Any] = {
-            "s": 110,
-            "marker": "*",
-            "edgecolors": "black",
-            "zorder": 3,
-        }
         for index, text in enumerate(texts):
             # Colours come again with another marker.
             cycle, place = divmod(index, len(COLORS))
             color, marker = COLORS[place], _MARKERS[cycle % len(_MARKERS)]
             members = images[self.labels == index]
             style: dict[str, Any] = {"color": color, "marker": marker, "linewidths": 0}
-            x, y = members.T
-            ax.scatter(x, y, s=14, alpha=0.5, **style)
-            ax.scatter(text[0], text[1], c=color, linewidths=0.8, **star)
+            ax.scatter(members[:, 0], members[:, 1], s=14, alpha=0.5, **style)
+            ax.scatter(text[0], text[1], c=color, linewidths=0.8, **_STAR)
             if len(members):
                 ends = np.stack([text, members.mean(axis=0)])
                 ax.plot(*ends.T, color=color, linewidth=0.9, alpha=0.8, zorder=2)
         ax.scatter([], [], c="grey", s=14, label="image")
-        ax.scatter([], [], c="grey", label="text", **star)
+        ax.scatter([], [], c="grey", label="text", **_STAR)
 
 
 def _read_pair(before: Any, after: Any, name: str) -> tuple[NDArray, NDArray]:

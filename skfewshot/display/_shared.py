@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from math import isqrt
 from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import logsumexp
-from sklearn.base import BaseEstimator, is_classifier
 from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted
 
 from skfewshot._labels import plain_labels
 from skfewshot._rows import as_numpy
-from skfewshot._text import class_names_of
+from skfewshot._sklearn import check_number
 
 if TYPE_CHECKING:
     from matplotlib.colors import ListedColormap
@@ -119,6 +117,18 @@ def split_pipeline(estimator: Any, X: Any) -> tuple[Any, Any]:
     return estimator[-1], X if len(estimator) == 1 else estimator[:-1].transform(X)
 
 
+def places_of(labels: NDArray, classes: NDArray) -> list[int]:
+    """Return where each of some labels is among the classes."""
+    place = {label: index for index, label in enumerate(classes.tolist())}
+    unknown = {repr(label) for label in labels.tolist() if label not in place}
+    if unknown:
+        raise ValueError(
+            f"labels must be among the classes, such as {list(place)[:10]}; got "
+            f"{', '.join(sorted(unknown)[:10])}."
+        )
+    return [place[label] for label in labels.tolist()]
+
+
 # The modality gap
 
 
@@ -138,14 +148,7 @@ def read_classes(
             f"classes must name each of the {n_texts} texts, each once; got "
             f"{classes.tolist()}. Without classes, there must be images of each."
         )
-    place = {label: index for index, label in enumerate(classes.tolist())}
-    unknown = sorted({repr(label) for label in labels.tolist() if label not in place})
-    if unknown:
-        raise ValueError(
-            f"labels must be among the classes, such as {list(place)[:10]}; got "
-            f"{', '.join(unknown[:10])}."
-        )
-    return np.array([place[label] for label in labels.tolist()]), classes
+    return np.array(places_of(labels, classes)), classes
 
 
 # Maps of evidence
@@ -168,17 +171,6 @@ def read_maps(maps: Any, y_proba: Any, n_images: int) -> tuple[NDArray, NDArray]
     return maps, y_proba
 
 
-def check_pictures(estimator: Any, X: Any) -> Any:
-    """Return X, if it holds the pictures."""
-    # The winner of a search predicts for it.
-    if isinstance(getattr(estimator, "best_estimator_", estimator), Pipeline):
-        return X
-    raise TypeError(
-        "images is None; pass the pictures of X, or a Pipeline from images to labels "
-        "as the estimator and the images as X."
-    )
-
-
 def central_square(image: Image) -> NDArray[np.uint8]:
     """Return the central square of a PIL image as an array."""
     size = min(image.size)
@@ -194,22 +186,11 @@ def pale_grey(picture: NDArray[np.uint8]) -> NDArray[np.float64]:
     return np.repeat(0.4 + 0.6 * grey[:, :, None], 3, axis=2)
 
 
-def side_of(n_patches: int) -> int:
-    side = isqrt(n_patches)
-    if side**2 != n_patches:
-        raise ValueError(
-            f"X has {n_patches} patches an image, which is no square number, so they "
-            "do not tile a square picture; wanted tokens of shape (n, 1 + side**2, d)."
-        )
-    return side
-
-
 def against_the_others(evidence: NDArray) -> NDArray:
     """Turn logits of a softmax over labels, axis 1, into log odds."""
-    n_labels = evidence.shape[1]
     others = [
         logsumexp(np.delete(evidence, label, axis=1), axis=1)
-        for label in range(n_labels)
+        for label in range(evidence.shape[1])
     ]
     return evidence - np.stack(others, axis=1)
 
@@ -219,10 +200,7 @@ def choose_labels(
 ) -> NDArray[np.intp]:
     """Return the numbers of the labels to show, shape (n_samples, n_shown)."""
     if labels is None:
-        if not isinstance(n_labels, Integral):
-            raise TypeError(f"n_labels must be an int; got {n_labels!r}.")
-        if n_labels < 1:
-            raise ValueError(f"n_labels must be 1 or more; got {n_labels}.")
+        n_labels = check_number("n_labels", n_labels, 1)
         return np.argsort(-probabilities, axis=1, kind="stable")[:, :n_labels]
     chosen, known = np.asarray(labels), np.arange(probabilities.shape[1])
     if chosen.ndim != 1 or not chosen.size or not np.isin(chosen, known).all():
@@ -230,39 +208,6 @@ def choose_labels(
             f"labels must hold numbers of labels, 0 to {known[-1]}; got {labels!r}."
         )
     return np.tile(chosen.astype(int), (len(probabilities), 1))
-
-
-def places_of(labels: ArrayLike, classifier: Any) -> list[int]:
-    """Return the numbers of the labels that are to be shown."""
-    place = {label: index for index, label in enumerate(classifier.classes_.tolist())}
-    wanted = np.atleast_1d(np.asarray(labels)).tolist()
-    unknown = [label for label in wanted if label not in place]
-    if unknown or not wanted:
-        raise ValueError(
-            f"labels must name some of the classifier's classes_, such as "
-            f"{list(place)[:10]}; got {unknown or wanted}."
-        )
-    return [place[label] for label in wanted]
-
-
-def names_of(classifier: Any) -> list[str]:
-    names = class_names_of(classifier.classes_, classifier.label_names)
-    return [str(name) for name in (classifier.classes_ if names is None else names)]
-
-
-def make_axes(shape: tuple[int, int]) -> NDArray[np.object_]:
-    """Return new axes, a row for each image."""
-    import matplotlib.pyplot as plt
-
-    n_rows, n_columns = shape
-    size = figure_width(n_columns), 2 * n_rows
-    _, axes = plt.subplots(*shape, figsize=size, layout="constrained", squeeze=False)
-    return axes
-
-
-def figure_width(n_columns: int) -> float:
-    """Return the width of a figure of evidence, in inches."""
-    return 1.55 * n_columns + 2.4
 
 
 def heat_colors() -> ListedColormap:
@@ -283,14 +228,10 @@ def read_draws(
     y_true: ArrayLike, y_pred: Mapping[int, Any]
 ) -> tuple[NDArray, list[NDArray]]:
     """Return the shots, ascending, and for each the predictions of its draws."""
-    if not isinstance(y_pred, Mapping):
+    keys = list(y_pred) if isinstance(y_pred, Mapping) else type(y_pred).__name__
+    if not all(isinstance(key, Integral) for key in keys):
         raise TypeError(
-            "y_pred must be a dict from the number of shots to predictions; got "
-            f"{type(y_pred).__name__}."
-        )
-    if not all(isinstance(n_shots, Integral) for n_shots in y_pred):
-        raise TypeError(
-            f"y_pred must have numbers of shots, ints, for keys; got {list(y_pred)}."
+            f"y_pred must be a dict with numbers of shots, ints, for keys; got {keys}."
         )
     shape, shots, draws = np.shape(y_true), sorted(y_pred), []
     for n_shots in shots:
@@ -335,14 +276,3 @@ def name_score(scoring: Any) -> str:
     name = name.removesuffix("_score").removesuffix("_scorer").replace("_", " ")
     name = f"negative {name[4:]}" if name.startswith("neg ") else name
     return name[:1].upper() + name[1:]
-
-
-def name_own_score(estimator: BaseEstimator, y: Any, scoring: Any) -> str:
-    if scoring is None and is_classifier(estimator) and np.ndim(y) == 1:
-        return "Accuracy"
-    return name_score(scoring)
-
-
-def name_estimator(estimator: BaseEstimator) -> str:
-    last = estimator.steps[-1][1] if isinstance(estimator, Pipeline) else estimator
-    return type(last).__name__

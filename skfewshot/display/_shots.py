@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from sklearn.base import BaseEstimator
+from sklearn.base import BaseEstimator, is_classifier
 from sklearn.metrics import accuracy_score
+from sklearn.pipeline import Pipeline
 
 from skfewshot.display._shared import (
     COLORS,
     check_axes,
     check_matplotlib,
     check_scores,
-    name_estimator,
-    name_own_score,
     name_score,
     read_draws,
 )
@@ -29,7 +29,6 @@ Style: TypeAlias = Literal["fill_between", "errorbar"] | None
 
 #: Not as many as colours, so that it takes long until a pair comes again.
 _MARKERS = "osD^vP"
-_STYLES = ("fill_between", "errorbar", None)
 #: More curves than this have their legend beside the axes.
 _MOST_INSIDE = 5
 #: By which curves are known to those that are drawn into the same axes later.
@@ -38,6 +37,7 @@ _GID = "skfewshot shot curve"
 _ROOM = 0.05
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class ShotCurveDisplay:
     """Scores by the number of shots: the mean over draws, and its spread.
 
@@ -94,18 +94,10 @@ class ShotCurveDisplay:
     ['CMMClassifier', 'LogisticRegression']
     """
 
-    def __init__(
-        self,
-        *,
-        shots: ArrayLike,
-        test_scores: ArrayLike,
-        score_name: str | None = None,
-        name: str | None = None,
-    ) -> None:
-        self.shots = shots
-        self.test_scores = test_scores
-        self.score_name = score_name
-        self.name = name
+    shots: ArrayLike
+    test_scores: ArrayLike
+    score_name: str | None = None
+    name: str | None = None
 
     @classmethod
     def from_estimator(
@@ -114,15 +106,7 @@ class ShotCurveDisplay:
         X: Any,
         y: Any,
         *,
-        groups: ArrayLike | None = None,
-        shots: Sequence[int] = (1, 2, 4, 8, 16),
-        n_repeats: int = 1,
-        cv: Any = None,
         scoring: str | Callable[..., float] | None = None,
-        random_state: int | np.random.RandomState | None = None,
-        n_jobs: int | None = None,
-        error_score: float | Literal["raise"] = np.nan,
-        params: Mapping[str, Any] | None = None,
         ax: Axes | None = None,
         name: str | None = None,
         score_name: str | None = None,
@@ -130,15 +114,14 @@ class ShotCurveDisplay:
         line_kw: dict[str, Any] | None = None,
         fill_between_kw: dict[str, Any] | None = None,
         errorbar_kw: dict[str, Any] | None = None,
+        **options: Any,
     ) -> Self:
         """Fit and score an estimator with few shots and more, and draw its curve.
 
         Parameters
         ----------
-        estimator, X, y, groups, shots, n_repeats, cv, scoring, random_state, n_jobs
+        estimator, X, y, scoring
             As in :func:`~skfewshot.model_selection.shot_curve`.
-        error_score, params
-            As there.
         ax : matplotlib axes, default=None
             Where to draw; a new figure by default.
         name : str, default=None
@@ -148,31 +131,25 @@ class ShotCurveDisplay:
             What the vertical axis is called; by default it follows from `scoring`.
         std_display_style, line_kw, fill_between_kw, errorbar_kw
             As in :meth:`plot`.
+        **options
+            The others of :func:`~skfewshot.model_selection.shot_curve`: `groups`,
+            `shots`, `n_repeats`, `cv`, `random_state`, `n_jobs`, `error_score` and
+            `params`.
 
         Returns
         -------
         ShotCurveDisplay
         """
         check_matplotlib(f"{cls.__name__}.from_estimator")
-        result = shot_curve(
-            estimator,
-            X,
-            y,
-            groups=groups,
-            shots=shots,
-            n_repeats=n_repeats,
-            cv=cv,
-            scoring=scoring,
-            random_state=random_state,
-            n_jobs=n_jobs,
-            error_score=error_score,
-            params=params,
-        )
+        result = shot_curve(estimator, X, y, scoring=scoring, **options)
+        if scoring is None and is_classifier(estimator) and np.ndim(y) == 1:
+            score_name = score_name or "Accuracy"
+        last = estimator[-1] if isinstance(estimator, Pipeline) else estimator
         display = cls(
             shots=result.shots,
             test_scores=result.test_scores,
-            score_name=score_name or name_own_score(estimator, y, scoring),
-            name=name_estimator(estimator) if name is None else name,
+            score_name=score_name or name_score(scoring),
+            name=type(last).__name__ if name is None else name,
         )
         return display.plot(
             ax=ax,
@@ -193,10 +170,7 @@ class ShotCurveDisplay:
         ax: Axes | None = None,
         name: str | None = None,
         score_name: str | None = None,
-        std_display_style: Style = "fill_between",
-        line_kw: dict[str, Any] | None = None,
-        fill_between_kw: dict[str, Any] | None = None,
-        errorbar_kw: dict[str, Any] | None = None,
+        **options: Any,
     ) -> Self:
         """Score predictions that were made elsewhere, and draw their curve.
 
@@ -217,8 +191,9 @@ class ShotCurveDisplay:
             What the curve is called in the legend; without it there is none.
         score_name : str, default=None
             What the vertical axis is called; by default it follows from `metric`.
-        std_display_style, line_kw, fill_between_kw, errorbar_kw
-            As in :meth:`plot`.
+        **options
+            Those of :meth:`plot`: `std_display_style`, `line_kw`, `fill_between_kw` and
+            `errorbar_kw`.
 
         Returns
         -------
@@ -232,7 +207,6 @@ class ShotCurveDisplay:
         TypeError
             If `y_pred` is no dict from ints, or `metric` is no callable.
         """
-        check_matplotlib(f"{cls.__name__}.from_predictions")
         if not callable(metric):
             raise TypeError(f"metric must be a callable; got {metric!r}.")
         shots, draws = read_draws(y_true, y_pred)
@@ -245,13 +219,7 @@ class ShotCurveDisplay:
             score_name=score_name or name_score(metric),
             name=name,
         )
-        return display.plot(
-            ax=ax,
-            std_display_style=std_display_style,
-            line_kw=line_kw,
-            fill_between_kw=fill_between_kw,
-            errorbar_kw=errorbar_kw,
-        )
+        return display.plot(ax, **options)
 
     def plot(
         self,
@@ -301,9 +269,9 @@ class ShotCurveDisplay:
         from matplotlib.collections import PolyCollection
         from matplotlib.lines import Line2D
 
-        if std_display_style not in _STYLES:
+        if std_display_style not in ("fill_between", "errorbar", None):
             raise ValueError(
-                f"std_display_style must be one of {_STYLES}; got "
+                'std_display_style must be "fill_between", "errorbar" or None; got '
                 f"{std_display_style!r}."
             )
         shots, scores = check_scores(self.shots, self.test_scores)
@@ -314,9 +282,8 @@ class ShotCurveDisplay:
         self.fill_between_ = self.errorbar_ = None
         name = self.name if name is None else name
         mean, spread = scores.mean(axis=1), scores.std(axis=1)
-        style = (
-            _next_style(ax) | {"label": name} | normalize_kwargs(line_kw or {}, Line2D)
-        )
+        style = _next_style(ax) | {"label": name}
+        style |= normalize_kwargs(line_kw or {}, Line2D)
         (self.line_,) = ax.plot(shots, mean, **style)
         color = self.line_.get_color()
         if std_display_style == "fill_between":
@@ -358,12 +325,8 @@ def _add_legend(ax: Axes) -> None:
     beside = n_named > _MOST_INSIDE and ax.figure.get_layout_engine() is not None
     place: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1, 1)}
     if n_named:
-        ax.legend(
-            fontsize="small",
-            framealpha=0.8,
-            edgecolor="none",
-            **place if beside else {},
-        )
+        place = place if beside else {}
+        ax.legend(fontsize="small", framealpha=0.8, edgecolor="none", **place)
 
 
 def _scale_shots(ax: Axes, shots: NDArray) -> None:

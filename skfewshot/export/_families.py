@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from skfewshot import (
     CLAPClassifier,
@@ -25,30 +25,20 @@ def add_rows(graph: Graph, classifier: Any) -> tuple[str, str]:
     """Add what a classifier computes; return the types of inputs and outputs."""
     graph.add_unit("X", "rows")
     LOGITS[type(classifier)](graph, classifier)
-    graph.add_softmax(classifier.classes_)
-    kind = "string" if graph.arrays["classes"].dtype == object else "int64"
-    width, n_classes = classifier.n_features_in_, len(classifier.classes_)
-    return (
-        f"float[N, {width}] X",
-        f"{kind}[N] label, float[N, {n_classes}] probabilities",
-    )
+    outputs = graph.add_softmax(classifier.classes_)
+    return f"float[N, {classifier.n_features_in_}] X", outputs
 
 
 def _add_linear(
     graph: Graph,
     coef: NDArray[Any],
-    intercept: NDArray[Any] | None = None,
+    intercept: ArrayLike = 0.0,
     *,
     logits: str = "logits",
 ) -> None:
     """Add ``logits = rows @ coef.T + intercept``."""
-    if intercept is None:
-        intercept = np.zeros(len(coef))
-    graph.add(
-        f"{logits} = Gemm<transB = 1>(rows, coef, intercept)",
-        coef=coef,
-        intercept=intercept,
-    )
+    node = f"{logits} = Gemm<transB = 1>(rows, coef, intercept)"
+    graph.add(node, coef=coef, intercept=intercept)
 
 
 def _add_kernel(graph: Graph, keys: NDArray[Any], beta: float, values: str) -> None:
@@ -125,7 +115,7 @@ def _add_tip_adapter(graph: Graph, classifier: Any) -> None:
 
 def _add_proker(graph: Graph, classifier: Any) -> None:
     weight, coef = classifier.text_weight_, _zero_shot_coef(classifier)
-    prior = None
+    prior: ArrayLike = 0.0
     if classifier.prototype_source_ == "image":
         coef, prior = np.zeros_like(coef), weight * classifier.prior_
     _add_linear(graph, weight * coef, prior, logits="fixed")
@@ -149,14 +139,13 @@ LOGITS: dict[type, Callable[[Graph, Any], None]] = {
 def add_tokens(graph: Graph, classifier: Any) -> tuple[str, str]:
     """Add what the classifier computes; return the types of inputs and outputs."""
     scoring = classifier._query_scoring
-    is_many, n_labels = classifier._is_multilabel, len(classifier.classes_)
     shape = _add_reading(graph, classifier)
     _add_feature_map(graph, classifier)
     graph.add(
         scale=np.float32(classifier.scale_),
         two=np.float32(2),
         floor=np.float32(SQUARED_DISTANCE_FLOOR),
-        prototypes=classifier.prototypes_.T,
+        twice_prototypes=2 * classifier.prototypes_.T,
     )
     if scoring in ("global", "both"):
         _add_distance_logits(graph, "whole")
@@ -165,15 +154,13 @@ def add_tokens(graph: Graph, classifier: Any) -> tuple[str, str]:
         _add_distance_logits(graph, "parts")
         evidence = "parts_logits"
         if scoring == "competitive":
-            _add_competition(graph, classifier, n_labels)
+            _add_competition(graph, classifier)
             evidence = "evidence"
         _add_pooling(graph, evidence, classifier._n_pooled)
-    score = {
-        "global": "score = Identity(whole_score)",
-        "both": "both = Add(whole_score, local_score)\nscore = Div(both, two)",
-    }
+    whole = "whole_score" if scoring in ("global", "both") else "local_score"
+    local = "whole_score" if scoring == "global" else "local_score"
     graph.add(
-        score.get(scoring, "score = Identity(local_score)"),
+        f"score = Mean({whole}, {local})",
         # What is not a number in X is not one in the outputs: sorting might hide it.
         "total = ReduceSum<keepdims = 0>(units, token_axes)",
         "nothing = Mul(total, zero)",
@@ -185,15 +172,11 @@ def add_tokens(graph: Graph, classifier: Any) -> tuple[str, str]:
         slope=np.float32(classifier.slope_),
         biases=classifier.biases_,
     )
-    kind = "int64"
-    if is_many:
-        _add_thresholds(graph, classifier)
+    if classifier._is_multilabel:
+        outputs = _add_thresholds(graph, classifier)
     else:
-        graph.add_softmax(classifier.classes_)
-        if graph.arrays["classes"].dtype == object:
-            kind = "string"
-    labels = f"{kind}[N, {n_labels}]" if is_many else f"{kind}[N]"
-    return f"float{shape} X", f"{labels} label, float[N, {n_labels}] probabilities"
+        outputs = graph.add_softmax(classifier.classes_)
+    return f"float{shape} X", outputs
 
 
 def _add_reading(graph: Graph, classifier: Any) -> str:
@@ -257,8 +240,7 @@ def _add_feature_map(graph: Graph, classifier: Any) -> None:
 def _add_distance_logits(graph: Graph, kind: str) -> None:
     """Add ``s (1 - distance)`` of tokens and prototypes."""
     graph.add(
-        f"{kind}_cosine = MatMul({kind}_mapped, prototypes)",
-        f"{kind}_double = Mul({kind}_cosine, two)",
+        f"{kind}_double = MatMul({kind}_mapped, twice_prototypes)",
         f"{kind}_square = Sub(two, {kind}_double)",
         f"{kind}_floored = Max({kind}_square, floor)",
         f"{kind}_distance = Sqrt({kind}_floored)",
@@ -267,7 +249,7 @@ def _add_distance_logits(graph: Graph, kind: str) -> None:
     )
 
 
-def _add_competition(graph: Graph, classifier: Any, n_labels: int) -> None:
+def _add_competition(graph: Graph, classifier: Any) -> None:
     """Add the log odds of each label against the others and the background."""
     graph.add(
         "sharp = Mul(parts_logits, sharpness)",
@@ -287,20 +269,14 @@ def _add_competition(graph: Graph, classifier: Any, n_labels: int) -> None:
         "without = Where(is_leader, lowest, sharp)",
         "of_leader = ReduceLogSumExp<keepdims = 1>(without, last)",
         "rivals = Where(is_leader, of_leader, of_others)",
-        "higher = Max(rivals, level)",
-        "rivals_below = Sub(rivals, higher)",
-        "rivals_odds = Exp(rivals_below)",
-        "level_below = Sub(level, higher)",
-        "level_odds = Exp(level_below)",
-        "against_odds = Add(rivals_odds, level_odds)",
-        "against_log = Log(against_odds)",
-        "against = Add(against_log, higher)",
+        "rivals_above = Sub(rivals, level)",
+        "soft = Softplus(rivals_above)",
+        "against = Add(soft, level)",
         "evidence = Sub(sharp, against)",
         sharpness=np.float32(classifier.sharpness_),
         level=np.float32(classifier.sharpness_ * classifier.background_),
-        n_labels=np.array(n_labels),
+        n_labels=np.array(len(classifier.classes_)),
         off_on=np.array([0.0, 1.0]),
-        lowest=np.float32(-np.inf),
     )
 
 
@@ -318,12 +294,11 @@ def _add_pooling(graph: Graph, evidence: str, n_pooled: int) -> None:
         "n_found = ReduceSum<keepdims = 0>(found_numbers, second)",
         "local_score = Div(found_sum, n_found)",
         n_pooled=np.array([n_pooled]),
-        lowest=np.float32(-np.inf),
     )
 
 
-def _add_thresholds(graph: Graph, classifier: Any) -> None:
-    """Add probabilities, and the labels whose probability reaches its threshold."""
+def _add_thresholds(graph: Graph, classifier: Any) -> str:
+    """Add probabilities, and labels that reach their threshold; return the outputs."""
     thresholds = classifier.thresholds_.astype(np.float32)
     # The least single-precision number that reaches it.
     below = thresholds < classifier.thresholds_
@@ -337,3 +312,5 @@ def _add_thresholds(graph: Graph, classifier: Any) -> None:
         highest=1 - np.finfo(np.float32).epsneg,
         thresholds=thresholds,
     )
+    n_labels = len(thresholds)
+    return f"int64[N, {n_labels}] label, float[N, {n_labels}] probabilities"

@@ -18,8 +18,8 @@ class Graph:
     """A graph that grows node by node, in float32.
 
     Nodes are lines of ONNX's textual syntax, ``sum = Add(a, b)``. All graphs know the
-    arrays ``zero``, ``one``, ``tiny`` (the smallest normal number) and, for axes,
-    ``first``, ``second`` and ``last``.
+    arrays ``zero``, ``one``, ``tiny`` (the smallest normal number), ``lowest`` (minus
+    infinity) and, for axes, ``first``, ``second`` and ``last``.
     """
 
     def __init__(self) -> None:
@@ -29,6 +29,7 @@ class Graph:
             zero=np.float32(0),
             one=np.float32(1),
             tiny=np.finfo(np.float32).tiny,
+            lowest=np.float32(-np.inf),
             first=np.array([0]),
             second=np.array([1]),
             last=np.array([-1]),
@@ -54,8 +55,8 @@ class Graph:
             f"{unit} = Div({unit}_scaled, {unit}_divisor)",
         )
 
-    def add_softmax(self, classes: NDArray[Any]) -> None:
-        """Make the outputs `label` and `probabilities` from `logits` (N, C)."""
+    def add_softmax(self, classes: NDArray[Any]) -> str:
+        """Make the outputs from `logits` (N, C); return the types and names of them."""
         self.add(
             "likely = Softmax<axis = -1>(logits)",
             "probabilities = Max(likely, tiny)",
@@ -63,6 +64,8 @@ class Graph:
             "label = Gather(classes, best)",
             classes=label_array(classes),
         )
+        kind = "string" if self.arrays["classes"].dtype == object else "int64"
+        return f"{kind}[N] label, float[N, {len(classes)}] probabilities"
 
     def model(self, inputs: str, outputs: str, **about: str) -> onnx.ModelProto:
         """Return the checked model.

@@ -116,7 +116,13 @@ def mean_average_precision(
     if return_left_out:
         return score, left_out
     if len(left_out):
-        _warn_of_left_out(left_out, positive.shape[1])
+        message = (
+            f"The labels of the columns {_some(left_out.tolist())} have no positive "
+            "image: their average precision is undefined, and the mean leaves them out."
+        )
+        if not precisions:
+            message = "No label has a positive image: the score is NaN."
+        warn_user(message, UndefinedMetricWarning)
     return score
 
 
@@ -155,12 +161,6 @@ class MeanAveragePrecisionScorer(BaseEstimator):
     # The classifier is no metadata that a search could be asked to route.
     __metadata_request__score = {"estimator": UNUSED}  # noqa: RUF012
 
-    def __call__(
-        self, estimator: Any, X: Any, y: Any, *, sample_weight: ArrayLike | None = None
-    ) -> float:
-        """Return :meth:`score`; scikit-learn calls its scorers like functions."""
-        return self.score(estimator, X, y, sample_weight=sample_weight)
-
     def score(
         self, estimator: Any, X: Any, y: Any, sample_weight: ArrayLike | None = None
     ) -> float:
@@ -198,6 +198,9 @@ class MeanAveragePrecisionScorer(BaseEstimator):
         return mean_average_precision(
             y, scores, labels=classes, sample_weight=sample_weight
         )
+
+    #: scikit-learn calls its scorers like functions.
+    __call__ = score
 
     def _accept_sample_weight(self) -> bool:
         # A search over several scorings asks each of them, by this name.
@@ -248,9 +251,9 @@ def _check_targets(
         if scores.ndim != 1 or not np.isin(y_true, (0, 1)).all():
             raise ValueError(
                 "y_true in one dimension needs labels, the class of each column of "
-                "y_score, unless it holds zeros and ones only and y_score has one "
-                f"dimension too; got y_score of shape {scores.shape} and y_true with "
-                f"the values {_some(y_true.tolist())}."
+                "y_score, or zeros and ones with y_score in one dimension too; got "
+                f"y_score of shape {scores.shape} and the values "
+                f"{_some(y_true.tolist())}."
             )
         positive, scores = read_indicator(y_true[:, None], "y_true"), scores[:, None]
     elif labels is not None:
@@ -328,17 +331,6 @@ def _respond(estimator: Any, X: Any) -> tuple[Any, bool]:
         "mean average precision needs a classifier with decision_function or "
         f"predict_proba; got {estimator!r}, which has neither."
     )
-
-
-def _warn_of_left_out(left_out: NDArray, n_labels: int) -> None:
-    if len(left_out) == n_labels:
-        message = "No label has a positive image: the mean average precision is NaN."
-    else:
-        message = (
-            f"The labels of the columns {_some(left_out.tolist())} have no positive "
-            "image: their average precision is undefined, and the mean leaves them out."
-        )
-    warn_user(message, UndefinedMetricWarning)
 
 
 def _some(values: Iterable[Any]) -> str:

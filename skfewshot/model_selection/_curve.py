@@ -11,11 +11,11 @@ from sklearn.base import BaseEstimator
 from sklearn.model_selection import check_cv, cross_validate
 from sklearn.utils import Bunch, check_random_state, indexable
 
+from skfewshot._sklearn import check_number
 from skfewshot.model_selection._splits import (
     MultilabelStratifiedKFold,
     Positives,
     RandomState,
-    check_count,
     draw_support,
     read_positives,
     warn_of_scarce,
@@ -152,21 +152,19 @@ def shot_curve(
     [3, 6, 12]
     """
     shots = _check_shots(shots)
-    check_count(n_repeats, "n_repeats")
-    _check_scoring(scoring)
+    n_repeats = check_number("n_repeats", n_repeats, 1)
+    if not (scoring is None or isinstance(scoring, str) or callable(scoring)):
+        raise TypeError(
+            f"scoring must be one name, a callable or None; got {scoring!r}."
+        )
     # scikit-learn's cross_validate takes no sparse labels.
     X, y, groups = indexable(X, y.toarray() if issparse(y) else y, groups)
     labels = read_positives(y, "y")
     positive = labels.indicator
     splits = _check_splits(cv, X, y, groups, len(positive))
     fewest = np.min([positive[train].sum(axis=0) for train, _ in splits], axis=0)
-    warn_of_scarce(
-        labels,
-        fewest,
-        shots[-1],
-        "shots",
-        "they get all that the training side of a split has",
-    )
+    then = "they get all that the training side of a split has"
+    warn_of_scarce(labels, fewest, shots[-1], "shots", then)
     supports, tests = _draw(positive, splits, shots, n_repeats, random_state)
     fits = [
         (support, test)
@@ -198,10 +196,7 @@ def shot_curve(
 
 def _check_shots(shots: ArrayLike) -> list[int]:
     """Return the shots as a list of int, ascending and each once."""
-    try:
-        array = np.asarray(shots)
-    except ValueError:  # Lists of several lengths.
-        array = np.empty((0, 0))
+    array = np.asarray(shots)
     if array.ndim != 1 or not array.size:
         raise ValueError(f"shots must be a sequence of ints; got {shots!r}.")
     if array.dtype.kind not in "iu":
@@ -209,13 +204,6 @@ def _check_shots(shots: ArrayLike) -> list[int]:
     if array.min() < 1:
         raise ValueError(f"shots must all be 1 or more; got {shots!r}.")
     return np.unique(array).tolist()
-
-
-def _check_scoring(scoring: Any) -> None:
-    if not (scoring is None or isinstance(scoring, str) or callable(scoring)):
-        raise TypeError(
-            f"scoring must be one name, a callable or None; got {scoring!r}."
-        )
 
 
 def _check_splits(cv: Any, X: Any, y: Any, groups: Any, n_samples: int) -> list[Split]:

@@ -1,7 +1,6 @@
 """Few-shot supports and cross-validation folds, of one label an image or several."""
 
 from collections.abc import Iterator
-from numbers import Integral
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -10,7 +9,7 @@ from sklearn.model_selection import KFold
 from sklearn.utils import check_random_state
 
 from skfewshot._labels import Labels, read_labels
-from skfewshot._sklearn import warn_user
+from skfewshot._sklearn import check_number, warn_user
 
 Positives: TypeAlias = NDArray[np.bool_]
 RandomState: TypeAlias = int | np.random.RandomState | None
@@ -76,7 +75,7 @@ def sample_support(
     >>> y[sample_support(y, shots=2, random_state=0)].tolist()
     ['cat', 'cat', 'dog', 'dog']
     """
-    check_count(shots, "shots")
+    check_number("shots", shots, 1)
     labels = read_positives(Y, "Y")
     counts = labels.indicator.sum(axis=0)
     warn_of_scarce(labels, counts, shots, "shots", "they get all that they have")
@@ -187,15 +186,6 @@ class MultilabelStratifiedKFold(KFold):
     [1 3 5 7] [2 2]
     """
 
-    def __init__(
-        self,
-        n_splits: int = 5,
-        *,
-        shuffle: bool = False,
-        random_state: RandomState = None,
-    ) -> None:
-        super().__init__(n_splits, shuffle=shuffle, random_state=random_state)
-
     def split(
         self, X: Any, y: Any, groups: None = None
     ) -> Iterator[tuple[NDArray[np.intp], NDArray[np.intp]]]:
@@ -229,13 +219,8 @@ class MultilabelStratifiedKFold(KFold):
                 "MultilabelStratifiedKFold stratifies by y; got None. Pass the labels."
             )
         labels = read_positives(y, "y")
-        warn_of_scarce(
-            labels,
-            labels.indicator.sum(axis=0),
-            self.n_splits,
-            "n_splits",
-            "some folds test none of them",
-        )
+        counts, then = labels.indicator.sum(axis=0), "some folds test none of them"
+        warn_of_scarce(labels, counts, self.n_splits, "n_splits", then)
         folds = self._deal(labels.indicator)
         for fold in range(self.n_splits):
             yield np.flatnonzero(folds == fold)
@@ -289,14 +274,6 @@ def _stratify(positive: Positives, n_splits: int) -> NDArray[np.intp]:
 def read_positives(y: Any, name: str) -> Labels:
     """Read labels, a lone column as the indicator of a lone label."""
     return read_labels(y, bool, name, is_column_of_classes=False)
-
-
-def check_count(count: Any, name: str) -> None:
-    """Refuse what is no int from 1 on."""
-    if not isinstance(count, Integral) or isinstance(count, bool):
-        raise TypeError(f"{name} must be an int; got {count!r}.")
-    if count < 1:
-        raise ValueError(f"{name} must be 1 or more; got {count}.")
 
 
 def warn_of_scarce(

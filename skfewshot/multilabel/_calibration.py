@@ -100,16 +100,20 @@ def fit_sigmoid(
         shared = [(gradient * unit).sum(), gradient.sum()]
         return loss / total, np.concatenate([shared, of_labels]) / total
 
-    start = np.zeros(2 + scores.shape[1])
-    start[:2] = 1, logit(np.clip(positive / total, 1e-6, 1 - 1e-6))
+    common = logit(np.clip(positive / total, 1e-6, 1 - 1e-6))
+    found, loss = _minimize(objective, [1, common, *np.zeros(scores.shape[1])])
+    slope = max(found[0] / spread, _LEAST_SLOPE)
+    bias = found[1] - slope * center + np.where(own, found[2:], 0)
+    return Calibration(slope, bias, loss)
+
+
+def _minimize(objective: Any, start: Any) -> tuple[NDArray, float]:
+    """Return the best parameters, of which the first is a slope, and their loss."""
     # A slope below zero would call the most likely labels the least.
     bounds = [(1e-3, None)] + [(None, None)] * (len(start) - 1)
-    found = minimize(
-        objective, start, jac=True, method="L-BFGS-B", bounds=bounds, tol=1e-10
-    )
-    slope = max(found.x[0] / spread, _LEAST_SLOPE)
-    bias = found.x[1] - slope * center + np.where(own, found.x[2:], 0)
-    return Calibration(slope, bias, float(found.fun))
+    options: dict = {"jac": True, "method": "L-BFGS-B", "tol": 1e-10}
+    found = minimize(objective, start, bounds=bounds, **options)
+    return found.x, float(found.fun)
 
 
 def fit_softmax(scores: NDArray, labels: NDArray, weight: NDArray) -> Calibration:
@@ -142,11 +146,8 @@ def fit_softmax(scores: NDArray, labels: NDArray, weight: NDArray) -> Calibratio
         loss = -(weight * target * log_probability).sum()
         return loss / total, np.array([gradient.sum()]) / total
 
-    found = minimize(
-        objective, [1.0], jac=True, method="L-BFGS-B", bounds=[(1e-3, None)], tol=1e-10
-    )
-    slope = max(found.x[0] / spread, _LEAST_SLOPE)
-    return Calibration(slope, np.zeros(n_labels), float(found.fun))
+    found, loss = _minimize(objective, [1.0])
+    return Calibration(max(found[0] / spread, _LEAST_SLOPE), np.zeros(n_labels), loss)
 
 
 def cardinality_threshold(
@@ -169,9 +170,7 @@ def cardinality_threshold(
     sizes = np.broadcast_to(weight[:, None], labels.shape).ravel()[order]
     values = probabilities.ravel()[order].astype(np.float64)
     n_taken = int(np.searchsorted(np.cumsum(sizes), wanted * (1 - 1e-9))) + 1
-    if n_taken >= len(values):
-        return float(values[-1])
-    return float((values[n_taken - 1] + values[n_taken]) / 2)
+    return float(values[n_taken - 1 : n_taken + 1].mean())
 
 
 def calibrate(
@@ -185,13 +184,12 @@ def calibrate(
     indicator, weight = support.indicator, support.weight
     n_labels = indicator.shape[1]
     if not is_multilabel:
-        fitted = fit_softmax(scores, indicator, weight)
-        return fitted, np.full(n_labels, np.nan)
+        return fit_softmax(scores, indicator, weight), np.full(n_labels, np.nan)
     fitted = fit_sigmoid(scores, indicator, weight, weight @ indicator)
     if thresholds is None:
         likely = expit(fitted.logits(scores))
         found = cardinality_threshold(likely, indicator, weight)
-        thresholds = np.full(n_labels, found)
+        return fitted, np.full(n_labels, found)
     return fitted, thresholds
 
 
@@ -200,8 +198,7 @@ def read_thresholds(threshold: Any, n_labels: int) -> NDArray | None:
     if isinstance(threshold, str):
         return None
     try:
-        given = plain(threshold, "threshold")
-        thresholds = np.asarray(given, dtype=np.float64)
+        thresholds = np.asarray(plain(threshold, "threshold"), dtype=np.float64)
     except (TypeError, ValueError) as error:
         raise ValueError(
             f"threshold={threshold!r} must be a number, one for each label, or "
@@ -261,13 +258,9 @@ def choose_share(
     shares = [text_shares(a, counts, True) for a in _TRIED_SHARES]
     # Images are in an order of their own, and so the first ones are as good as any.
     support = support[:_MOST_JUDGED]
+    judge = scorer.without_competition()
     scores = leave_one_out_scores(
-        support.tokens,
-        pairs,
-        label_vectors,
-        shares,
-        scorer.without_competition(),
-        with_nearest=True,
+        support.tokens, pairs, label_vectors, shares, judge, with_nearest=True
     )
     truth, weight = support.indicator[:, judged], support.weight
 
@@ -276,19 +269,15 @@ def choose_share(
         return fitted.loss * float(weight.sum() * judged.sum())
 
     losses = np.array([loss(found) for found in scores])
-    _check_text(loss(np.zeros_like(scores[0])) - losses[-1], int(judged.sum()))
-    away = (np.array(_TRIED_SHARES) - expected) / _SHARE_SPREAD
-    return _TRIED_SHARES[np.argmin(losses + away**2 / 2)]
-
-
-def _check_text(gain: float, n_judged: int) -> None:
-    """Warn where texts alone do not tell left-out images apart, by `gain` in nats."""
-    if n_judged >= 3 and gain < _LEAST_GAIN:
+    gain = loss(np.zeros_like(scores[0])) - losses[-1]
+    if judged.sum() >= 3 and gain < _LEAST_GAIN:
         warn_user(
             "The label vectors tell the support's images apart no better than chance. "
             "Do their rows follow classes_, and are they by the model that embedded "
             "the images? If so, label_features=None may do better."
         )
+    away = (np.array(_TRIED_SHARES) - expected) / _SHARE_SPREAD
+    return _TRIED_SHARES[np.argmin(losses + away**2 / 2)]
 
 
 def score_left_out(
@@ -309,17 +298,11 @@ def score_left_out(
     scores : ndarray of shape (N, L)
     """
 
-    def left_out(scorer: Scorer) -> NDArray:
-        found = leave_one_out_scores(
-            support.tokens, pairs, label_vectors, [shares], scorer
-        )
-        return found[0]
-
+    given = support.tokens, pairs, label_vectors, [shares]
     if scorer.scoring == "competitive":
-        plain = left_out(scorer.without_competition())
-        fitted = fit_sigmoid(plain, support.indicator, support.weight)
+        [scores] = leave_one_out_scores(*given, scorer.without_competition())
+        fitted = fit_sigmoid(scores, support.indicator, support.weight)
         border = float(-fitted.bias.mean() / fitted.slope)
-        scorer = replace(
-            scorer, background=border - _BACKGROUND_MARGIN, sharpness=fitted.slope
-        )
-    return scorer, left_out(scorer)
+        level = border - _BACKGROUND_MARGIN
+        scorer = replace(scorer, background=level, sharpness=fitted.slope)
+    return scorer, leave_one_out_scores(*given, scorer)[0]

@@ -1,6 +1,6 @@
 """Few-shot prototypes of labels that show in different places of an image."""
 
-from numbers import Integral, Real
+from numbers import Real
 from typing import Any, ClassVar
 
 import numpy as np
@@ -12,14 +12,8 @@ from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
 
 from skfewshot._labels import read_labels
-from skfewshot._rows import (
-    as_numpy,
-    check_encoder,
-    check_parameters,
-    plain,
-    unit_rows,
-)
-from skfewshot._sklearn import Estimator, HasMethods, Interval, StrOptions, _fit_context
+from skfewshot._rows import as_numpy, check_encoder, check_parameters, plain, unit_rows
+from skfewshot._sklearn import Estimator, Interval, StrOptions, _fit_context
 from skfewshot.clip._embedding import encoder_of
 from skfewshot.multilabel._calibration import (
     ONE_SHOT_SHARE,
@@ -29,7 +23,7 @@ from skfewshot.multilabel._calibration import (
     read_thresholds,
     score_left_out,
 )
-from skfewshot.multilabel._prior import MultiLabelPrototypePrior
+from skfewshot.multilabel._prior import CONSTRAINTS, MultiLabelPrototypePrior
 from skfewshot.multilabel._prior_state import (
     check_prior,
     image_map,
@@ -45,8 +39,8 @@ from skfewshot.multilabel._prototypes import (
     mix,
     text_shares,
 )
-from skfewshot.multilabel._scoring import QUERY_SCORINGS, Scorer, explain, score
-from skfewshot.multilabel._selection import SELECTIONS, select
+from skfewshot.multilabel._scoring import Scorer, explain, score
+from skfewshot.multilabel._selection import select
 from skfewshot.multilabel._tokens import (
     FeatureMap,
     Support,
@@ -227,23 +221,16 @@ class MultiLabelPrototypeClassifier(ClassifierMixin, Estimator):
     """
 
     _parameter_constraints: ClassVar[dict] = {
+        **CONSTRAINTS,
         "label_features": [StrOptions({"auto"}), "array-like", dict, None],
         "prior": [MultiLabelPrototypePrior, None],
-        "selection": [StrOptions(set(SELECTIONS))],
-        "n_select": [Interval(Integral, 1, None, closed="left")],
         "pooling": [StrOptions({"mean", "agreement"})],
         "text_weight": [StrOptions({"auto"}), Interval(Real, 0, 1, closed="both")],
-        "query_scoring": [StrOptions(set(QUERY_SCORINGS))],
-        "scale": [Interval(Real, 0, None, closed="neither")],
         "threshold": [
             StrOptions({"cardinality"}),
             Interval(Real, 0, 1, closed="both"),
             "array-like",
         ],
-        "label_names": ["array-like", dict, None],
-        "text_encoder": [HasMethods("encode_classes"), callable, None],
-        "n_tokens": [Interval(Integral, 1, None, closed="left"), None],
-        "device": "no_validation",
     }
 
     def __init__(
@@ -324,27 +311,25 @@ class MultiLabelPrototypeClassifier(ClassifierMixin, Estimator):
         support, labels, rows = read_support(self, X, y, sample_weight)
         self.classes_, self._is_multilabel = labels.classes, labels.is_multilabel
         thresholds = read_thresholds(self.threshold, len(self.classes_))
-        vectors = self._find_label_vectors(encoder_of(X), support.tokens)
-        self.scale_ = float(self.scale if self.prior is None else self.prior.scale)
-        self.label_vectors_ = psi = self._learn_maps(vectors, support)
+        tokens = support.tokens
+        found = find_label_vectors(
+            self, self.label_features, self.classes_, encoder_of(X), tokens.whole
+        )
+        self.prototype_source_, self.encoder_ = found.source, found.encoder
+        encode, self.scale_ = None, float(self.scale)
+        if self.prior is not None:
+            check_prior(self.prior, found, tokens.whole.shape[1])
+            self.scale_ = float(self.prior.scale)
+        self.label_vectors_ = psi = self._learn_maps(found.features, support)
+        feature_map = self._feature_map()
         selection = select(
-            support,
-            self._feature_map(),
-            psi,
-            method=self.selection,
-            n_select=self.n_select,
-            scale=self.scale_,
+            support, feature_map, psi, self.selection, self.n_select, self.scale_
         )
         self.selected_ = [selection.of_label(i, rows) for i in range(len(psi))]
-        mapped = support.mapped(self._feature_map())
-        pairs = make_pairs(
-            mapped,
-            selection,
-            psi,
-            pooling=self.pooling,
-            scale=self.scale_,
-            encode=self._interaction(psi, vectors),
-        )
+        if self.prior is not None:
+            encode = pair_encoder(self.prior, psi, found.features, self.device)
+        mapped = support.mapped(feature_map)
+        pairs = make_pairs(mapped, selection, psi, self.scale_, self.pooling, encode)
         scoring = self.query_scoring
         if scoring == "competitive" and mapped.tokens.parts.shape[1] == 1:
             scoring = "local"
@@ -360,57 +345,32 @@ class MultiLabelPrototypeClassifier(ClassifierMixin, Estimator):
         self.slope_, self.biases_ = fitted.slope, fitted.bias
         return self
 
-    def _find_label_vectors(self, encoder: Any, tokens: Tokens) -> NDArray | None:
-        """Return the label vectors, unit rows, or None where there is no text."""
-        found = find_label_vectors(
-            self,
-            self.label_features,
-            classes=self.classes_,
-            encoder=encoder,
-            n_features=tokens.whole.shape[1],
-            dtype=tokens.whole.dtype,
-        )
-        self.prototype_source_, self.encoder_ = found.source, found.encoder
-        if self.prior is not None:
-            check_prior(self.prior, found, tokens.whole.shape[1])
-        return found.features
-
     def _learn_maps(self, vectors: NDArray | None, support: Support) -> NDArray:
         """Set the map of features; return the mapped label vectors."""
         means = feature_means(support.tokens, support.weight)
         self.part_mean_, self.whole_mean_ = means
+        state = None if self.prior is None else self.prior.state_
         self._map: tuple = (None, None)
-        if self.prior is not None:
-            self._map = image_map(self.prior.state_, support.weight.dtype)
+        if state is not None:
+            self._map = image_map(state, support.weight.dtype)
         if vectors is None:
             return image_label_vectors(support.mapped(self._feature_map()))
         centred = centre_labels(vectors)
-        if self.prior is not None:
-            return map_labels(self.prior.state_, centred)
-        return unit_rows(centred)
-
-    def _interaction(self, psi: NDArray, vectors: NDArray | None) -> Any:
-        if self.prior is None or vectors is None:
-            return None
-        options = self.prior._network_options()
-        return pair_encoder(self.prior.state_, options, psi, vectors, self.device)
+        return unit_rows(centred) if state is None else map_labels(state, centred)
 
     def _text_shares(
         self, mapped: Support, pairs: Pairs, psi: NDArray, scorer: Scorer
     ) -> NDArray:
         """Return the text's share of each label's prototype."""
         _, counts = label_sums(pairs, len(psi))
-        if self.prototype_source_ == "image":
-            shares = text_shares(0.0, counts, False)
-        elif not isinstance(self.text_weight, str):
-            shares = text_shares(float(self.text_weight), counts, True)
-        else:
+        has_text, share = self.prototype_source_ != "image", self.text_weight
+        if has_text and isinstance(share, str):
             expected = ONE_SHOT_SHARE
             if self.prior is not None:
                 mean_count = counts[counts > 0].mean(keepdims=True)
                 expected = float(self.prior.text_shares(mean_count)[0])
             share = choose_share(mapped, pairs, psi, scorer, expected)
-            shares = text_shares(share, counts, True)
+        shares = text_shares(share, counts, has_text)
         self.text_weight_ = float(shares[counts > 0].mean())
         return shares
 
@@ -422,13 +382,8 @@ class MultiLabelPrototypeClassifier(ClassifierMixin, Estimator):
         check_is_fitted(self)
         check_encoder(X, self.encoder_)
         tokens = split_tokens(read_array(self, X, reset=False))
-        scorer = Scorer(
-            self.scale_,
-            self._query_scoring,
-            self._n_pooled,
-            self.background_,
-            self.sharpness_,
-        )
+        settings = self.scale_, self._query_scoring, self._n_pooled
+        scorer = Scorer(*settings, self.background_, self.sharpness_)
         return tokens, self._feature_map(), self.prototypes_, scorer
 
     def _query_logits(self, X: Any) -> NDArray:

@@ -2,21 +2,26 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from skfewshot._torch import to_numpy, to_tensor
+from skfewshot.multilabel._calibration import ONE_SHOT_SHARE
+from skfewshot.multilabel._prior_state import image_map
 from skfewshot.multilabel._prototypes import centre_labels
 from skfewshot.multilabel._scoring import Scorer, distance_logits
 from skfewshot.multilabel._selection import Selection, select
 from skfewshot.multilabel._tokens import FeatureMap, Support
 
+#: Shares of the text; None is that of the network.
+Shares: TypeAlias = Sequence[float | None]
+#: What the map of image features is called.
+_IMAGE_MAP = ("image_map", "image_bias")
 #: Mapped features: whole, parts, present.
 Mapped: TypeAlias = tuple[Tensor, Tensor, Tensor]
 # Width between the two dynamic convolutions.
@@ -103,11 +108,7 @@ class CrossInteraction(nn.Module):
             features = self._convolve(features, label_vectors, labels)
         if "attention" in self.steps:
             z, _ = self.attention(
-                query[:, None],
-                features,
-                features,
-                key_padding_mask=~valid,
-                need_weights=False,
+                query[:, None], features, features, ~valid, need_weights=False
             )
             z = z[:, 0]
         else:
@@ -157,7 +158,7 @@ class PriorNetwork(nn.Module):
         steps: Sequence[str],
         n_heads: int,
         residual: bool,
-        share: float,
+        share: float = ONE_SHOT_SHARE,
         calibration: Sequence[float] = (1.0, 0.0, 0.0, 0.0),
     ) -> None:
         super().__init__()
@@ -329,10 +330,7 @@ def episode_losses(
 
 
 def episode_scores(
-    network: PriorNetwork,
-    base: BaseSet,
-    episode: Episode,
-    shares: Sequence[float | None] = (None,),
+    network: PriorNetwork, base: BaseSet, episode: Episode, shares: Shares = (None,)
 ) -> list[NDArray]:
     """Return the scores of the queries, shape (n_query, n_way), under each share.
 
@@ -359,10 +357,7 @@ def _learn(
     psi = network.map_labels(base.tensor(centre_labels(vectors)))
     whole, parts, _ = map_features(network, base, episode.support)
     selection = _select(network, base, episode, psi)
-    images, labels, chosen, valid = map(
-        base.tensor,
-        (selection.images, selection.labels, selection.chosen, selection.valid),
-    )
+    images, labels, chosen, valid = map(base.tensor, vars(selection).values())
     features = parts[images[:, None], chosen] * valid[:, :, None]
     mean = features.sum(1) / valid.sum(1, keepdim=True)
     seen = torch.stack([psi, base.tensor(vectors)])
@@ -380,20 +375,14 @@ def _select(
     network: PriorNetwork, base: BaseSet, episode: Episode, psi: Tensor
 ) -> Selection:
     """Select local features; which ones is not differentiated."""
-    identity = np.eye(psi.shape[1], dtype=base.vectors.dtype)
-    feature_map = FeatureMap(
-        base.means.part_mean,
-        base.means.whole_mean,
-        identity + to_numpy(network.image_map),
-        to_numpy(network.image_bias),
-    )
-    truth = base.truth(episode.support, episode.labels)
-    weight = base.support.weight[episode.support]
+    state = {name: to_numpy(getattr(network, name)) for name in _IMAGE_MAP}
+    matrix, bias = image_map(state, base.vectors.dtype)
+    support = base.support[episode.support]
     return select(
-        Support(base.support.tokens[episode.support], truth, weight),
-        feature_map,
+        replace(support, indicator=support.indicator[:, episode.labels]),
+        replace(base.means, matrix=matrix, bias=bias),
         to_numpy(psi),
-        method=base.selection,
-        n_select=base.scorer.n_top,
-        scale=base.scorer.scale,
+        base.selection,
+        base.scorer.n_top,
+        base.scorer.scale,
     )

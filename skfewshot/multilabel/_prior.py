@@ -1,5 +1,6 @@
 """What base labels teach about learning other labels from few images."""
 
+import json
 import os
 from collections.abc import Sequence
 from numbers import Integral, Real
@@ -8,27 +9,17 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.callback import CallbackSupportMixin
-from sklearn.utils import check_random_state
 from sklearn.utils.metadata_routing import UNUSED
 from sklearn.utils.validation import check_is_fitted
 
-from skfewshot._labels import read_labels
-from skfewshot._sklearn import (
-    Estimator,
-    HasMethods,
-    Interval,
-    StrOptions,
-    _fit_context,
-    has_callbacks,
-)
+from skfewshot._sklearn import Estimator, HasMethods, Interval, StrOptions, _fit_context
 from skfewshot._torch import fork_safe_threads, import_torch, resolve_device
 from skfewshot.clip._embedding import encoder_of
-from skfewshot.multilabel._calibration import ONE_SHOT_SHARE
 from skfewshot.multilabel._prior_state import (
     check_options,
     check_state,
     learned_text_shares,
-    network_options,
+    read_fitted,
     read_prior,
     save_prior,
 )
@@ -39,17 +30,21 @@ from skfewshot.multilabel._tokens import (
     Support,
     feature_means,
     find_label_vectors,
-    in_single_precision,
-    read_array,
+    read_labelled,
     split_tokens,
 )
 
-#: The parameters of the training that it takes as they are.
-_PLAN = (
-    *("n_episodes", "n_way", "n_query", "learning_rate", "map_penalty"),
-    *("alignment_weight", "label_noise", "validation_fraction"),
-    *("eval_every", "patience"),
-)
+#: Constraints of the parameters that the classifier has too.
+CONSTRAINTS: dict[str, Any] = {
+    "selection": [StrOptions(set(SELECTIONS))],
+    "n_select": [Interval(Integral, 1, None, closed="left")],
+    "query_scoring": [StrOptions(set(QUERY_SCORINGS))],
+    "scale": [Interval(Real, 0, None, closed="neither")],
+    "label_names": ["array-like", dict, None],
+    "text_encoder": [HasMethods("encode_classes"), callable, None],
+    "n_tokens": [Interval(Integral, 1, None, closed="left"), None],
+    "device": "no_validation",
+}
 
 
 class MultiLabelPrototypePrior(CallbackSupportMixin, Estimator):
@@ -179,13 +174,10 @@ class MultiLabelPrototypePrior(CallbackSupportMixin, Estimator):
     """
 
     _parameter_constraints: ClassVar[dict] = {
+        **CONSTRAINTS,
         "interaction": ["array-like"],
         "residual": ["boolean"],
         "n_heads": [Interval(Integral, 1, None, closed="left")],
-        "selection": [StrOptions(set(SELECTIONS))],
-        "n_select": [Interval(Integral, 1, None, closed="left")],
-        "query_scoring": [StrOptions(set(QUERY_SCORINGS))],
-        "scale": [Interval(Real, 0, None, closed="neither")],
         "n_episodes": [Interval(Integral, 1, None, closed="left")],
         "n_way": [Interval(Integral, 2, None, closed="left")],
         "shots": ["array-like"],
@@ -197,10 +189,6 @@ class MultiLabelPrototypePrior(CallbackSupportMixin, Estimator):
         "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
         "eval_every": [Interval(Integral, 1, None, closed="left")],
         "patience": [Interval(Integral, 1, None, closed="left")],
-        "label_names": ["array-like", dict, None],
-        "text_encoder": [HasMethods("encode_classes"), callable, None],
-        "n_tokens": [Interval(Integral, 1, None, closed="left"), None],
-        "device": "no_validation",
         "random_state": ["random_state"],
     }
 
@@ -298,15 +286,11 @@ class MultiLabelPrototypePrior(CallbackSupportMixin, Estimator):
         self, X_base: Any, Y_base: Any, label_features: Any
     ) -> "MultiLabelPrototypePrior":
         check_options(self)
+        array, labels = read_labelled(self, X_base, Y_base, "X_base", "Y_base")
         # The network's numbers are single precision, whatever the features are.
-        array = in_single_precision(read_array(self, X_base, reset=True))
-        labels = read_labels(Y_base, array.dtype)
-        if len(labels.indicator) != len(array):
-            raise ValueError(
-                f"X_base has {len(array)} images, but Y_base has "
-                f"{len(labels.indicator)} rows; wanted one row an image."
-            )
-        n_usable = int((labels.indicator.sum(axis=0) >= 2).sum())
+        tokens = split_tokens(array).astype(np.float32)
+        indicator = labels.indicator.astype(np.float32)
+        n_usable = int((indicator.sum(axis=0) >= 2).sum())
         if n_usable < 4:
             raise ValueError(
                 f"Y_base has {n_usable} labels with two images or more; wanted at "
@@ -314,12 +298,7 @@ class MultiLabelPrototypePrior(CallbackSupportMixin, Estimator):
             )
         self.width_ = array.shape[2]
         found = find_label_vectors(
-            self,
-            label_features,
-            classes=labels.classes,
-            encoder=encoder_of(X_base),
-            n_features=self.width_,
-            dtype=array.dtype,
+            self, label_features, labels.classes, encoder_of(X_base), tokens.whole
         )
         if found.features is None:
             raise ValueError(
@@ -328,8 +307,7 @@ class MultiLabelPrototypePrior(CallbackSupportMixin, Estimator):
                 "text_encoder."
             )
         self.encoder_ = found.encoder
-        weight = np.ones(len(array), dtype=array.dtype)
-        support = Support(split_tokens(array), labels.indicator, weight)
+        support = Support(tokens, indicator, np.ones(len(array), dtype=np.float32))
         self._train(support, found.features, X_base)
         return self
 
@@ -351,37 +329,18 @@ class MultiLabelPrototypePrior(CallbackSupportMixin, Estimator):
             task.call_on_fit_task_begin(**seen)
             return task.call_on_fit_task_end(reconstruction_attributes=fitted, **seen)
 
-        plan = {name: getattr(self, name) for name in _PLAN}
         means = feature_means(support.tokens, np.ones(len(support.weight)))
-        dtype = support.weight.dtype
         with fork_safe_threads(), torch.inference_mode(False), torch.enable_grad():
             base = BaseSet(
                 support,
                 vectors,
-                FeatureMap(*(mean.astype(dtype) for mean in means)),
+                FeatureMap(*(mean.astype(np.float32) for mean in means)),
                 Scorer(float(self.scale), self.query_scoring, self.n_select),
                 self.selection,
                 resolve_device(self.device),
             )
-            history = train_prior(
-                base,
-                network_options=self._network_options(),
-                rng=check_random_state(self.random_state),
-                shots=tuple(int(n) for n in self.shots),
-                callback=on_episode if has_callbacks(self) else None,
-                **plan,
-            )
-        self.loss_curve_ = history.losses
-        self.validation_scores_ = history.scores
-        self.best_episode_ = history.best_episode
-        self.n_iter_ = len(history.losses)
-        self.state_ = history.state
+            train_prior(self, base, on_episode)
         context.call_on_fit_task_end(**seen)
-
-    def _network_options(self) -> dict[str, Any]:
-        return network_options(
-            self.width_, self.interaction, self.n_heads, self.residual, ONE_SHOT_SHARE
-        )
 
     def text_shares(self, counts: NDArray) -> NDArray:
         """Return the text's share of prototypes made from so many images each.
@@ -458,15 +417,14 @@ class MultiLabelPrototypePrior(CallbackSupportMixin, Estimator):
         OSError
             If it cannot be read.
         """
-        parameters, fitted, state = read_prior(path)
+        text, state = read_prior(path)
         try:
-            prior = cls(**parameters)
+            about = json.loads(text)
+            prior = cls(**about["parameters"])
             prior._validate_params()
             check_options(prior)
-            for name, value in fitted.items():
-                setattr(prior, name, value)
-            prior._token_dims, prior.state_ = 3, state
-            check_state(state, prior._network_options())
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"{path} describes no prior: {error!r}") from error
-        return prior
+            prior.__dict__.update(read_fitted(about), state_=state, _token_dims=3)
+            check_state(prior)
+            return prior
+        except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as e:
+            raise ValueError(f"{path} describes no prior: {e!r}") from e

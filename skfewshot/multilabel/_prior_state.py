@@ -2,10 +2,10 @@
 
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from numbers import Integral
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -21,7 +21,10 @@ from skfewshot._torch import (
     to_numpy,
     to_tensor,
 )
-from skfewshot.clip._embedding import EncoderIdentity, read_identity
+from skfewshot.clip._embedding import read_identity
+
+if TYPE_CHECKING:
+    from skfewshot.multilabel._interaction import PriorNetwork
 
 #: Steps of the cross-interaction, in their order.
 STEPS = ("gate", "convolution", "attention")
@@ -35,6 +38,8 @@ _PARAMETERS = (
 #: What was learned of the training, beside the arrays.
 _COUNTS = ("width_", "n_features_in_", "n_iter_", "best_episode_")
 _CURVES = ("loss_curve_", "validation_scores_")
+#: What makes an encoder the same one.
+_IDENTITY = ("model_name", "pretrained", "fingerprint", "embedding_dim", "logit_scale")
 
 State = dict[str, NDArray]
 
@@ -42,8 +47,7 @@ State = dict[str, NDArray]
 def check_options(prior: Any) -> None:
     """Refuse parameters of a prior that are not what they should be."""
     check_parameters(prior.get_params(deep=False))
-    is_sequence = np.ndim(prior.interaction) == 1
-    if not is_sequence or set(prior.interaction) - set(STEPS):
+    if np.ndim(prior.interaction) != 1 or set(prior.interaction) - set(STEPS):
         raise ValueError(
             f"interaction={prior.interaction!r} must be a sequence of some of "
             f"{list(STEPS)}."
@@ -57,18 +61,25 @@ def check_options(prior: Any) -> None:
         )
 
 
-def network_options(
-    width: int, interaction: Sequence[str], n_heads: int, residual: bool, share: float
-) -> dict[str, Any]:
-    """Return the parameters of the network that a prior of these parameters has."""
-    heads = range(1, min(n_heads, width) + 1)
+def network_options(prior: Any) -> dict[str, Any]:
+    """Return the parameters of the network of a prior."""
+    heads = range(1, min(prior.n_heads, prior.width_) + 1)
     return {
-        "width": width,
-        "steps": tuple(step for step in STEPS if step in interaction),
-        "n_heads": max(n for n in heads if width % n == 0),
-        "residual": bool(residual),
-        "share": share,
+        "width": prior.width_,
+        "steps": tuple(step for step in STEPS if step in prior.interaction),
+        "n_heads": max(n for n in heads if prior.width_ % n == 0),
+        "residual": bool(prior.residual),
     }
+
+
+def _empty_network(prior: Any) -> "PriorNetwork":
+    """Return the network of a prior, without memory for its numbers."""
+    torch = import_torch()
+
+    from skfewshot.multilabel._interaction import PriorNetwork
+
+    with torch.device("meta"):
+        return PriorNetwork(**network_options(prior))
 
 
 def check_prior(prior: Any, found: Prototypes, width: int) -> None:
@@ -114,19 +125,14 @@ def learned_text_shares(state: State, counts: NDArray) -> NDArray:
 
 
 def pair_encoder(
-    state: State,
-    options: dict[str, Any],
-    mapped_labels: NDArray,
-    label_vectors: NDArray,
-    device: Any,
+    prior: Any, mapped_labels: NDArray, label_vectors: Any, device: Any
 ) -> Callable[..., NDArray] | None:
     """Return the function by which the interaction turns features into vectors.
 
     Parameters
     ----------
-    state : dict of str to ndarray
-    options : dict
-        Of :func:`network_options`.
+    prior : MultiLabelPrototypePrior
+        Fitted.
     mapped_labels, label_vectors : ndarray of shape (n_labels, d)
         The labels after and before the map, unit rows.
     device : None, str or torch.device
@@ -138,44 +144,35 @@ def pair_encoder(
         :func:`skfewshot.multilabel._prototypes.make_pairs`. None where there is no
         interaction.
     """
-    if not options["steps"]:
+    if not len(prior.interaction):
         return None
 
     def encode(
         mean: NDArray, features: NDArray, valid: NDArray, labels: NDArray
     ) -> NDArray:
-        torch = import_torch()
-
-        from skfewshot.multilabel._interaction import PriorNetwork
-
-        where = resolve_device(device)
-        dtype = to_tensor(mean[:0], device=where).dtype
-        with fork_safe_threads(), torch.random.fork_rng(devices=[]):
-            network = PriorNetwork(**options)
-        network.load_state_dict(
-            {name: to_tensor(value, device="cpu") for name, value in state.items()}
-        )
-        network = network.to(device=where, dtype=dtype).eval()
+        torch, where = import_torch(), resolve_device(device)
         arrays = (mean, features, valid, mapped_labels, label_vectors, labels)
+        network = _empty_network(prior).eval()
         with fork_safe_threads(), torch.inference_mode():
             tensors = [to_tensor(array, device=where) for array in arrays]
+            state = {
+                name: to_tensor(value, device=where, dtype=tensors[0].dtype)
+                for name, value in prior.state_.items()
+            }
+            network.load_state_dict(state, assign=True)
             vectors = network.pair_vectors(*tensors)
         return to_numpy(vectors, dtype=mean.dtype)
 
     return encode
 
 
-def check_state(state: State, options: dict[str, Any]) -> None:
+def check_state(prior: Any) -> None:
     """Refuse arrays that are not those of the network that was saved."""
-    torch = import_torch()
-
-    from skfewshot.multilabel._interaction import PriorNetwork
-
+    state = prior.state_
     # First of all: a network of a width that somebody made up may fit no memory.
-    if state["image_bias"].shape != (options["width"],):
-        raise ValueError(f"saved holds arrays of another width than {options['width']}")
-    with torch.device("meta"):
-        network = PriorNetwork(**options).state_dict()
+    if state["image_bias"].shape != (prior.width_,):
+        raise ValueError(f"saved holds arrays of another width than {prior.width_}")
+    network = _empty_network(prior).state_dict()
     wanted = {name: tuple(value.shape) for name, value in network.items()}
     found = {name: value.shape for name, value in state.items()}
     sound = all(
@@ -192,25 +189,35 @@ def save_prior(prior: Any, path: str | os.PathLike) -> None:
     """Write a fitted prior; a file at `path` is replaced when the new one is whole."""
     from safetensors.numpy import save
 
+    identity = prior.encoder_
     about = {
-        "parameters": {name: _plain(getattr(prior, name)) for name in _PARAMETERS},
-        "fitted": {name: _plain(getattr(prior, name)) for name in _COUNTS + _CURVES},
-        "encoder": None if prior.encoder_ is None else describe_encoder(prior.encoder_),
+        "parameters": {name: getattr(prior, name) for name in _PARAMETERS},
+        "fitted": {name: getattr(prior, name) for name in _COUNTS + _CURVES},
+        "encoder": identity and {name: getattr(identity, name) for name in _IDENTITY},
     }
-    metadata = {"skfewshot_prior": _FORMAT, "about": json.dumps(about)}
+    text = json.dumps(about, default=_as_json)
+    metadata = {"skfewshot_prior": _FORMAT, "about": text}
     # Not ascontiguousarray, which gives numbers an axis.
     arrays = {name: np.asarray(v, order="C") for name, v in prior.state_.items()}
-    _write_atomically(Path(path), save(arrays, metadata))
+    path = Path(path)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        with open(partial, "xb") as file:
+            file.write(save(arrays, metadata))
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
-def read_prior(
-    path: str | os.PathLike,
-) -> tuple[dict[str, Any], dict[str, Any], State]:
+def read_prior(path: str | os.PathLike) -> tuple[str, State]:
     """Read what :func:`save_prior` wrote.
 
     Returns
     -------
-    parameters, fitted : dict
+    about : str
+        What it says of parameters and training.
     state : dict of str to ndarray
 
     Raises
@@ -236,53 +243,22 @@ def read_prior(
             f"{path} is no prior that this version of skfewshot saved; its metadata is "
             f"{str(metadata)[:200]}."
         )
-    try:
-        about = json.loads(metadata["about"])
-        fitted = {name: about["fitted"][name] for name in _COUNTS + _CURVES}
-        _check_fitted(fitted)
-        encoder = about["encoder"]
-        fitted["encoder_"] = None if encoder is None else read_identity(encoder)
-        return dict(about["parameters"]), fitted, state
-    except (KeyError, TypeError, ValueError, RecursionError) as error:
-        raise ValueError(f"{path} describes no prior: {error!r}") from error
+    return metadata.get("about", ""), state
 
 
-def _check_fitted(fitted: dict[str, Any]) -> None:
-    """Refuse numbers that no training gives."""
+def read_fitted(about: dict[str, Any]) -> dict[str, Any]:
+    """Return what a saved prior says of its training; refuse what no training gives."""
+    fitted = {name: about["fitted"][name] for name in _COUNTS + _CURVES}
     counts = [fitted[name] for name in _COUNTS]
     curves = [value for name in _CURVES for value in fitted[name]]
     is_sound = all(type(value) is int and value >= 0 for value in counts)
     if not is_sound or not all(type(value) in (int, float) for value in curves):
         raise ValueError(f"no training gives {fitted!r:.200}")
+    encoder = about["encoder"]
+    fitted["encoder_"] = None if encoder is None else read_identity(encoder)
+    return fitted
 
 
-def describe_encoder(encoder: EncoderIdentity) -> dict[str, Any]:
-    """Return what makes an encoder the same one, as JSON has it."""
-    names = ("model_name", "pretrained", "fingerprint", "embedding_dim", "logit_scale")
-    found = {name: _plain(getattr(encoder, name)) for name in names}
-    if found["pretrained"] is not None:
-        found["pretrained"] = str(found["pretrained"])
-    return found
-
-
-def _plain(value: Any) -> Any:
-    """Return numbers, texts and lists as JSON has them."""
-    if isinstance(value, np.generic):
-        return value.item()
-    if isinstance(value, list | tuple | np.ndarray):
-        return [_plain(item) for item in value]
-    return value
-
-
-def _write_atomically(path: Path, content: bytes) -> None:
-    """Write a file beside `path`, then put it in its place."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with open(partial, "xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
+def _as_json(value: Any) -> Any:
+    """Return numbers and arrays of NumPy, and paths, as JSON has them."""
+    return value.tolist() if hasattr(value, "tolist") else os.fspath(value)

@@ -2,9 +2,11 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import softmax
 
 from skfewshot._rows import sum_rows, unit_rows
 from skfewshot.multilabel._scoring import Scorer, bytes_of_image, distance_logits
@@ -55,7 +57,6 @@ def make_pairs(
     support: Support,
     selection: Selection,
     label_vectors: NDArray,
-    *,
     scale: float,
     pooling: str = "mean",
     encode: Callable[..., NDArray] | None = None,
@@ -95,12 +96,11 @@ def make_pairs(
 def _image_shares(cosine: NDArray, labels: NDArray, scale: float) -> NDArray:
     """Return softmax weights over the images of each label, their mean being 1."""
     logits = distance_logits(cosine, scale)
-    top = np.full(labels.max() + 1, -np.inf, dtype=logits.dtype)
-    np.maximum.at(top, labels, logits)
-    shares = np.exp(logits - top[labels])
-    total = np.bincount(labels, weights=shares)
-    mean_one = shares * (np.bincount(labels)[labels] / total[labels])
-    return mean_one.astype(logits.dtype)
+    shares = np.empty_like(logits)
+    for label in np.unique(labels):
+        own = labels == label
+        shares[own] = own.sum() * softmax(logits[own])
+    return shares
 
 
 def agreement_weights(agreement: NDArray, valid: NDArray, pooling: str) -> NDArray:
@@ -119,12 +119,8 @@ def agreement_weights(agreement: NDArray, valid: NDArray, pooling: str) -> NDArr
     ndarray of shape (n, m)
         Rows add up to 1.
     """
-    if pooling == "mean":
-        weights = valid.astype(agreement.dtype)
-    else:
-        shown = np.where(valid, agreement, -np.inf)
-        weights = np.exp(shown - shown.max(axis=1, keepdims=True))
-    return weights / weights.sum(axis=1, keepdims=True)
+    logits = agreement if pooling == "agreement" else np.zeros_like(agreement)
+    return softmax(np.where(valid, logits, -np.inf), axis=1)
 
 
 def label_sums(pairs: Pairs, n_labels: int) -> tuple[NDArray, NDArray]:
@@ -134,7 +130,7 @@ def label_sums(pairs: Pairs, n_labels: int) -> tuple[NDArray, NDArray]:
     return sums, counts.astype(pairs.vectors.dtype)
 
 
-def text_shares(share: float, counts: NDArray, has_text: bool) -> NDArray:
+def text_shares(share: Any, counts: NDArray, has_text: bool) -> NDArray:
     r"""Return the text's share of each label's prototype, which falls with its images.
 
     .. math:: a_l = \frac{\kappa}{\kappa + n_l}, \qquad
@@ -157,10 +153,9 @@ def text_shares(share: float, counts: NDArray, has_text: bool) -> NDArray:
     """
     if not has_text:
         return np.zeros_like(counts)
-    if share == 1:
-        return np.ones_like(counts)
-    kappa = counts[counts > 0].mean() * share / (1 - share)
-    shares = kappa / np.maximum(kappa + counts, np.finfo(counts.dtype).tiny)
+    of_text = counts[counts > 0].mean() * share
+    of_all = of_text + (1 - share) * counts
+    shares = of_text / np.maximum(of_all, np.finfo(counts.dtype).tiny)
     return np.where(counts > 0, shares, 1).astype(counts.dtype)
 
 
@@ -266,7 +261,7 @@ def leave_one_out_scores(
     n_labels = len(text)
     image = unit_rows(label_sums(pairs, n_labels)[0])
     others, alone = _other_images(pairs, n_labels, with_nearest)
-    has_text = any(share.any() for share in shares)
+    has_text = np.any(shares)
     if not has_text:
         others = np.where(alone[:, None], image[pairs.labels], others)
     overlap = np.einsum("ld,ld->l", image, text)

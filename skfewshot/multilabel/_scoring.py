@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import logsumexp
 
 from skfewshot.multilabel._tokens import Tokens, blocks
 
@@ -74,25 +73,18 @@ def compete(logits: NDArray, background: float, sharpness: float) -> NDArray:
     if logits.shape[2] == 1:
         return logits - level
     best = logits.argmax(axis=2)[:, :, None]
-    top = np.take_along_axis(logits, best, axis=2)
-    odds = np.exp(logits - top)
-    all_others = odds.sum(axis=2, keepdims=True) - odds
-    # Without the best label: not by a difference, which may leave nothing of it.
-    np.put_along_axis(odds, best, 0, axis=2)
-    rest = odds.sum(axis=2, keepdims=True)
-    np.put_along_axis(all_others, best, rest, axis=2)
-    lost = rest[:, :, 0] < np.finfo(logits.dtype).tiny ** 0.5
+    rest = logits.copy()
+    np.put_along_axis(rest, best, -np.inf, axis=2)
+    second = rest.max(axis=2, keepdims=True)
+    odds = np.exp(rest - second)
     with np.errstate(divide="ignore"):
-        others = np.log(np.maximum(all_others, 0)) + top
-    if lost.any():
-        # Where all others are out of sight of the best, by their own best.
-        far = logits[lost]
-        np.put_along_axis(far, best[lost], -np.inf, axis=1)
-        of_best = logsumexp(far, axis=1, keepdims=True)
-        fixed = others[lost]
-        np.put_along_axis(fixed, best[lost], of_best, axis=1)
-        others[lost] = fixed
-    return logits - np.logaddexp(others, level)
+        others = np.log(np.maximum(odds.sum(axis=2, keepdims=True) - odds, 0)) + second
+    # Not a difference of sums with the best in them, which may leave nothing of the
+    # others: all but the best itself compete with it apart, as with the background.
+    top = np.take_along_axis(logits, best, axis=2)
+    apart = np.repeat(np.logaddexp(top, level), logits.shape[2], axis=2)
+    np.put_along_axis(apart, best, level, axis=2)
+    return logits - np.logaddexp(others, apart)
 
 
 def pool_top(evidence: NDArray, present: NDArray, n_top: int) -> NDArray:
@@ -110,14 +102,10 @@ def pool_top(evidence: NDArray, present: NDArray, n_top: int) -> NDArray:
     ndarray of shape (n, L)
     """
     n_top = min(n_top, evidence.shape[1])
-    lowest = evidence.dtype.type(-np.inf)
-    masked = np.where(present[:, :, None], evidence, lowest)
-    largest = np.partition(masked, -n_top, axis=1)[:, -n_top:]
+    masked = np.where(present[:, :, None], evidence, -np.inf)
     # The order within the largest is left open by partition, and so is their sum.
-    largest = np.sort(largest, axis=1)
-    found = np.isfinite(largest)
-    total = np.where(found, largest, 0).sum(axis=1, dtype=evidence.dtype)
-    return total / found.sum(axis=1).astype(evidence.dtype)
+    largest = np.sort(np.partition(masked, -n_top, axis=1)[:, -n_top:], axis=1)
+    return largest.mean(axis=1, where=np.isfinite(largest))
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit
 
+from skfewshot._rows import unit_rows
 from skfewshot.multilabel._scoring import SQUARED_DISTANCE_FLOOR, distance_logits
 from skfewshot.multilabel._tokens import FeatureMap, Support
 
@@ -44,7 +45,6 @@ def select(
     support: Support,
     feature_map: FeatureMap,
     label_vectors: NDArray,
-    *,
     method: str,
     n_select: int,
     scale: float,
@@ -66,15 +66,7 @@ def select(
     -------
     Selection
     """
-    scores = selection_scores(
-        method,
-        feature_map.linear(support.tokens.parts),
-        support.tokens.present,
-        feature_map.intercept(feature_map.part_mean),
-        label_vectors,
-        support.indicator,
-        scale,
-    )
+    scores = selection_scores(support, feature_map, label_vectors, method, scale)
     images, labels = np.nonzero(support.indicator)
     n_kept = None if method == "none" else n_select
     return Selection(images, labels, *select_top(scores, images, labels, n_kept))
@@ -145,7 +137,7 @@ def loss_change(
     n_parts = present.sum(axis=1, keepdims=True).astype(parts.dtype)
     mean = parts.sum(axis=1) / n_parts + intercept
     length = np.linalg.norm(mean, axis=1, keepdims=True)
-    direction = mean / np.where(length > 0, length, 1)
+    direction = unit_rows(mean)
     cosine = direction @ label_vectors.T
     distance = np.sqrt(np.maximum(2 - 2 * cosine, SQUARED_DISTANCE_FLOOR))
     probability = expit(distance_logits(cosine, scale))
@@ -158,41 +150,40 @@ def loss_change(
 
 
 def selection_scores(
-    method: str,
-    parts: NDArray,
-    present: NDArray,
-    intercept: NDArray,
+    support: Support,
+    feature_map: FeatureMap,
     label_vectors: NDArray,
-    labels: NDArray,
+    method: str,
     scale: float,
 ) -> NDArray:
     """Return the score by which local features are selected, shape (N, K, L).
 
     Parameters
     ----------
+    support, feature_map, label_vectors, scale
+        See :func:`select`.
     method : {"lcm", "lcm_paper", "text", "none"}
         Signed loss change of the label; unsigned loss change added up over all labels,
         as published; agreement with the label's vector; or nothing, which scores all
         the same.
-    parts, present, intercept, label_vectors, labels, scale
-        See :func:`loss_change`.
 
     Returns
     -------
     ndarray of shape (N, K, L)
         Minus infinity where there is padding.
     """
+    parts, present = feature_map.linear(support.tokens.parts), support.tokens.present
+    intercept = feature_map.intercept(feature_map.part_mean)
     if method == "none":
         scores = np.zeros((*present.shape, len(label_vectors)), dtype=parts.dtype)
     elif method == "text":
-        mapped = parts + intercept
-        length = np.linalg.norm(mapped, axis=2, keepdims=True)
-        scores = (mapped / np.where(length > 0, length, 1)) @ label_vectors.T
+        scores = unit_rows(parts + intercept) @ label_vectors.T
     else:
-        scores = loss_change(parts, present, intercept, label_vectors, labels, scale)
+        known = label_vectors, support.indicator, scale
+        scores = loss_change(parts, present, intercept, *known)
         if method == "lcm_paper":
             total = np.abs(scores).sum(axis=2, keepdims=True)
-            scores = np.broadcast_to(total, scores.shape)
+            scores = total.repeat(len(label_vectors), axis=2)
     return np.where(present[:, :, None], scores, -np.inf)
 
 

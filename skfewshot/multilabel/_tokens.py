@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
-from sklearn.utils import check_array
+from sklearn.utils import check_array, gen_batches
 from sklearn.utils.validation import validate_data
 
 from skfewshot._labels import Labels, read_labels
@@ -57,6 +57,10 @@ class Tokens:
 
     def __getitem__(self, rows: Any) -> "Tokens":
         return Tokens(self.whole[rows], self.parts[rows], self.present[rows])
+
+    def astype(self, dtype: DTypeLike) -> "Tokens":
+        """Return the tokens in another precision."""
+        return Tokens(self.whole.astype(dtype), self.parts.astype(dtype), self.present)
 
     def mean_parts(self) -> NDArray:
         """Return the mean local feature of each image, shape (n, d)."""
@@ -131,10 +135,8 @@ def feature_means(tokens: Tokens, weight: NDArray) -> tuple[NDArray, NDArray]:
 
 
 def blocks(n_rows: int, bytes_a_row: int) -> Iterator[slice]:
-    """Yield slices over `n_rows` whose rows take about 64 MB each time."""
-    step = max(1, int(2**26 // max(1, bytes_a_row)))
-    for start in range(0, n_rows, step):
-        yield slice(start, min(start + step, n_rows))
+    """Return slices over `n_rows` whose rows take about 64 MB each time."""
+    return gen_batches(n_rows, max(1, 2**26 // max(1, bytes_a_row)))
 
 
 def read_support(
@@ -150,13 +152,7 @@ def read_support(
     rows : ndarray of int
         The row of `X` of each image; of equal ones the first.
     """
-    array = read_array(estimator, X, reset=True)
-    labels = read_labels(y, array.dtype)
-    if len(labels.indicator) != len(array):
-        raise ValueError(
-            "Found input variables with inconsistent numbers of samples: X has "
-            f"{len(array)} images, y has {len(labels.indicator)} rows."
-        )
+    array, labels = read_labelled(estimator, X, y, "X", "y")
     weight = check_weight(sample_weight, array[:, 0])
     kept = np.flatnonzero(weight > 0)
     # Of weight zero or not, what cannot be read is refused.
@@ -165,6 +161,20 @@ def read_support(
     first, weight = distinct_rows(_digests(tokens, labels.indicator), weight[kept])
     labels = replace(labels, indicator=labels.indicator[first])
     return Support(tokens[first], labels.indicator, weight), labels, kept[first]
+
+
+def read_labelled(
+    estimator: Any, X: Any, y: Any, X_name: str, y_name: str
+) -> tuple[NDArray, Labels]:
+    """Read images, see :func:`read_array`, and as many rows of labels."""
+    array = read_array(estimator, X, reset=True)
+    labels = read_labels(y, array.dtype)
+    if len(labels.indicator) != len(array):
+        raise ValueError(
+            f"Found input variables with inconsistent numbers of samples: {X_name} has "
+            f"{len(array)} images, {y_name} has {len(labels.indicator)} rows."
+        )
+    return array, labels
 
 
 def read_array(estimator: Any, X: Any, *, reset: bool) -> NDArray:
@@ -205,11 +215,7 @@ def _read_3d(estimator: Any, X: Any, reset: bool) -> NDArray:
             f"shape {np.shape(X)}; leave n_tokens at None."
         )
     array = check_array(
-        X,
-        allow_nd=True,
-        dtype=float_types(X),
-        ensure_all_finite=False,
-        input_name="X",
+        X, allow_nd=True, dtype=float_types(X), ensure_all_finite=False, input_name="X"
     )
     width = array.shape[2]
     if not array.shape[1] or not width:
@@ -285,21 +291,6 @@ def split_tokens(array: NDArray) -> Tokens:
     return tokens
 
 
-def in_single_precision(array: NDArray) -> NDArray:
-    """Return tokens as float32, of their own length unless that is too small or large.
-
-    What cannot be read, NaN and infinity, stays as it is.
-    """
-    limits = np.finfo(np.float32)
-    # Not the maximum of np.abs, which would copy what may be gigabytes.
-    sizes = np.maximum(array.max(axis=-1), -array.min(axis=-1))
-    fits = (sizes == 0) | ((sizes > limits.tiny) & (sizes < limits.max))
-    if not (fits | ~np.isfinite(sizes)).all():
-        array = np.where(fits[:, :, None], array, unit_rows(array))
-    with np.errstate(invalid="ignore"):
-        return array.astype(np.float32, copy=False)
-
-
 def _check_values(array: NDArray, missing: NDArray, absent: NDArray) -> None:
     """Refuse tokens that are NaN in part, and infinity."""
     broken = missing.any(axis=2) & ~absent
@@ -328,18 +319,12 @@ def _digests(tokens: Tokens, indicator: NDArray) -> NDArray:
 
 
 def find_label_vectors(
-    estimator: Any,
-    label_features: Any,
-    *,
-    classes: NDArray,
-    encoder: Any,
-    n_features: int,
-    dtype: DTypeLike,
+    estimator: Any, label_features: Any, classes: NDArray, encoder: Any, like: NDArray
 ) -> Prototypes:
     """Find the label vectors, unit rows, or None where there is no text.
 
     As :func:`skfewshot._text.resolve_prototypes` does, by the `label_names` and the
-    `text_encoder` of the estimator.
+    `text_encoder` of the estimator, as wide as the features `like` and in their dtype.
     """
     return resolve_prototypes(
         label_features,
@@ -347,7 +332,7 @@ def find_label_vectors(
         encoder=encoder,
         text_encoder=estimator.text_encoder,
         class_names=estimator.label_names,
-        n_features=n_features,
-        dtype=dtype,
+        n_features=like.shape[1],
+        dtype=like.dtype,
         wording=_LABELS,
     )

@@ -1,14 +1,15 @@
 """Episodic training of a prior, with early stopping on labels that are kept aside."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from itertools import starmap
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.special import logit
+from sklearn.utils import check_random_state
 
 from skfewshot._rows import unit_rows
 from skfewshot._torch import to_numpy
@@ -21,9 +22,11 @@ from skfewshot.multilabel._interaction import (
     BaseSet,
     Episode,
     PriorNetwork,
+    Shares,
     episode_losses,
     episode_scores,
 )
+from skfewshot.multilabel._prior_state import network_options
 from skfewshot.multilabel._prototypes import (
     centre_labels,
     label_sums,
@@ -32,6 +35,8 @@ from skfewshot.multilabel._prototypes import (
 )
 from skfewshot.multilabel._selection import select
 
+#: Labels and images to learn from, and those kept aside.
+Split: TypeAlias = tuple[tuple[NDArray, NDArray], tuple[NDArray, NDArray]]
 #: Images on which the calibration is started, at most.
 _MOST_STARTED = 300
 #: Episodes on kept-aside labels, by which training is judged, at each end of the shots.
@@ -46,48 +51,8 @@ _TRIED_SHARES = np.linspace(0.05, 0.95, 19).tolist()
 _SHARE_PULL = 0.1
 
 
-@dataclass
-class History:
-    """What happened in training.
-
-    Attributes
-    ----------
-    losses : list of float
-        The loss of each episode.
-    scores : list of float
-        Mean average precision on kept-aside labels, before training and after every
-        `eval_every` episodes.
-    best_episode : int
-        After how many episodes the score was highest.
-    state : dict of str to ndarray
-        The parameters then.
-    """
-
-    losses: list[float] = field(default_factory=list)
-    scores: list[float] = field(default_factory=list)
-    best_episode: int = 0
-    state: dict[str, NDArray] = field(default_factory=dict)
-
-
-def train_prior(
-    base: BaseSet,
-    *,
-    network_options: dict[str, Any],
-    rng: np.random.RandomState,
-    n_episodes: int,
-    n_way: int,
-    shots: tuple[int, ...],
-    n_query: int,
-    learning_rate: float,
-    map_penalty: float,
-    alignment_weight: float,
-    label_noise: float,
-    validation_fraction: float,
-    eval_every: int,
-    patience: int,
-    callback: Callable[..., bool] | None = None,
-) -> History:
-    r"""Train by episodes; the loss of one is
+def train_prior(prior: Any, base: BaseSet, callback: Callable[..., bool]) -> None:
+    r"""Train by episodes, and set what was learned; the loss of one is
 
     .. math::
 
@@ -96,66 +61,55 @@ def train_prior(
 
     Parameters
     ----------
+    prior : MultiLabelPrototypePrior
+        Of which the parameters say how to train, and what.
     base : BaseSet
-    network_options : dict
-        Parameters of :class:`PriorNetwork`.
-    rng : numpy.random.RandomState
-    n_episodes, n_way, shots, n_query, learning_rate, map_penalty, alignment_weight, \
-            label_noise, validation_fraction, eval_every, patience
-        See :class:`skfewshot.multilabel.MultiLabelPrototypePrior`.
-    callback : callable, default=None
+    callback : callable
         ``callback(episode, loss, state)`` after each episode; True stops.
     """
+    rng = check_random_state(prior.random_state)
     generator = np.random.default_rng(rng.randint(2**31 - 1, size=4))
-    start = _start_calibration(base, generator, network_options["share"])
-    options = {**network_options, "calibration": start}
-    network = _seeded_network(options, generator, base.device)
-    indicator = base.support.indicator
-    split = split_labels(indicator, validation_fraction, generator)
-    judge = _Judge(base, split, generator, n_way=n_way, shots=shots)
-    trainer = _Trainer(network, learning_rate, n_episodes)
+    options = {**network_options(prior), "calibration": _start(base, generator)}
+    # The CPU's generator alone: torch.manual_seed would seed those of GPUs too.
+    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
+        torch.default_generator.manual_seed(int(generator.integers(2**31)))
+        network = PriorNetwork(**options).to(base.device)
+    indicator, n_episodes = base.support.indicator, prior.n_episodes
+    split = split_labels(indicator, prior.validation_fraction, generator)
+    judge = _Judge(base, split, generator, prior)
+    trainer = _Trainer(network, prior.learning_rate, n_episodes)
     noise = torch.Generator(device="cpu").manual_seed(int(generator.integers(2**31)))
-    history = History(scores=[judge.score(network)], state=_state(network))
-    since_best = 0
+    losses, scores = list[float](), [judge.score(network)]
+    best_episode, state = 0, _state(network)
 
     def draw(labels: NDArray, images: NDArray) -> Episode:
-        sizes: dict[str, Any] = {"n_way": n_way, "shots": shots, "n_query": n_query}
-        return draw_episode(generator, indicator, labels, images, **sizes)
+        sizes = prior.n_way, prior.shots, prior.n_query
+        return draw_episode(generator, indicator, labels, images, *sizes)
 
     for number in range(1, n_episodes + 1):
-        episode = draw(split.labels, split.images)
-        query_loss, alignment = episode_losses(
-            network, base, episode, label_noise, noise
-        )
+        episode, other = draw(*split[0]), draw(*split[1])
+        noisy = prior.label_noise, noise
+        query_loss, alignment = episode_losses(network, base, episode, *noisy)
         penalty = (network.image_map**2).sum() + 10 * (network.label_map**2).sum()
-        loss = query_loss + alignment_weight * alignment + map_penalty * penalty
-        aside = draw(split.labels_aside, split.images_aside)
-        trainer.step(loss, episode_losses(network, base, aside)[0])
-        history.losses.append(_finite(loss, number))
-        if number % eval_every == 0 or number == n_episodes:
-            history.scores.append(judge.score(network))
-            since_best += 1
-            if history.scores[-1] > max(history.scores[:-1]):
-                history.best_episode, history.state = number, _state(network)
-                since_best = 0
-        stop = callback is not None and callback(
-            number, history.losses[-1], partial(_state, network)
-        )
-        if stop or since_best >= patience:
+        loss = query_loss + prior.alignment_weight * alignment
+        loss = loss + prior.map_penalty * penalty
+        trainer.step(loss, episode_losses(network, base, other)[0])
+        losses.append(float(loss.detach()))
+        if not np.isfinite(losses[-1]):
+            raise ValueError(
+                f"The loss of episode {number} is {losses[-1]}; lower learning_rate, "
+                "which is too large, or scale."
+            )
+        if number % prior.eval_every == 0 or number == n_episodes:
+            scores.append(judge.score(network))
+            if scores[-1] > max(scores[:-1]):
+                best_episode, state = number, _state(network)
+        stop = callback(number, losses[-1], partial(_state, network))
+        if stop or len(scores) - 1 - np.argmax(scores) >= prior.patience:
             break
-    history.state["share"] = judge.best_share(network, history.state)
-    return history
-
-
-def _finite(loss: torch.Tensor, number: int) -> float:
-    """Return the loss of an episode as a number, and refuse one that is none."""
-    found = float(loss.detach())
-    if not np.isfinite(found):
-        raise ValueError(
-            f"The loss of episode {number} is {found}; lower learning_rate, which is "
-            "too large, or scale."
-        )
-    return found
+    prior.loss_curve_, prior.validation_scores_ = losses, scores
+    prior.best_episode_, prior.n_iter_ = best_episode, len(losses)
+    prior.state_ = {**state, "share": judge.best_share(network, state)}
 
 
 def draw_episode(
@@ -163,9 +117,8 @@ def draw_episode(
     indicator: NDArray,
     labels: NDArray,
     images: NDArray,
-    *,
     n_way: int,
-    shots: tuple[int, ...],
+    shots: Sequence[int],
     n_query: int,
 ) -> Episode:
     """Draw labels, a support with about `shots` images of each, and queries.
@@ -201,42 +154,29 @@ def draw_episode(
     return Episode(np.sort(support), np.sort(rest[:n_query]), chosen, wanted)
 
 
-def _start_calibration(
-    base: BaseSet, rng: np.random.Generator, share: float
-) -> tuple[float, float, float, float]:
+def _start(base: BaseSet, rng: np.random.Generator) -> tuple[float, ...]:
     """Return where the network's calibration starts, from left-out scores."""
     rows = np.sort(rng.permutation(len(base.support.weight))[:_MOST_STARTED])
     support, psi = base.support[rows], unit_rows(centre_labels(base.vectors))
     scale, n_select = base.scorer.scale, base.scorer.n_top
-    options: dict[str, Any] = {"method": base.selection, "n_select": n_select}
-    selection = select(support, base.means, psi, scale=scale, **options)
+    selection = select(support, base.means, psi, base.selection, n_select, scale)
     mapped = support.mapped(base.means)
-    pairs = make_pairs(mapped, selection, psi, scale=scale)
-    shares = text_shares(share, label_sums(pairs, len(psi))[1], True)
+    pairs = make_pairs(mapped, selection, psi, scale)
+    shares = text_shares(ONE_SHOT_SHARE, label_sums(pairs, len(psi))[1], True)
     scorer, left_out = score_left_out(mapped, pairs, psi, shares, base.scorer)
     fitted = fit_sigmoid(left_out, support.indicator, support.weight)
     sharpness = float(np.log(scorer.sharpness))
     return fitted.slope, float(fitted.bias[0]), scorer.background, sharpness
 
 
-@dataclass(frozen=True)
-class Split:
-    """Labels and images to learn from, and those kept aside.
+def split_labels(
+    indicator: NDArray, fraction: float, generator: np.random.Generator
+) -> Split:
+    """Return labels and images to learn from, and those kept aside.
 
     Images with a label that is kept aside are kept aside too: as background of other
     labels they would tell the maps what those labels look like.
     """
-
-    labels: NDArray
-    images: NDArray
-    labels_aside: NDArray
-    images_aside: NDArray
-
-
-def split_labels(
-    indicator: NDArray, fraction: float, generator: np.random.Generator
-) -> Split:
-    """Keep a share of the labels aside, and all images that have one of them."""
     order = generator.permutation(np.flatnonzero(indicator.sum(axis=0) >= 2))
     n_aside = max(2, round(fraction * len(order)))
     aside, labels = np.sort(order[:n_aside]), np.sort(order[n_aside:])
@@ -248,8 +188,8 @@ def split_labels(
             f"{shows_one.sum()} of the {n_aside} labels that are kept aside; wanted at "
             "least 2 of each. Pass more images, or lower validation_fraction."
         )
-    images = np.flatnonzero(~shows_one)
-    return Split(labels, images, aside, np.flatnonzero(shows_one))
+    images, images_aside = np.flatnonzero(~shows_one), np.flatnonzero(shows_one)
+    return (labels, images), (aside, images_aside)
 
 
 class _Trainer:
@@ -263,37 +203,23 @@ class _Trainer:
     def __init__(
         self, network: PriorNetwork, learning_rate: float, n_episodes: int
     ) -> None:
-        named = dict(network.named_parameters())
-        self.few = [p for name, p in named.items() if name in _FEW]
-        self.many = [p for name, p in named.items() if name not in _FEW]
-        self.optimizer = torch.optim.Adam(
-            [
-                {"params": self.few, "lr": _FEW_RATE * learning_rate},
-                {"params": self.many, "lr": learning_rate},
-            ]
-        )
+        named = list(network.named_parameters())
+        self.few = [p for name, p in named if name in _FEW]
+        self.many = [p for name, p in named if name not in _FEW]
+        self.optimizer = torch.optim.Adam(self.many, learning_rate)
+        few = {"params": self.few, "lr": _FEW_RATE * learning_rate}
+        self.optimizer.add_param_group(few)
         self.schedule = torch.optim.lr_scheduler.CosineAnnealingLR(
             self.optimizer, n_episodes
         )
 
     def step(self, loss: torch.Tensor, kept_aside_loss: torch.Tensor) -> None:
         """Take one step, each loss moving the numbers that it may move."""
-        for parameters, of_them in ((self.many, loss), (self.few, kept_aside_loss)):
-            gradients = torch.autograd.grad(of_them, parameters, allow_unused=True)
-            for parameter, gradient in zip(parameters, gradients, strict=True):
-                parameter.grad = gradient
+        self.optimizer.zero_grad()
+        loss.backward(inputs=self.many)
+        kept_aside_loss.backward(inputs=self.few)
         self.optimizer.step()
         self.schedule.step()
-
-
-def _seeded_network(
-    options: dict[str, Any], generator: np.random.Generator, device: torch.device
-) -> PriorNetwork:
-    """Make the network, its random weights drawn apart from torch's generators."""
-    # The CPU's alone: torch.manual_seed would seed the generators of GPUs too.
-    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
-        torch.default_generator.manual_seed(int(generator.integers(2**31)))
-        return PriorNetwork(**options).to(device)
 
 
 class _Judge:
@@ -304,28 +230,14 @@ class _Judge:
     """
 
     def __init__(
-        self,
-        base: BaseSet,
-        split: Split,
-        generator: np.random.Generator,
-        *,
-        n_way: int,
-        shots: tuple[int, ...],
+        self, base: BaseSet, split: Split, generator: np.random.Generator, prior: Any
     ) -> None:
-        self.base = base
-        self.aside = split.labels_aside
-        everything = np.concatenate([split.labels, split.labels_aside])
+        (labels, _), (aside, images) = split
+        self.base, self.aside = base, aside
+        drawn_from = base.support.indicator, np.concatenate([labels, aside]), images
         self.episodes = [
-            draw_episode(
-                generator,
-                base.support.indicator,
-                everything,
-                split.images_aside,
-                n_way=2 * n_way,
-                shots=(n, n),
-                n_query=150,
-            )
-            for n in sorted(set(shots))
+            draw_episode(generator, *drawn_from, 2 * prior.n_way, (n, n), 150)
+            for n in sorted(set(prior.shots))
             for _ in range(_JUDGED)
         ]
 
@@ -358,10 +270,7 @@ class _Judge:
         return np.array([level, np.log(slope)], dtype=state["share"].dtype)
 
     def _precisions(
-        self,
-        network: PriorNetwork,
-        episode: Episode,
-        shares: Sequence[float | None] = (None,),
+        self, network: PriorNetwork, episode: Episode, shares: Shares = (None,)
     ) -> list[float]:
         """Return the mean average precision of an episode under each share."""
         scores = episode_scores(network, self.base, episode, shares)
@@ -372,14 +281,10 @@ class _Judge:
             )
         truth = self.base.truth(episode.query, episode.labels)
         judged = np.isin(episode.labels, self.aside) & truth.any(axis=0)
-        columns = np.flatnonzero(judged)
-        if not len(columns):
+        if not judged.any():
             return [np.nan] * len(scores)
-        return [
-            sum(average_precision(truth[:, i], found[:, i]) for i in columns)
-            / len(columns)
-            for found in scores
-        ]
+        pairs = [zip(truth.T[judged], found.T[judged], strict=True) for found in scores]
+        return [float(np.mean(list(starmap(average_precision, p)))) for p in pairs]
 
 
 def average_precision(truth: NDArray, scores: NDArray) -> float:

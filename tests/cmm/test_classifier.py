@@ -19,7 +19,7 @@ each_solver = pytest.mark.parametrize("solver", SOLVERS)
 #: Few iterations are enough for what holds after any.
 QUICK = {"gaussian": {}, "gradient": {"tol": 10.0}}
 LEARNED = ("map_", "map_intercept_", "text_features_", "intercept_")
-few = settings(max_examples=4)
+few = settings(max_examples=2)
 seeds = st.integers(0, 2**16)
 
 
@@ -100,6 +100,7 @@ def test_an_infinite_map_penalty_leaves_the_map_the_identity(make_task, solver):
     assert np.abs(model.text_features_ - text).max() > 0.01
 
 
+@pytest.mark.slow
 @each_solver
 def test_larger_penalties_keep_map_and_prototypes_nearer_to_the_start(
     make_task, solver
@@ -259,6 +260,7 @@ def test_rows_of_a_cosine_above_97_percent_are_near_copies(
     assert (gap < 1e-9) == (is_copy and solver == "gaussian")
 
 
+@pytest.mark.slow
 def test_many_classes_of_unequal_shots(make_task):
     X, y, text = make_task(1000, 2, 16)
     kept = np.flatnonzero((np.arange(len(y)) % 2 == 0) | (y % 3 == 0))

@@ -326,6 +326,7 @@ WEIGHTS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("weights", WEIGHTS)
 @pytest.mark.parametrize("text_seen", [False, True])
 @pytest.mark.parametrize("text_penalty", [0.0, 10.0, math.inf])

@@ -227,6 +227,7 @@ def test_class_names_name_a_class_that_is_added(task, solver):
     assert_same(before, model.fit(*without(X, y, 3)).add_class(3), X)
 
 
+@pytest.mark.slow
 def test_embeddings_know_the_encoder_of_a_class_that_is_added(embedded):
     X, y = embedded
     support = X[y != "plain heart"], y[y != "plain heart"]
@@ -240,6 +241,7 @@ def test_embeddings_know_the_encoder_of_a_class_that_is_added(embedded):
     )
 
 
+@pytest.mark.slow
 def test_features_of_another_encoder_are_refused(embedded):
     X, y = embedded
     model = CMMClassifier().fit(X, y)
@@ -384,6 +386,7 @@ def test_class_weights_are_of_the_classes_that_have_rows(task, class_weight, sol
     assert np.abs(model.map_ - uniform.map_).max() > 1e-4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("as_array", [False, True])
 def test_folds_that_lack_a_class_know_it_by_extra_classes(make_task, as_array):
     X, y, text = make_task(5, 6, 10, noise=0.5)

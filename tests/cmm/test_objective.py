@@ -330,6 +330,7 @@ def test_callback_sees_each_iteration_and_can_stop(make_support, solve):
     assert not torch.equal(seen[0][2].text, found.text)
 
 
+@pytest.mark.slow
 @each_solver
 @pytest.mark.parametrize("weight", [1e-6, 1e6])
 @pytest.mark.parametrize("text_seen", [False, True])
@@ -347,6 +348,7 @@ def test_all_is_finite_in_single_precision(make_support, solve, weight, text_see
         assert torch.isfinite(found.scales.intercept).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text_seen", [False, True])
 @pytest.mark.parametrize("penalties", [(1.0, 10.0), (1.0, 0.0)])
 @pytest.mark.parametrize("n_rows", [4, 12])

@@ -196,6 +196,7 @@ def test_images_that_tell_and_texts_that_do_not_raise_alpha():
     assert found[0][0] > 10 * found[1][0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("weight", [1e-6, 1e6])
 @pytest.mark.parametrize("logit_scale", [1e-3, 1e4])
 def test_extreme_weights_are_finite(logit_scale, weight):
@@ -298,6 +299,7 @@ def test_no_penalty_is_a_hundredth():
         assert_allclose(intercepts(*problem, text_penalty), expected, atol=0.1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("text_penalty", [0.0, 1e30, math.inf])
 @pytest.mark.parametrize("weight", [1e-6, 1e6])
@@ -370,6 +372,7 @@ def test_the_intercept_of_newcomers_is_at_most_ten(handicap, found):
     assert level == pytest.approx(found, abs=0.02)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_extreme_newcomers_are_finite(dtype):
     y = np.arange(4).repeat(2)

@@ -141,7 +141,7 @@ REFUSED = {
     "huge integers": (listed(2**70, 2**71, 2**72), "Unknown label type"),
     "integers to be rounded": (
         listed(-1, 2**63, 2**63 + 1),
-        "y holds the integer 9223",
+        "y holds 9223",
     ),
     "null at the end": (listed("a", "a\0", "b"), r"y holds 'a\\x00'"),
     "complex": (lambda index: index + 1j, "Complex data not supported"),
@@ -247,7 +247,6 @@ def test_refused_indicators(make, message, estimators, problem, hostile):
     ("y", "extra", "classes"),
     [
         ([0, 1, 2], [5, 5, 1], [0, 1, 2, 5]),
-        ([0, 1, 2], [2**63], [0, 1, 2, 2**63]),
         ([0, 1, 2], np.array([5], dtype=np.uint64), [0, 1, 2, 5]),
         (np.array([2**63, 2**63 + 1, 7], np.uint64), [5], [5, 7, 2**63, 2**63 + 1]),
         (["a", "b", "c"], ["b", "much longer"], ["a", "b", "c", "much longer"]),
@@ -275,6 +274,7 @@ def test_extra_classes(y, extra, classes, problem, hostile):
         ([0, 1, 2], 3.0),
         ([0, 1, 2], True),
         ([0, 1, 2], 10**400),
+        ([0, 1, 2], 2**63),
         ([False, True, True], 2),
         (np.array([2**63, 1, 2], np.uint64), -1),
     ],

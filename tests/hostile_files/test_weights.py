@@ -364,7 +364,7 @@ SOURCES = sorted(Path(skfewshot.__file__).parent.rglob("*.py"))
 #: not on disk.
 RUNS_CODE = {"eval", "exec", "compile", "__import__"}
 READS_CODE = {"pickle", "cloudpickle", "dill", "marshal", "shelve", "joblib"}
-ALLOWED = {("distributed/running.py", "pickle.loads")}
+ALLOWED = {("distributed/_runs.py", "pickle.loads")}
 
 
 def calls_in(text):

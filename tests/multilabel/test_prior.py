@@ -892,6 +892,17 @@ def test_the_losses_of_an_episode_are_the_documented_equations(base, unit):
     with torch.no_grad():
         noisy = episode_losses(network, data, episode, 1.0, noise)
     assert_allclose(noisy, found, rtol=1e-9)
+    # And is as long as it is said to be, beside label vectors of length one.
+    w, seen = torch.from_numpy(vectors[episode.labels]), []
+    clean = torch.stack([network.map_labels(w - 0.8 * w.mean(0)), w]).detach()
+    network.pair_vectors = lambda mean, *pairs: seen.append(pairs[2:4]) or mean
+    for length in (0.5, 2.0):
+        seen.clear()
+        with torch.no_grad():
+            for _ in range(40):
+                episode_losses(network, data, episode, length, noise)
+        cosine = torch.stack([(torch.stack(pair) * clean).sum(2) for pair in seen])
+        assert_allclose(cosine.mean((0, 2)), 1 / np.hypot(1, length), atol=0.06)
 
 
 @settings(max_examples=50)
@@ -906,12 +917,13 @@ def test_average_precision_is_that_of_scikit_learn(seed, n):
 
 def test_images_of_labels_kept_aside_are_not_learned_from():
     indicator = (np.random.default_rng(0).random((60, 12)) < 0.2).astype(np.float32)
-    split = split_labels(indicator, 0.25, np.random.default_rng(1))
-    assert len(split.labels_aside) == 3
-    assert not set(split.labels) & set(split.labels_aside)
-    assert not indicator[np.ix_(split.images, split.labels_aside)].any()
-    assert indicator[np.ix_(split.images_aside, split.labels_aside)].any(axis=1).all()
-    assert sorted([*split.images, *split.images_aside]) == list(range(60))
+    rng = np.random.default_rng(1)
+    (labels, images), (labels_aside, images_aside) = split_labels(indicator, 0.25, rng)
+    assert len(labels_aside) == 3
+    assert not set(labels) & set(labels_aside)
+    assert not indicator[np.ix_(images, labels_aside)].any()
+    assert indicator[np.ix_(images_aside, labels_aside)].any(axis=1).all()
+    assert sorted([*images, *images_aside]) == list(range(60))
 
 
 def test_heads_that_do_not_divide_the_width_are_fewer(base, prior):

@@ -9,8 +9,17 @@ from numpy.testing import assert_allclose, assert_array_equal
 from skfewshot._rows import unit_rows
 from skfewshot.multilabel import loss_change
 from skfewshot.multilabel._selection import select_top, selection_scores
+from skfewshot.multilabel._tokens import FeatureMap, Support, Tokens
 
 SCALE = 20.0
+
+
+def scores_of(method, parts, present, intercept, vectors, labels):
+    """Score features that only the intercept maps."""
+    tokens = Tokens(parts.mean(axis=1), parts, present)
+    support = Support(tokens, labels, np.ones(len(labels)))
+    feature_map = FeatureMap(-intercept, -intercept)
+    return selection_scores(support, feature_map, vectors, method, SCALE)
 
 
 def make_problem(seed, n=4, n_parts=5, d=7, n_labels=3, padding=True):
@@ -71,9 +80,7 @@ def test_loss_change_is_minus_the_derivative_of_the_loss(seed, padding):
 def test_paper_scores_are_unsigned_slopes_added_up_over_labels():
     problem = make_problem(2)
     parts, present, intercept, vectors, labels = problem
-    found = selection_scores(
-        "lcm_paper", parts, present, intercept, vectors, labels, SCALE
-    )
+    found = scores_of("lcm_paper", parts, present, intercept, vectors, labels)
     expected = np.abs(finite_differences(problem)).sum(axis=2)
     for label in range(labels.shape[1]):
         assert_allclose(found[present, label], expected[present], rtol=1e-5)
@@ -96,15 +103,11 @@ def test_lcm_ranks_by_text_agreement_less_what_the_image_explains(seed, n_parts)
 
 def test_text_and_none_scores():
     parts, present, intercept, vectors, labels = make_problem(3)
-    by_text = selection_scores(
-        "text", parts, present, intercept, vectors, labels, SCALE
-    )
+    by_text = scores_of("text", parts, present, intercept, vectors, labels)
     for j, k in np.argwhere(present):
         expected = vectors @ unit_rows(parts[j, k] + intercept)
         assert_allclose(by_text[j, k], expected, rtol=1e-12)
-    nothing = selection_scores(
-        "none", parts, present, intercept, vectors, labels, SCALE
-    )
+    nothing = scores_of("none", parts, present, intercept, vectors, labels)
     assert_array_equal(nothing[present], 0)
     for scores in (by_text, nothing):
         assert np.isneginf(scores[~present]).all()
@@ -140,9 +143,7 @@ def hit_rate(data, method, n_select=3):
     )
     mean = tokens.mean(axis=(0, 1))
     present = np.ones(tokens.shape[:2], dtype=bool)
-    scores = selection_scores(
-        method, tokens, present, -mean, text, data.Y.astype(float), SCALE
-    )
+    scores = scores_of(method, tokens, present, -mean, text, data.Y.astype(float))
     images, labels = np.nonzero(data.Y)
     chosen, valid = select_top(scores, images, labels, n_select)
     assert valid.all()
