@@ -8,7 +8,6 @@ import ctypes
 import gc
 import re
 import time
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -95,35 +94,25 @@ def matmul_gflops(n, n_classes, d, repeats=5):
 
 
 def count_evaluations(estimator, X, y):
-    """Fit, and return how often the loss was evaluated.
-
-    A solver that minimises several problems at a time, one a row, evaluates as many.
-    """
-    with _counted_minimize() as counted:
-        estimator.fit(X, y)
-    return sum(counted)
-
-
-@contextmanager
-def _counted_minimize():
-    """Give a list that grows with each evaluation of an objective by CMM's solver."""
-    from skfewshot import refinement
+    """Fit, and return how often the loss and its gradient were evaluated."""
+    from skfewshot.cmm import _objective as objective
 
     counted = []
-    original = refinement.minimize
+    original = objective.minimise
 
-    def minimize(objective, *arguments, **settings):
+    def minimise(parts, *arguments, **settings):
         def count(x):
-            counted.append(len(x))
-            return objective(x)
+            counted.append(1)
+            return parts(x)
 
         return original(count, *arguments, **settings)
 
-    refinement.minimize = minimize
+    objective.minimise = minimise
     try:
-        yield counted
+        estimator.fit(X, y)
     finally:
-        refinement.minimize = original
+        objective.minimise = original
+    return len(counted)
 
 
 def peak_of(action):

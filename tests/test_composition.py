@@ -111,7 +111,7 @@ def test_embeddings_keep_their_encoder_through_cross_validation(embedded):
     X, names = embedded
     scores = cross_val_score(CMMClassifier(), X, names, cv=3, error_score="raise")
     assert scores.mean() > 0.6
-    search = GridSearchCV(CMMClassifier(), {"alpha": [1.0]}, cv=3, n_jobs=2)
+    search = GridSearchCV(CMMClassifier(), {"alpha": [1.0]}, cv=3)
     search.fit(X, names)
     assert search.best_estimator_.prototype_source_ == "embedding"
     X_train, X_test, y_train, _ = train_test_split(X, names, random_state=0)
@@ -181,6 +181,7 @@ def test_meta_estimators(embedded, query):
     assert calibrated.predict_proba(Q).shape == (len(Q), 3)
 
 
+@pytest.mark.slow
 def test_joblib_workers_agree(embedded):
     X, names = embedded
 

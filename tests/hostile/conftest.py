@@ -123,7 +123,16 @@ def problem():
     return Problem()
 
 
-@pytest.fixture(params=ESTIMATORS, ids=str)
+#: What stands for the ways of reading and of solving; the others take their time.
+QUICK = ("tip_adapter", "gaussian", "cmm", "multi_label")
+
+
+@pytest.fixture(
+    params=[
+        pytest.param(name, marks=() if name in QUICK else pytest.mark.slow)
+        for name in ESTIMATORS
+    ]
+)
 def estimator(request):
     """Return each estimator in turn."""
     return ESTIMATORS[request.param]

@@ -168,7 +168,7 @@ def test_refused_by_name(reader, kind, problem, hostile):
     hostile.refuse(reader, problem.X, make(problem.index), message)
 
 
-@settings(max_examples=25, deadline=None, derandomize=True)
+@settings(max_examples=10, deadline=None, derandomize=True)
 @given(
     names=st.lists(
         st.text(max_size=6).filter(lambda s: not s.endswith("\0")),
@@ -186,7 +186,7 @@ def test_any_names(estimators, problem, hostile, names, is_list):
         assert model.classes_.tolist() == sorted(names)
 
 
-@settings(max_examples=25, deadline=None, derandomize=True)
+@settings(max_examples=10, deadline=None, derandomize=True)
 @given(st.lists(st.integers(-(2**63), 2**63 - 1), min_size=2, max_size=6, unique=True))
 def test_any_integers(estimators, problem, hostile, numbers):
     y = [numbers[i % len(numbers)] for i in range(12)]
