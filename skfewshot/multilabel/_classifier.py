@@ -26,7 +26,6 @@ from skfewshot.multilabel._calibration import (
 from skfewshot.multilabel._prior import CONSTRAINTS, MultiLabelPrototypePrior
 from skfewshot.multilabel._prior_state import (
     check_prior,
-    image_map,
     map_labels,
     pair_encoder,
 )
@@ -47,6 +46,7 @@ from skfewshot.multilabel._tokens import (
     Tokens,
     feature_means,
     find_label_vectors,
+    image_map,
     read_array,
     read_support,
     split_tokens,

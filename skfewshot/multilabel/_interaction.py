@@ -12,11 +12,10 @@ from torch.nn import functional as F
 
 from skfewshot._torch import to_numpy, to_tensor
 from skfewshot.multilabel._calibration import ONE_SHOT_SHARE
-from skfewshot.multilabel._prior_state import image_map
 from skfewshot.multilabel._prototypes import centre_labels
 from skfewshot.multilabel._scoring import Scorer, distance_logits
 from skfewshot.multilabel._selection import Selection, select
-from skfewshot.multilabel._tokens import FeatureMap, Support
+from skfewshot.multilabel._tokens import FeatureMap, Support, image_map
 
 #: Shares of the text; None is that of the network.
 Shares: TypeAlias = Sequence[float | None]

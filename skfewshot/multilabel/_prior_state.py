@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import NDArray
 from scipy.special import expit
 from sklearn.utils.validation import check_is_fitted
 
@@ -102,12 +102,6 @@ def check_prior(prior: Any, found: Prototypes, width: int) -> None:
             f"prior was trained on tokens of {known}, but X has those of "
             f"{found.encoder}."
         )
-
-
-def image_map(state: State, dtype: DTypeLike) -> tuple[NDArray, NDArray]:
-    """Return matrix and bias of the map of image features."""
-    matrix = np.eye(len(state["image_map"])) + state["image_map"]
-    return matrix.astype(dtype), state["image_bias"].astype(dtype)
 
 
 def map_labels(state: State, vectors: NDArray) -> NDArray:

@@ -1,6 +1,6 @@
 """Images as sets of local features: what users pass, read and mapped."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 from typing import Any
@@ -336,3 +336,11 @@ def find_label_vectors(
         dtype=like.dtype,
         wording=_LABELS,
     )
+
+
+def image_map(
+    state: Mapping[str, NDArray], dtype: DTypeLike
+) -> tuple[NDArray, NDArray]:
+    """Return matrix and bias of the map of image features."""
+    matrix = np.eye(len(state["image_map"])) + state["image_map"]
+    return matrix.astype(dtype), state["image_bias"].astype(dtype)

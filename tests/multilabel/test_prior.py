@@ -32,7 +32,6 @@ from skfewshot.multilabel._interaction import (
     map_features,
 )
 from skfewshot.multilabel._prior_state import (
-    image_map,
     learned_text_shares,
     map_labels,
 )
@@ -49,6 +48,7 @@ from skfewshot.multilabel._tokens import (
     FeatureMap,
     Support,
     feature_means,
+    image_map,
     split_tokens,
 )
 from skfewshot.multilabel._training import (
