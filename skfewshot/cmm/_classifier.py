@@ -326,7 +326,9 @@ class CMMClassifier(
             "_converged": solution.converged,
         }
         # Classes without rows have the prototypes that their texts make them.
-        prototypes = _prototypes_of(texts, fitted)
+        unseen = np.setdiff1d(np.arange(len(texts)), seen)
+        prototypes = np.empty_like(texts)
+        prototypes[unseen] = _prototypes_of(texts[unseen], fitted)
         prototypes[seen] = unit_rows(array(solution.text)[rank])
         intercept = np.full(len(texts), scales.newcomer, texts.dtype)
         intercept[seen] = array(scales.intercept)[rank]
