@@ -153,7 +153,9 @@ def with_extra_classes(
     union : ndarray
     positions : ndarray of int, shape (n_classes,)
     """
-    extra = np.asarray(plain_labels([] if extra is None else extra, "extra_classes"))
+    if extra is None:
+        return classes, np.arange(len(classes))
+    extra = np.asarray(plain_labels(extra, "extra_classes"))
     if extra.ndim != 1:
         raise ValueError(
             "extra_classes must be a sequence of class labels; got an array of shape "
