@@ -167,9 +167,11 @@ class EmbeddingArray(np.ndarray):
         super().__setitem__(key, value)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name not in ("_memory", "_in_space"):  # but shape, dtype and the like
-            self._memory[0] = None
         super().__setattr__(name, value)
+        if name == "dtype":  # of this view alone: NumPy sets it in `view(dtype)`
+            self._in_space = False
+        elif name not in ("_memory", "_in_space"):  # but shape and the like
+            self._memory[0] = None
 
     def __getattribute__(self, name: str) -> Any:
         if name in _WRITERS:

@@ -480,3 +480,14 @@ def test_identity_compares_by_fingerprint():
 def test_an_encoder_is_an_identity():
     with pytest.raises(TypeError, match="encoder must be .*'tiny'"):
         EmbeddingArray(np.eye(2), "tiny")
+
+
+def test_a_view_of_another_dtype_leaves_the_array_its_encoder():
+    encoded = embeddings()
+    # As joblib does that hashes it.
+    view = encoded.view(np.uint8)
+    assert encoder_of(view) is None and encoder_of(encoded) is not None
+    before = joblib.hash(encoded)
+    assert joblib.hash(encoded) == before and encoder_of(encoded) is not None
+    view[0, 0] ^= 1
+    assert encoder_of(encoded) is None
