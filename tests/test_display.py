@@ -24,6 +24,8 @@ from skfewshot import CMMClassifier, MultiLabelPrototypeClassifier
 from skfewshot.__main__ import main
 from skfewshot.display import EvidenceMapDisplay, ModalityGapDisplay, ShotCurveDisplay
 
+pytestmark = pytest.mark.slow
+
 RNG = np.random.default_rng(0)
 CLASSES = np.array(["cat", "dog", "emu"])
 TEXTS = np.eye(3, 6)

@@ -19,6 +19,8 @@ from skfewshot import CLIPFeaturizer, MultiLabelPrototypeClassifier
 from skfewshot.datasets import make_scenes
 from skfewshot.display import EvidenceMapDisplay
 
+pytestmark = pytest.mark.slow
+
 NAMES = ["cat", "dog", "cow"]
 SIDE, WIDTH = 4, 12
 

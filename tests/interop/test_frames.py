@@ -28,6 +28,8 @@ from skfewshot import (
     ZeroShotClassifier,
 )
 
+pytestmark = pytest.mark.slow
+
 CLASSIFIERS = [
     CLAPClassifier,
     CMMClassifier,

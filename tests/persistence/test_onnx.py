@@ -27,6 +27,8 @@ from skfewshot import (
 from skfewshot.clip import EmbeddingArray, EncoderIdentity
 from skfewshot.export import to_onnx
 
+pytestmark = pytest.mark.slow
+
 WIDTH, N_CLASSES = 16, 5
 
 
