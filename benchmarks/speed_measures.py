@@ -38,8 +38,8 @@ def cmm_products(model, F):
     mapped = F @ model.map_.astype(F.dtype, copy=False)
     return [
         (F, model.map_),
-        (mapped, model.text_features_.T),
-        (F, model.zero_shot_features_.T),
+        (mapped, model.prototypes_.T),
+        (F, model.text_features_.T),
     ]
 
 

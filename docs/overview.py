@@ -106,7 +106,7 @@ def draw_grid(ax, images, width=1.0, height=1.0):
 
 def draw_map(ax, model, X, labels):
     """Show images and names in one plane, before and after the mapping."""
-    texts, refined = model.zero_shot_features_, model.text_features_
+    texts, refined = model.text_features_, model.prototypes_
     images, mapped = np.asarray(X), model.transform(X)
     plane = gap_plane(np.concatenate([images, mapped]), texts, refined)
     halves = (

@@ -311,7 +311,7 @@ class FewShotClassifier(
             )
         if text is None:
             text = class_means(features, index, weight, n_seen)
-        self.zero_shot_features_ = text
+        self.text_features_ = text
         copy = self._class_weights(classes, index, weight)[index]
         with reading("class_weight"):
             weight = weight * copy

@@ -42,7 +42,7 @@ random_state : int, RandomState instance or None, default=None
     Seeds the order of the mini-batches; pass an int for the same result each time.
 classes_ : ndarray of shape (n_classes,)
     The sorted class labels.
-zero_shot_features_ : ndarray of shape (n_classes, n_features)
+text_features_ : ndarray of shape (n_classes, n_features)
     The starting prototypes :math:`T_0`, unit norm.
 prototype_source_ : {"text_features", "text_encoder", "embedding", "image"}
     Where :math:`T_0` came from; ``"embedding"`` is the model that embedded `X`,
@@ -80,7 +80,7 @@ _ENTRIES = _by_name()
 _GROUPS = {
     "texts": ["text_features", "class_names", "text_encoder", "prompt_templates"],
     "fitted": [
-        *("classes_", "zero_shot_features_", "prototype_source_", "encoder_"),
+        *("classes_", "text_features_", "prototype_source_", "encoder_"),
         *("logit_scale_", "n_features_in_", "feature_names_in_"),
     ],
     "epochs": ["epoch_loss_curve_", "n_iter_"],

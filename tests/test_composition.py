@@ -69,12 +69,12 @@ def test_automatic_texts_are_those_of_the_encoder(support, embedded):
     clip = CLIPFeaturizer("tiny")
     texts = np.asarray(clip.encode_classes(sorted(KINDS)))
     automatic = make_model().fit(*support)["cmm"]
-    assert_allclose(automatic.zero_shot_features_, texts, atol=1e-6)
+    assert_allclose(automatic.text_features_, texts, atol=1e-6)
     assert automatic.logit_scale_ == pytest.approx(clip.fit(support[0]).logit_scale_)
     given = CMMClassifier(text_encoder=clip).fit(np.asarray(embedded[0]), embedded[1])
     assert given.prototype_source_ == "text_encoder"
     assert given.logit_scale_ == automatic.logit_scale_
-    assert_allclose(given.zero_shot_features_, texts, atol=1e-6)
+    assert_allclose(given.text_features_, texts, atol=1e-6)
 
 
 def test_templates_of_the_featurizer_reach_the_classifier(support):
@@ -82,10 +82,10 @@ def test_templates_of_the_featurizer_reach_the_classifier(support):
     clip = CLIPFeaturizer("tiny", prompt_templates=["a drawing of a {}."])
     model = make_pipeline(clip, CMMClassifier()).fit(images, names)
     expected = np.asarray(clip.encode_classes(sorted(KINDS)))
-    assert_allclose(model[-1].zero_shot_features_, expected, atol=1e-6)
+    assert_allclose(model[-1].text_features_, expected, atol=1e-6)
     own = make_pipeline(clip, CMMClassifier(prompt_templates="one {}")).fit(*support)
     expected = np.asarray(clip.encode_classes(sorted(KINDS), "one {}"))
-    assert_allclose(own[-1].zero_shot_features_, expected, atol=1e-6)
+    assert_allclose(own[-1].text_features_, expected, atol=1e-6)
 
 
 def test_class_names_give_integer_labels_their_texts(support):

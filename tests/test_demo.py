@@ -131,7 +131,7 @@ def test_display_measures_the_gap():
     model = CMMClassifier().fit(X, names)
     display = ModalityGapDisplay.from_estimator(model, X, names)
     gap = np.linalg.norm(
-        np.asarray(X).mean(axis=0) - model.zero_shot_features_.mean(axis=0)
+        np.asarray(X).mean(axis=0) - model.text_features_.mean(axis=0)
     )
     assert display.gap_before == pytest.approx(gap, rel=1e-4)
     assert display.gap_after < display.gap_before

@@ -156,9 +156,9 @@ def test_import_without_matplotlib():
 def test_gap_of_a_pipeline_and_of_its_parts(cmm):
     by_hand = ModalityGapDisplay.from_predictions(
         X,
-        cmm.zero_shot_features_,
-        cmm.transform(X),
         cmm.text_features_,
+        cmm.transform(X),
+        cmm.prototypes_,
         labels=Y,
         classes=CLASSES,
     )

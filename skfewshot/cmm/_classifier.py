@@ -113,7 +113,7 @@ class CMMClassifier(
     map_intercept_ : ndarray of shape (n_features,)
         The constant :math:`b`. With ``solver="gradient"`` it is learned only where
         there is no text, and zero otherwise.
-    text_features_ : ndarray of shape (n_classes, n_features)
+    prototypes_ : ndarray of shape (n_classes, n_features)
         The prototypes :math:`\mathrm{norm}(T)`.
     intercept_ : ndarray of shape (n_classes,)
         The intercepts :math:`a`; zeros with ``solver="gradient"``.
@@ -313,7 +313,7 @@ class CMMClassifier(
         self, solution: "Solution", rank: NDArray, seen: NDArray
     ) -> dict[str, Any]:
         """Return what predictions need of a solution, by attribute."""
-        scales, texts = solution.scales, self.zero_shot_features_
+        scales, texts = solution.scales, self.text_features_
         array = partial(to_numpy, dtype=texts.dtype)
         fitted: dict[str, Any] = {
             "map_": array(solution.map),
@@ -332,7 +332,7 @@ class CMMClassifier(
         prototypes[seen] = unit_rows(array(solution.text)[rank])
         intercept = np.full(len(texts), scales.newcomer, texts.dtype)
         intercept[seen] = array(scales.intercept)[rank]
-        return fitted | {"text_features_": prototypes, "intercept_": intercept}
+        return fitted | {"prototypes_": prototypes, "intercept_": intercept}
 
     def add_class(self, name: Any, features: ArrayLike | None = None) -> Self:
         """Add a class that has no images to the fitted classifier, without a new fit.
@@ -372,7 +372,7 @@ class CMMClassifier(
             class_names=names if isinstance(names, Mapping) and name in names else None,
             prompt_templates=self.prompt_templates,
             n_features=self.n_features_in_,
-            dtype=self.zero_shot_features_.dtype,
+            dtype=self.text_features_.dtype,
         ).features
         if text is None:
             raise ValueError(
@@ -382,8 +382,8 @@ class CMMClassifier(
         level = np.full(1, self.newcomer_intercept_, self.intercept_.dtype)
         added = {
             "classes_": classes[-1:],
-            "zero_shot_features_": text,
-            "text_features_": _prototypes_of(text, vars(self)),
+            "text_features_": text,
+            "prototypes_": _prototypes_of(text, vars(self)),
             "intercept_": level,
         }
         self.classes_ = classes[:-1]
@@ -423,9 +423,9 @@ class CMMClassifier(
         scale = self.logit_scale_ / self.temperature_ / (1 + self.alpha_)
         mapped = self._mapped(features)
         mapped *= float(scale * self.alpha_)
-        texts = as_rows(self.zero_shot_features_, features)
+        texts = as_rows(self.text_features_, features)
         logits = (features * float(scale)) @ texts.T
-        logits += mapped @ as_rows(self.text_features_, features).T
+        logits += mapped @ as_rows(self.prototypes_, features).T
         logits += as_rows(self.intercept_, features)
         return logits
 

@@ -131,7 +131,7 @@ class ModalityGapDisplay:
         """
         check_matplotlib(f"{cls.__name__}.from_estimator")
         classifier, X = split_pipeline(estimator, X)
-        wanted = ("transform", "zero_shot_features_", "text_features_")
+        wanted = ("transform", "text_features_", "prototypes_")
         if not all(hasattr(classifier, name) for name in wanted):
             raise TypeError(
                 "estimator must be a CMMClassifier, or a pipeline that ends in one; "
@@ -139,9 +139,9 @@ class ModalityGapDisplay:
             )
         return cls.from_predictions(
             X,
-            classifier.zero_shot_features_,
-            classifier.transform(X),
             classifier.text_features_,
+            classifier.transform(X),
+            classifier.prototypes_,
             labels=classifier.predict(X) if y is None else y,
             classes=classifier.classes_,
             ax=ax,

@@ -59,7 +59,7 @@ def _add_kernel(graph: Graph, keys: NDArray[Any], beta: float, values: str) -> N
 
 
 def _zero_shot_coef(classifier: Any) -> NDArray[Any]:
-    return classifier.logit_scale_ * classifier.zero_shot_features_
+    return classifier.logit_scale_ * classifier.text_features_
 
 
 def _add_zero_shot(graph: Graph, classifier: Any) -> None:
@@ -68,7 +68,7 @@ def _add_zero_shot(graph: Graph, classifier: Any) -> None:
 
 def _add_prototypes(graph: Graph, classifier: Any) -> None:
     scale = classifier.logit_scale_
-    _add_linear(graph, scale * classifier.text_features_, scale * classifier.intercept_)
+    _add_linear(graph, scale * classifier.prototypes_, scale * classifier.intercept_)
 
 
 def _add_linear_probe(graph: Graph, classifier: Any) -> None:
@@ -83,7 +83,7 @@ def _add_discriminant(graph: Graph, classifier: Any) -> None:
 def _add_cmm(graph: Graph, classifier: Any) -> None:
     alpha = classifier.alpha_
     scale = classifier.logit_scale_ / classifier.temperature_ / (1 + alpha)
-    coef = scale * classifier.zero_shot_features_
+    coef = scale * classifier.text_features_
     _add_linear(graph, coef, classifier.intercept_, logits="fixed")
     graph.add(
         "moved = Gemm(rows, map, map_intercept)",
@@ -94,7 +94,7 @@ def _add_cmm(graph: Graph, classifier: Any) -> None:
     graph.add(
         "learned = Gemm<transB = 1>(mapped, prototypes)",
         "logits = Add(fixed, learned)",
-        prototypes=scale * alpha * classifier.text_features_,
+        prototypes=scale * alpha * classifier.prototypes_,
     )
 
 

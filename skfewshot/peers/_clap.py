@@ -52,7 +52,7 @@ class CLAPClassifier(FewShotClassifier):
 
     Attributes
     ----------
-    text_features_ : ndarray of shape (n_classes, n_features)
+    prototypes_ : ndarray of shape (n_classes, n_features)
         The trained prototypes :math:`w_c`, unit norm.
     intercept_ : ndarray of shape (n_classes,)
         Added to the cosines. Learned only where there is no text
@@ -85,7 +85,7 @@ class CLAPClassifier(FewShotClassifier):
     >>> from skfewshot import CLAPClassifier
     >>> texts = {"cat": [1.0, 0.0], "dog": [0.0, 1.0]}
     >>> model = CLAPClassifier(texts).fit([[1.0, 0.9], [0.6, 1.0]], ["cat", "dog"])
-    >>> model.text_features_.shape
+    >>> model.prototypes_.shape
     (2, 2)
     """
 
@@ -155,16 +155,16 @@ class CLAPClassifier(FewShotClassifier):
         )
 
     def _fitted(self, solution: "Solution", rank: NDArray) -> dict[str, Any]:
-        texts = self.zero_shot_features_
+        texts = self.text_features_
         trained = solution.arrays(rank, texts.dtype)
         return {
-            "text_features_": unit_rows(trained["prototypes"]),
+            "prototypes_": unit_rows(trained["prototypes"]),
             "intercept_": trained.get("intercept", np.zeros_like(texts[:, 0])),
         }
 
     def _logits(self, features: NDArray) -> NDArray:
         shift = float(self.logit_scale_) * as_rows(self.intercept_, features)
-        return self._scaled_cosines(features, self.text_features_) + shift
+        return self._scaled_cosines(features, self.prototypes_) + shift
 
 
 def _trust(support: Support) -> "Tensor":

@@ -176,7 +176,7 @@ class GaussianDiscriminantClassifier(FewShotClassifier):
         images += as_rows(self.intercept_, features)
         if not self.text_weight_:
             return images
-        texts = self._scaled_cosines(features, self.zero_shot_features_)
+        texts = self._scaled_cosines(features, self.text_features_)
         return float(self.text_weight_) * texts + images
 
 

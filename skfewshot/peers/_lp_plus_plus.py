@@ -155,7 +155,7 @@ class LPPlusPlusClassifier(FewShotClassifier):
         return Solution(parameters, curve)
 
     def _fitted(self, solution: "Solution", rank: NDArray) -> dict[str, Any]:
-        texts = self.zero_shot_features_
+        texts = self.text_features_
         trained = solution.arrays(rank, texts.dtype)
         by_text = trained["text_weights"][:, None] * texts
         return {

@@ -256,7 +256,7 @@ class ProKeRClassifier(FewShotClassifier):
         )
         base = as_rows(self.prior_, features)
         if self.prototype_source_ != "image":
-            base = self._scaled_cosines(features, self.zero_shot_features_)
+            base = self._scaled_cosines(features, self.text_features_)
         correction = kernel_product(features, keys, self.beta_, dual)
         return float(self.text_weight_) * base + correction
 

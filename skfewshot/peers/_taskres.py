@@ -55,7 +55,7 @@ class TaskResClassifier(FewShotClassifier):
 
     Attributes
     ----------
-    text_features_ : ndarray of shape (n_classes, n_features)
+    prototypes_ : ndarray of shape (n_classes, n_features)
         The trained prototypes :math:`t_c + \alpha r_c`, unit norm.
     intercept_ : ndarray of shape (n_classes,)
         Added to the cosines. Learned only where there is no text
@@ -85,7 +85,7 @@ class TaskResClassifier(FewShotClassifier):
     >>> from skfewshot import TaskResClassifier
     >>> texts = {"cat": [1.0, 0.0], "dog": [0.0, 1.0]}
     >>> model = TaskResClassifier(texts).fit([[1.0, 0.9], [0.6, 1.0]], ["cat", "dog"])
-    >>> model.text_features_.shape
+    >>> model.prototypes_.shape
     (2, 2)
     """
 
@@ -162,10 +162,10 @@ class TaskResClassifier(FewShotClassifier):
         )
 
     def _fitted(self, solution: "Solution", rank: NDArray) -> dict[str, Any]:
-        texts = self.zero_shot_features_
+        texts = self.text_features_
         trained = solution.arrays(rank, texts.dtype)
         return {
-            "text_features_": unit_rows(
+            "prototypes_": unit_rows(
                 texts + float(self.alpha) * trained["residual"]
             ),
             "intercept_": trained.get("intercept", np.zeros_like(texts[:, 0])),
@@ -173,4 +173,4 @@ class TaskResClassifier(FewShotClassifier):
 
     def _logits(self, features: NDArray) -> NDArray:
         shift = float(self.logit_scale_) * as_rows(self.intercept_, features)
-        return self._scaled_cosines(features, self.text_features_) + shift
+        return self._scaled_cosines(features, self.prototypes_) + shift

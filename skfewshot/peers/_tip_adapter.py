@@ -198,4 +198,4 @@ class TipAdapterClassifier(FewShotClassifier):
         ends = np.arange(len(keys) + 1)
         values = csr_array((weights, self.key_labels_, ends), (len(keys), n_classes))
         cache = kernel_product(features, keys, self.beta, values)
-        return self._scaled_cosines(features, self.zero_shot_features_) + cache
+        return self._scaled_cosines(features, self.text_features_) + cache

@@ -77,4 +77,4 @@ class ZeroShotClassifier(FewShotClassifier):
         return {}  # the prototypes are read already
 
     def _logits(self, features: NDArray) -> NDArray:
-        return self._scaled_cosines(features, self.zero_shot_features_)
+        return self._scaled_cosines(features, self.text_features_)

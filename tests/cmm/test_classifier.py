@@ -18,7 +18,7 @@ SOLVERS = ("gaussian", "gradient")
 each_solver = pytest.mark.parametrize("solver", SOLVERS)
 #: Few iterations are enough for what holds after any.
 QUICK = {"gaussian": {}, "gradient": {"tol": 10.0}}
-LEARNED = ("map_", "map_intercept_", "text_features_", "intercept_")
+LEARNED = ("map_", "map_intercept_", "prototypes_", "intercept_")
 few = settings(max_examples=2)
 seeds = st.integers(0, 2**16)
 
@@ -45,13 +45,13 @@ def test_predictions_are_the_documented_equation(make_task, unit, solver, with_t
     queries = make_task(rows=1)[0]
     mapped = unit(queries @ model.map_ + model.map_intercept_)
     alpha = model.alpha_
-    expected = queries @ text.T + alpha * mapped @ unit(model.text_features_).T
+    expected = queries @ text.T + alpha * mapped @ unit(model.prototypes_).T
     expected *= 30 / model.temperature_ / (1 + alpha)
     expected += model.intercept_
     assert_allclose(model.decision_function(queries), expected, rtol=1e-8, atol=1e-8)
     assert_allclose(model.transform(5 * queries), mapped, rtol=1e-8)
-    assert_allclose(model.zero_shot_features_, text, rtol=1e-12)
-    assert_allclose(np.linalg.norm(model.text_features_, axis=1), 1)
+    assert_allclose(model.text_features_, text, rtol=1e-12)
+    assert_allclose(np.linalg.norm(model.prototypes_, axis=1), 1)
     assert np.abs(model.map_ - np.eye(12)).max() > 1e-3
     proba = np.exp(expected) / np.exp(expected).sum(axis=1, keepdims=True)
     assert_allclose(model.predict_proba(queries), proba, atol=1e-9)
@@ -97,7 +97,7 @@ def test_an_infinite_map_penalty_leaves_the_map_the_identity(make_task, solver):
     model = CMMClassifier(text, solver=solver, map_penalty=np.inf).fit(X, y)
     assert_array_equal(model.map_, np.eye(12))
     assert_allclose(model.transform(X), X, rtol=1e-12)
-    assert np.abs(model.text_features_ - text).max() > 0.01
+    assert np.abs(model.prototypes_ - text).max() > 0.01
 
 
 @pytest.mark.slow
@@ -118,7 +118,7 @@ def test_larger_penalties_keep_map_and_prototypes_nearer_to_the_start(
     assert moved[-1] < 1e-6
     model = CMMClassifier(text, solver=solver, map_penalty=np.inf)
     moved = [
-        np.linalg.norm(model.set_params(text_penalty=p).fit(X, y).text_features_ - text)
+        np.linalg.norm(model.set_params(text_penalty=p).fit(X, y).prototypes_ - text)
         for p in penalties
     ]
     assert moved == sorted(moved, reverse=True)
@@ -136,7 +136,7 @@ def test_learning_beats_zero_shot_on_a_planted_gap(make_task, solver):
     assert len(model.loss_curve_) == model.n_iter_ + 1
     gap = np.linalg.norm(queries.mean(axis=0) - text.mean(axis=0))
     mapped = model.transform(queries).mean(axis=0)
-    assert np.linalg.norm(mapped - model.text_features_.mean(axis=0)) < gap
+    assert np.linalg.norm(mapped - model.prototypes_.mean(axis=0)) < gap
 
 
 @each_solver
@@ -178,7 +178,7 @@ def test_row_order_does_not_matter_and_relabelling_permutes_the_columns(
     second.fit(X[rows], labels[y[rows]])
     for name in ("map_", "map_intercept_"):
         assert_array_equal(getattr(first, name), getattr(second, name))
-    for name in ("text_features_", "intercept_"):
+    for name in ("prototypes_", "intercept_"):
         assert_array_equal(getattr(first, name), getattr(second, name)[labels])
     queries = make_task(seed=seed, rows=1)[0]
     assert_allclose(
@@ -219,7 +219,7 @@ def test_dtype_of_x_is_the_dtype_of_everything(make_task, dtype, solver):
     model.fit(X.astype(dtype), y)
     # Half precision is computed in single.
     expected = np.float64 if dtype == np.float64 else np.float32
-    names = (*LEARNED, "zero_shot_features_", "text_map_", "text_map_intercept_")
+    names = (*LEARNED, "text_features_", "text_map_", "text_map_intercept_")
     for name in names:
         assert getattr(model, name).dtype == expected
     for method in ("transform", "predict_proba", "predict_log_proba"):
@@ -293,7 +293,7 @@ def test_max_iter_reached_warns_and_convergence_does_not(make_task, solver):
     assert model.n_iter_ == 0
     assert len(model.loss_curve_) == 1
     if solver == "gradient":
-        assert_allclose(model.text_features_, text, atol=1e-12)
+        assert_allclose(model.prototypes_, text, atol=1e-12)
         assert_array_equal(model.map_, np.eye(12))
 
 
@@ -345,7 +345,7 @@ def test_callbacks_are_shown_what_is_fitted_so_far_and_can_stop(make_task, solve
     assert losses == model.loss_curve_[1:]
     for name in LEARNED:
         assert_array_equal(stopper.seen[-1][name], getattr(model, name))
-    assert np.abs(stopper.seen[0]["text_features_"] - model.text_features_).max() > 0
+    assert np.abs(stopper.seen[0]["prototypes_"] - model.prototypes_).max() > 0
 
 
 @each_solver

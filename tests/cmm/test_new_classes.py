@@ -40,7 +40,7 @@ def without(X, y, *classes):
 def assert_same(one, other, X):
     """Say that two classifiers are one, up to rounding."""
     assert_array_equal(one.classes_, other.classes_)
-    for name in (*LEARNED, "text_features_", "zero_shot_features_", "intercept_"):
+    for name in (*LEARNED, "prototypes_", "text_features_", "intercept_"):
         assert_allclose(getattr(one, name), getattr(other, name), atol=1e-9)
     assert_allclose(one.decision_function(X), other.decision_function(X), atol=1e-6)
     assert_array_equal(one.predict(X), other.predict(X))
@@ -61,7 +61,7 @@ def test_a_class_named_before_the_fit_is_one_added_after_it(
     )
     before.fit(*seen)
     after = CMMClassifier(by_label, solver=solver, **QUICK[solver]).fit(*seen)
-    learned = (*LEARNED, "text_features_", "intercept_")
+    learned = (*LEARNED, "prototypes_", "intercept_")
     kept = {name: getattr(after, name).copy() for name in learned}
     assert_array_equal(after.classes_, np.delete(labels, extra))
     assert after.add_class(labels[extra], text[extra]) is after
@@ -70,9 +70,9 @@ def test_a_class_named_before_the_fit_is_one_added_after_it(
     # What was learned of the classes that have rows is as it was.
     for name in LEARNED:
         assert_array_equal(getattr(after, name), kept[name])
-    prototypes = np.delete(after.text_features_, extra, axis=0)
-    assert_array_equal(prototypes, kept["text_features_"])
-    assert_allclose(before.zero_shot_features_, text, rtol=1e-12)
+    prototypes = np.delete(after.prototypes_, extra, axis=0)
+    assert_array_equal(prototypes, kept["prototypes_"])
+    assert_allclose(before.text_features_, text, rtol=1e-12)
     assert_array_equal(np.delete(after.intercept_, extra), kept["intercept_"])
 
 
@@ -83,10 +83,10 @@ def test_the_prototype_is_the_documented_equation(task, unit, solver):
     model.fit(*without(X, y, 1, 3))
     means = text @ model.text_map_ + model.text_map_intercept_
     expected = unit(means @ model.map_)
-    assert_allclose(model.text_features_[[1, 3]], expected[[1, 3]], atol=1e-9)
+    assert_allclose(model.prototypes_[[1, 3]], expected[[1, 3]], atol=1e-9)
     if solver == "gradient":
         assert_allclose(model.text_map_, np.linalg.inv(model.map_), atol=1e-9)
-        assert_allclose(model.text_features_[[1, 3]], text[[1, 3]], atol=1e-9)
+        assert_allclose(model.prototypes_[[1, 3]], text[[1, 3]], atol=1e-9)
 
 
 @each_solver
@@ -116,7 +116,7 @@ def test_neither_the_order_nor_the_names_matter(make_task, seed):
     second = CMMClassifier(renamed, extra_classes=labels[[4, 1]])
     second.fit(support[0][rows], labels[support[1][rows]])
     assert_array_equal(first.map_, second.map_)
-    assert_allclose(first.text_features_, second.text_features_[labels], atol=1e-12)
+    assert_allclose(first.prototypes_, second.prototypes_[labels], atol=1e-12)
     assert_allclose(
         first.predict_proba(X), second.predict_proba(X)[:, labels], atol=1e-9
     )
@@ -209,7 +209,7 @@ def test_the_text_encoder_encodes_the_name_of_a_class_that_is_added(task):
     model = CMMClassifier(text_encoder=encode).fit(*without(X, NAMES[y], "dog"))
     model.add_class("dog")
     assert asked == [["ant", "bee", "cat", "elk"], ["dog"]]
-    assert_allclose(model.zero_shot_features_, text)
+    assert_allclose(model.text_features_, text)
 
 
 @each_solver
@@ -287,10 +287,10 @@ def test_a_fitted_classifier_works_on_after_add_class(make_task, dtype, solver):
     model.add_class(4, 3 * text[4].astype(np.float64))
     assert_array_equal(model.transform(X), mapped)
     assert len(model.get_feature_names_out()) == 10
-    for name in ("text_features_", "zero_shot_features_", "intercept_"):
+    for name in ("prototypes_", "text_features_", "intercept_"):
         assert getattr(model, name).dtype == dtype
     assert model.predict_proba(X).dtype == dtype
-    assert_allclose(np.linalg.norm(model.zero_shot_features_, axis=1), 1, rtol=1e-6)
+    assert_allclose(np.linalg.norm(model.text_features_, axis=1), 1, rtol=1e-6)
     copied = pickle.loads(pickle.dumps(model))
     assert_array_equal(copied.predict_proba(X), model.predict_proba(X))
     copied.add_class(9, text[0] - text[1])
@@ -333,8 +333,8 @@ def test_longer_names_are_not_cut_off(make_task):
     model.add_class("a very long name", np.ones(10))
     assert_array_equal(model.classes_, ["a very long name", "ant", "bee", "cat"])
     assert_array_equal(
-        model.zero_shot_features_[1:],
-        CMMClassifier(text).fit(X, NAMES[y]).zero_shot_features_,
+        model.text_features_[1:],
+        CMMClassifier(text).fit(X, NAMES[y]).text_features_,
     )
 
 
@@ -346,7 +346,7 @@ def test_extra_classes_that_have_rows_change_nothing(task, solver):
         model = CMMClassifier(
             text, extra_classes=extra, solver=solver, **QUICK[solver]
         ).fit(X, y)
-        for name in (*LEARNED, "text_features_", "intercept_", "classes_"):
+        for name in (*LEARNED, "prototypes_", "intercept_", "classes_"):
             assert_array_equal(getattr(model, name), getattr(plain, name))
 
 
@@ -379,7 +379,7 @@ def test_class_weights_are_of_the_classes_that_have_rows(task, class_weight, sol
     by_row = CMMClassifier(text, extra_classes=[2, 4], solver=solver, **QUICK[solver])
     by_row.fit(X, y, sample_weight=weight)
     assert_allclose(model.map_, by_row.map_, rtol=1e-6, atol=1e-9)
-    assert_allclose(model.text_features_, by_row.text_features_, atol=1e-6)
+    assert_allclose(model.prototypes_, by_row.prototypes_, atol=1e-6)
     uniform = CMMClassifier(
         text, extra_classes=[2, 4], solver=solver, **QUICK[solver]
     ).fit(X, y)

@@ -102,7 +102,7 @@ def test_numbers_of_other_names_are_no_names(support):
     named = dict(zip(support.classes, other.values(), strict=True))
     by_name = CMMClassifier(class_names=named).fit(support.X, support.names)
     by_number = CMMClassifier(class_names=other).fit(support.X, support.codes)
-    assert_array_equal(by_name.zero_shot_features_, by_number.zero_shot_features_)
+    assert_array_equal(by_name.text_features_, by_number.text_features_)
 
 
 # From many classes to two

@@ -120,7 +120,7 @@ def test_without_texts_class_means_stand_in(model, has_text, task):
     means = np.stack([X[y == c].mean(axis=0) for c in range(4)])
     means /= np.linalg.norm(means, axis=1)[:, None]
     expected = text if has_text else means
-    assert_allclose(fitted.zero_shot_features_, expected, rtol=1e-12)
+    assert_allclose(fitted.text_features_, expected, rtol=1e-12)
 
 
 @every_model

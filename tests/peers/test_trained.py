@@ -236,7 +236,7 @@ def test_mini_batches_follow_the_random_state_alone(task):
         model = TaskResClassifier(
             text, batch_size=batch_size, random_state=seed, max_iter=3
         )
-        return model.fit(X, y).text_features_
+        return model.fit(X, y).prototypes_
 
     assert_array_equal(keys(5, 0), keys(5, 0))
     assert_array_equal(
