@@ -130,9 +130,7 @@ def test_display_measures_the_gap():
     X = CLIPFeaturizer("tiny").fit_transform(images)
     model = CMMClassifier().fit(X, names)
     display = ModalityGapDisplay.from_estimator(model, X, names)
-    gap = np.linalg.norm(
-        np.asarray(X).mean(axis=0) - model.text_features_.mean(axis=0)
-    )
+    gap = np.linalg.norm(np.asarray(X).mean(axis=0) - model.text_features_.mean(axis=0))
     assert display.gap_before == pytest.approx(gap, rel=1e-4)
     assert display.gap_after < display.gap_before
     assert display.images.shape == (12, 2)

@@ -165,9 +165,7 @@ class TaskResClassifier(FewShotClassifier):
         texts = self.text_features_
         trained = solution.arrays(rank, texts.dtype)
         return {
-            "prototypes_": unit_rows(
-                texts + float(self.alpha) * trained["residual"]
-            ),
+            "prototypes_": unit_rows(texts + float(self.alpha) * trained["residual"]),
             "intercept_": trained.get("intercept", np.zeros_like(texts[:, 0])),
         }
 
