@@ -245,7 +245,7 @@ class FewShotClassifier(
             If a method that has a `tol` reached `max_iter` first.
         """
         support = self._read_support(X, y, sample_weight)
-        context = self._init_callback_context(max_subtasks=getattr(self, "max_iter", 0))
+        context = self._init_callback_context(max_subtasks=self._most_iterations())
         context.call_on_fit_task_begin(estimator=self, X=X, y=y)
 
         def report(fitted: Callable[[], dict[str, Any]]) -> bool:
@@ -260,6 +260,10 @@ class FewShotClassifier(
             setattr(self, name, value)
         context.call_on_fit_task_end(estimator=self, X=X, y=y)
         return self
+
+    def _most_iterations(self) -> int:
+        """Return how many iterations may be reported."""
+        return getattr(self, "max_iter", 0)
 
     @abstractmethod
     def _learn(self, support: Support, report: Report | None) -> dict[str, Any]:

@@ -33,7 +33,7 @@ ESTIMATORS = [
 #: Others of these, for the whole suite.
 VARIANTS = [
     CMMClassifier(text_features=None, alpha=2.0, class_weight="balanced"),
-    CMMClassifier(solver="gradient", max_iter=20),
+    CMMClassifier(solver="paper"),
     TipAdapterClassifier(train_keys=True, max_iter=10),
     GaussianDiscriminantClassifier(alpha=1.0),
     TaskResClassifier(batch_size=None, class_weight="balanced", max_iter=20),

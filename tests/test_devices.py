@@ -29,7 +29,7 @@ N_ROWS, N_CLASSES, WIDTH = 300, 5, 24
 #: Those that compute with torch.
 MODELS = [
     CMMClassifier(max_iter=5),
-    CMMClassifier(solver="gradient", max_iter=5),
+    CMMClassifier(solver="paper", max_iter=5),
     CLAPClassifier(max_iter=5),
     TaskResClassifier(max_iter=3, random_state=0),
     LPPlusPlusClassifier(max_iter=5),

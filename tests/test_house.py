@@ -21,6 +21,7 @@ LAYERS = (
     ("_text",),
     ("_rows", "_labels"),
     ("clip",),
+    ("_epochs",),
     ("_torch", "_sklearn", "_docs"),
 )
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 # Cosine of two rows of a class that are taken for one photograph.
 _NEAR_COPY = 0.97
+# Iterations of L-BFGS, and epochs.
+_MAX_ITER = {"gaussian": 200, "paper": 50}
 
 
 @shared_docs
@@ -219,13 +221,14 @@ class CMMClassifier(
     _parameter_constraints: ClassVar[dict] = {
         **SHARED_CONSTRAINTS,
         "extra_classes": ["array-like", None],
-        "solver": [StrOptions({"gaussian", "gradient"})],
+        "solver": [StrOptions({"gaussian", "paper"})],
         "alpha": [StrOptions({"auto"}), Interval(Real, 0, None, closed="left")],
         "triplet_weight": [Interval(Real, 0, None, closed="left")],
         "margin": [Interval(Real, 0, None, closed="left")],
         "map_penalty": [Interval(Real, 0, None, closed="both")],
         "text_penalty": [Interval(Real, 0, None, closed="both")],
-        "max_iter": [Interval(Integral, 0, None, closed="left")],
+        "learning_rate": [Interval(Real, 0, None, closed="neither")],
+        "max_iter": [Interval(Integral, 0, None, closed="left"), None],
         "tol": [Interval(Real, 0, None, closed="left")],
         "device": "no_validation",
     }
@@ -245,7 +248,8 @@ class CMMClassifier(
         map_penalty: float = 1.0,
         text_penalty: float = 10.0,
         logit_scale: float | str = "auto",
-        max_iter: int = 200,
+        learning_rate: float = 1e-3,
+        max_iter: int | None = None,
         tol: float = 1e-2,
         class_weight: dict | str | None = None,
         device: Any = None,
@@ -262,6 +266,7 @@ class CMMClassifier(
         self.map_penalty = map_penalty
         self.text_penalty = text_penalty
         self.logit_scale = logit_scale
+        self.learning_rate = learning_rate
         self.max_iter = max_iter
         self.tol = tol
         self.class_weight = class_weight
@@ -278,19 +283,24 @@ class CMMClassifier(
             report,
         )
         self._n_features_out = fitted["map_"].shape[1]
-        if not fitted.pop("_converged") and self.max_iter:
+        most = self._most_iterations()
+        if not fitted.pop("_converged") and most:
             warn_user(
-                f"CMM stopped after max_iter={self.max_iter} iterations before the "
+                f"CMM stopped after max_iter={most} iterations before the "
                 "loss settled; raise max_iter or tol.",
                 ConvergenceWarning,
             )
         return fitted
 
+    def _most_iterations(self) -> int:
+        return _MAX_ITER[self.solver] if self.max_iter is None else self.max_iter
+
     def _solve(
         self, support: Support, on_iteration: "OnIteration | None"
     ) -> "Solution":
         from skfewshot.cmm._gaussian import solve_gaussian
-        from skfewshot.cmm._objective import Settings, solve_gradient
+        from skfewshot.cmm._objective import Settings
+        from skfewshot.cmm._paper import solve_paper
 
         settings = Settings(
             alpha=None if self.alpha == "auto" else float(self.alpha),
@@ -298,14 +308,16 @@ class CMMClassifier(
             margin=float(self.margin),
             map_penalty=float(self.map_penalty),
             text_penalty=float(self.text_penalty),
-            max_iter=self.max_iter,
+            max_iter=self._most_iterations(),
             tol=float(self.tol),
+            learning_rate=float(self.learning_rate),
         )
-        solve = solve_gaussian if self.solver == "gaussian" else solve_gradient
+        if self.solver == "paper":
+            return solve_paper(support, settings, on_iteration)
         # A block of logits of 4 MB stays in a processor's cache; a GPU wants more.
         block = 2**26 if support.text.is_cuda else 2**20
         return in_chunks(
-            lambda chunk_size: solve(support, settings, chunk_size, on_iteration),
+            lambda size: solve_gaussian(support, settings, size, on_iteration),
             min(max(LEAST_ROWS, block // len(support.text)), len(support.y)),
         )
 

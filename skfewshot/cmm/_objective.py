@@ -1,4 +1,4 @@
-"""The paper's loss over map, texts and intercepts, by autograd, and its one minimiser.
+"""The loss of both forms of CMM, ours and the published one, and the minimiser of ours.
 
 With ``v = norm(f W + b)``, ``P = norm(T)`` and weighted means over the support::
 
@@ -7,7 +7,9 @@ With ``v = norm(f W + b)``, ``P = norm(T)`` and weighted means over the support:
     + sum of penalty * |unknown - its start|^2
 
 is the loss of cross-modal mapping (arXiv 2412.20110), where *neg* is the nearest wrong
-class. Dividing by 1 + alpha, the intercepts a, and the penalties are ours.
+class. Dividing by 1 + alpha, the intercepts a, the penalties and rounding the kinks of
+the triplet loss are ours. As published, tau is 1 / (1 + alpha), which undoes the
+division, and the kinks are sharp.
 """
 
 import math
@@ -21,10 +23,8 @@ from scipy.optimize import OptimizeResult, minimize
 from torch import Tensor
 from torch.nn.functional import cross_entropy, normalize
 
-from skfewshot._base import Support
-
-# Added under the square root of a squared distance: a row that lies on its prototype
-# (class means at one shot) would otherwise divide by zero.
+# The least of a squared distance, or added to it, under a root: a row that lies on its
+# prototype (class means at one shot) would otherwise divide by zero.
 _DISTANCE_EPS = 1e-6
 # Widths, in distance on the unit sphere, over which the triplet loss is rounded. Both
 # are small beside the distances of CLIP images to texts, which are 1.2 and more.
@@ -33,9 +33,6 @@ _HINGE_ROUNDING = 0.05
 # Iterations over which progress is judged: one poor direction may make one short step
 # far from the minimum.
 _WINDOW = 5
-
-# The same defaults serve both solvers, in these units.
-_GRADIENT_MAP_PENALTY, _GRADIENT_TEXT_PENALTY, _GRADIENT_TOL = 0.1, 3.0, 0.01
 
 #: After an iteration: its number, the loss, and what gives the unknowns so far.
 OnIteration = Callable[[int, float, Callable[[], "Solution"]], bool]
@@ -51,6 +48,7 @@ class Settings(NamedTuple):
     text_penalty: float
     max_iter: int
     tol: float
+    learning_rate: float
 
 
 class Unknown(NamedTuple):
@@ -109,7 +107,7 @@ class Solution(NamedTuple):
 
 @dataclass(frozen=True)
 class Loss:
-    """The paper's loss of a support, as a sum over some of its rows at a time.
+    """The loss of a support, without penalties, as a sum over some rows at a time.
 
     Attributes
     ----------
@@ -124,19 +122,22 @@ class Loss:
     scale : float
         ``s / tau``.
     triplet_weight, margin : float
+    sharp : bool, default=False
+        Whether the triplet loss has kinks, as published, or is rounded.
     """
 
     frozen: Tensor
-    mapped: Callable[[slice, Mapping[str, Tensor]], Tensor]
+    mapped: Callable[[slice | Tensor, Mapping[str, Tensor]], Tensor]
     y: Tensor
     row_weight: Tensor
     alpha: float
     scale: float
     triplet_weight: float
     margin: float
+    sharp: bool = False
 
-    def of_rows(self, rows: slice, values: Mapping[str, Tensor]) -> Tensor:
-        """Return what some rows add to the loss, without penalties.
+    def of_rows(self, rows: slice | Tensor, values: Mapping[str, Tensor]) -> Tensor:
+        """Return what some rows, a slice or their indices, add to the loss.
 
         `values` has the prototypes ``text`` and may have ``intercept``; what it holds
         of a map is for `mapped`.
@@ -149,7 +150,8 @@ class Loss:
         y = self.y[rows]
         losses = cross_entropy(logits, y, reduction="none")
         if self.triplet_weight:
-            losses = losses + self.triplet_weight * triplet(cosines, y, self.margin)
+            hinge = sharp_triplet if self.sharp else triplet
+            losses = losses + self.triplet_weight * hinge(cosines, y, self.margin)
         return self.row_weight[rows] @ losses
 
 
@@ -194,6 +196,16 @@ def triplet(cosines: Tensor, y: Tensor, margin: float) -> Tensor:
     violation = _NEAREST_SOFTNESS * (to_wrong - to_true) + margin
     slope = ((violation + _HINGE_ROUNDING) / (2 * _HINGE_ROUNDING)).clamp(0, 1)
     return torch.where(slope < 1, _HINGE_ROUNDING * slope.square(), violation)
+
+
+def sharp_triplet(cosines: Tensor, y: Tensor, margin: float) -> Tensor:
+    """Triplet loss of each row as published, with its kinks; see :func:`triplet`."""
+    at_y = y[:, None]
+    # A row on its prototype gets no direction from it, instead of one without end.
+    distances = (2 - 2 * cosines).clamp_min(_DISTANCE_EPS).sqrt()
+    to_true = distances.gather(1, at_y)[:, 0]
+    to_wrong = distances.scatter(1, at_y, torch.inf).amin(dim=1)
+    return (to_true - to_wrong + margin).clamp_min(0)
 
 
 def minimise(
@@ -354,97 +366,3 @@ def minimise_loss(
         on_step=on_step,
     )
     return solution(values(x), curve, converged)
-
-
-def solve_gradient(
-    support: Support,
-    settings: Settings,
-    chunk_size: int,
-    on_iteration: OnIteration | None = None,
-) -> Solution:
-    """Start from the identity and the texts, and move map and prototypes.
-
-    The parameters are those of :func:`solve_gaussian`.
-
-    Returns
-    -------
-    Solution
-    """
-    F, y, text, weight = support.features, support.y, support.text, support.weight
-    width, alpha = F.shape[1], 1.0 if settings.alpha is None else settings.alpha
-    row_weight, frozen = weight / weight.sum(), frozen_logits(support)
-    # Without text a column of ones makes the last row of the map's block a constant.
-    inputs = F
-    if support.text_seen:
-        inputs = torch.cat([F, F.new_ones(len(F), 1)], dim=1)
-    loss = Loss(
-        frozen=frozen / (1 + alpha),
-        mapped=lambda rows, values: normalize(F[rows] + inputs[rows] @ values["map"]),
-        y=y,
-        row_weight=row_weight,
-        alpha=alpha,
-        scale=support.logit_scale,
-        triplet_weight=settings.triplet_weight,
-        margin=settings.margin,
-    )
-    doubt = _doubt(support, frozen)
-    trust = 1 / max(doubt * float(weight.sum()) / len(torch.unique(y)), 1e-30)
-    identity = torch.eye(width, dtype=F.dtype, device=F.device)
-    unknowns = {
-        "map": Unknown(
-            F.new_zeros(inputs.shape[1], width),
-            _GRADIENT_MAP_PENALTY * settings.map_penalty * trust,
-        ),
-        # A mean over the classes: each has but its own share of the mean loss.
-        "text": Unknown(
-            text, _GRADIENT_TEXT_PENALTY * settings.text_penalty * trust / len(text)
-        ),
-    }
-
-    def solution(values: dict[str, Tensor], curve: list[float], done: bool) -> Solution:
-        map_ = identity + values["map"][:width]
-        return Solution(
-            map=map_,
-            map_intercept=values["map"][width:].sum(dim=0),
-            # Texts stay where they are: what the map does to them is undone.
-            text_map=torch.linalg.inv(map_.cpu().double()).to(F.dtype),
-            text_map_intercept=F.new_zeros(width),
-            text=values["text"],
-            scales=Scales(alpha, 1.0, text.new_zeros(len(text)), 0.0),
-            loss_curve=curve,
-            converged=done,
-        )
-
-    settings = settings._replace(tol=_GRADIENT_TOL * settings.tol)
-    return minimise_loss(loss, unknowns, solution, settings, chunk_size, on_iteration)
-
-
-def _doubt(support: Support, frozen: Tensor) -> float:
-    """Cross-entropy of the texts alone, by which the penalties are divided.
-
-    Texts have not seen the support, so their loss on it tells honestly how far to trust
-    them. Class means have, and their loss tells nothing: log C is chance.
-    """
-    if support.text_seen:
-        return math.log(len(support.text))
-    share = support.weight / support.weight.sum()
-    return float(weighted_entropy(frozen, support.y, share))
-
-
-def frozen_logits(support: Support) -> Tensor:
-    """Return the zero-shot logits of the rows of a support.
-
-    Where the texts are class means, a row is much nearer to a mean that it is part of
-    than a query will be: it meets the mean of its class without itself.
-    """
-    F, y, text, weight = support.features, support.y, support.text, support.weight
-    cosines = F @ text.T
-    if not support.text_seen:
-        return support.logit_scale * cosines
-    sums = torch.zeros_like(text).index_add_(0, y, weight[:, None] * F)
-    weights = weight.new_zeros(len(text)).index_add_(0, y, weight)
-    # At least half of the weight of a class is left, so that one row alone is its mean.
-    removed = torch.minimum(weight.clamp_max(1), weights[y] / 2)
-    means = normalize(sums[y] - removed[:, None] * F)
-    own = (F * means).sum(dim=1, keepdim=True)
-    return support.logit_scale * cosines.scatter_(1, y[:, None], own)

@@ -22,7 +22,7 @@ from skfewshot._sklearn import Interval
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from skfewshot.peers._epochs import Solution
+    from skfewshot._epochs import Solution
 
 
 @shared_docs
@@ -127,11 +127,8 @@ class CLAPClassifier(FewShotClassifier):
     ) -> "Solution":
         import torch
 
-        from skfewshot.peers._epochs import (
-            first_intercept,
-            prototype_loss,
-            train_epochs,
-        )
+        from skfewshot._epochs import train_epochs
+        from skfewshot.peers._losses import first_intercept, prototype_loss
 
         text, trust = support.text, _trust(support)
         parameters = {"prototypes": text.clone()} | first_intercept(support)

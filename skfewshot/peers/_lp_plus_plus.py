@@ -21,7 +21,7 @@ from skfewshot._sklearn import Interval
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from skfewshot.peers._epochs import Solution
+    from skfewshot._epochs import Solution
 
 _MOMENTUM = 0.9
 
@@ -127,7 +127,7 @@ class LPPlusPlusClassifier(FewShotClassifier):
         import torch
         from torch.nn.functional import cross_entropy
 
-        from skfewshot.peers._epochs import Solution
+        from skfewshot._epochs import Solution
 
         F, share = support.features, support.weight / support.weight.sum()
         parameters, steps = starting_point(support)

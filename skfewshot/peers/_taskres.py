@@ -22,7 +22,7 @@ from skfewshot._sklearn import Interval
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from skfewshot.peers._epochs import Solution
+    from skfewshot._epochs import Solution
 
 
 @shared_docs
@@ -136,11 +136,8 @@ class TaskResClassifier(FewShotClassifier):
     ) -> "Solution":
         import torch
 
-        from skfewshot.peers._epochs import (
-            first_intercept,
-            prototype_loss,
-            train_epochs,
-        )
+        from skfewshot._epochs import train_epochs
+        from skfewshot.peers._losses import first_intercept, prototype_loss
 
         text, alpha = support.text, float(self.alpha)
         parameters = {"residual": torch.zeros_like(text)} | first_intercept(support)

@@ -24,7 +24,7 @@ from skfewshot.peers._closed_form import kernel_product
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from skfewshot.peers._epochs import Solution
+    from skfewshot._epochs import Solution
 
 
 @shared_docs
@@ -162,7 +162,8 @@ class TipAdapterClassifier(FewShotClassifier):
     ) -> "Solution":
         import torch
 
-        from skfewshot.peers._epochs import mean_cross_entropy, train_epochs
+        from skfewshot._epochs import train_epochs
+        from skfewshot.peers._losses import mean_cross_entropy
 
         F, y, weight = support.features, support.y, support.weight
         frozen = support.logit_scale * F @ support.text.T

@@ -15,7 +15,6 @@ from skfewshot._torch import LEAST_ROWS, in_chunks
 from skfewshot.cmm._objective import Loss
 
 N_ROWS = 300
-each_solver = pytest.mark.parametrize("solver", ["gaussian", "gradient"])
 
 
 @pytest.fixture(autouse=True)
@@ -108,11 +107,10 @@ def test_memory_of_an_attempt_is_free_before_the_next(monkeypatch):
     assert emptied == [None, None, None]
 
 
-@each_solver
 @pytest.mark.parametrize("with_text", [True, False])
-def test_a_fit_in_smaller_chunks_is_the_same(task, shortage, solver, with_text):
+def test_a_fit_in_smaller_chunks_is_the_same(task, shortage, with_text):
     X, y, text = task
-    model = CMMClassifier(text if with_text else None, solver=solver, tol=100.0)
+    model = CMMClassifier(text if with_text else None, tol=100.0)
     expected = model.fit(X, y).predict_proba(X)
     chunks = shortage(most=80)
     with warnings.catch_warnings():
@@ -123,11 +121,10 @@ def test_a_fit_in_smaller_chunks_is_the_same(task, shortage, solver, with_text):
     assert_allclose(found, expected, atol=1e-5)
 
 
-@each_solver
-def test_iterations_are_reported_once(task, shortage, solver):
+def test_iterations_are_reported_once(task, shortage):
     X, y, text = task
     monitor = ScoringMonitor(scoring="accuracy")
-    model = CMMClassifier(text, solver=solver, max_iter=4, tol=0.0)
+    model = CMMClassifier(text, max_iter=4, tol=0.0)
     # Some iterations are done before memory runs out.
     chunks = shortage(most=80, after=3)
     with pytest.warns(ConvergenceWarning):
@@ -137,9 +134,8 @@ def test_iterations_are_reported_once(task, shortage, solver):
     assert len(monitor.get_logs().data_as_pandas) == model.n_iter_ == 4
 
 
-@each_solver
-def test_nothing_left_to_halve(task, shortage, solver):
+def test_nothing_left_to_halve(task, shortage):
     X, y, text = task
     shortage(most=0)
     with pytest.raises(torch.cuda.OutOfMemoryError, match=r"device='cpu'"):
-        CMMClassifier(text, solver=solver).fit(X, y)
+        CMMClassifier(text).fit(X, y)

@@ -22,7 +22,7 @@ ESTIMATORS = {
     "taskres": skfewshot.TaskResClassifier(max_iter=3),
     "proker": skfewshot.ProKeRClassifier(),
     "cmm": skfewshot.CMMClassifier(max_iter=20),
-    "cmm_gradient": skfewshot.CMMClassifier(solver="gradient", max_iter=5),
+    "cmm_paper": skfewshot.CMMClassifier(solver="paper", max_iter=5),
     "multi_label": skfewshot.MultiLabelPrototypeClassifier(),
     "multi_label_paper": skfewshot.MultiLabelPrototypeClassifier(
         selection="lcm_paper",

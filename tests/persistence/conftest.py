@@ -7,7 +7,7 @@ import pytest
 
 HERE = Path(__file__).parent
 NAMES = (
-    *("clap", "cmm", "cmm-gradient", "discriminant", "discriminant-image"),
+    *("clap", "cmm", "cmm-paper", "discriminant", "discriminant-image"),
     *("featurizer", "lp-plus-plus", "multi-label", "multi-label-prior"),
     *("multi-label-rows", "prior", "proker", "proker-image", "task-res"),
     *("tip-adapter", "tip-adapter-f", "zero-shot"),

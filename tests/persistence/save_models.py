@@ -71,7 +71,7 @@ def fit_models():
     embedded = clip.fit_transform(images)
     on_rows = {
         "cmm": CMMClassifier(by_name).fit(X, names),
-        "cmm-gradient": CMMClassifier(text, solver="gradient").fit(X, y),
+        "cmm-paper": CMMClassifier(text, solver="paper").fit(X, y),
         "tip-adapter": TipAdapterClassifier(by_name).fit(X, names),
         "tip-adapter-f": TipAdapterClassifier(
             text, train_keys=True, max_iter=5, random_state=0

@@ -87,7 +87,7 @@ def odd_rows():
 CLASSIFIERS = [
     CLAPClassifier(max_iter=30),
     CMMClassifier(),
-    CMMClassifier(solver="gradient"),
+    CMMClassifier(solver="paper"),
     CMMClassifier(alpha=0.0),
     GaussianDiscriminantClassifier(),
     GaussianDiscriminantClassifier(alpha=1.0, class_weight="balanced"),

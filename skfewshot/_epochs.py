@@ -1,4 +1,4 @@
-"""Training by a torch optimizer for so many epochs, and the losses of prototypes."""
+"""Training by a torch optimizer for so many epochs."""
 
 import math
 from collections.abc import Callable
@@ -9,9 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn.functional import cross_entropy, normalize
 
-from skfewshot._base import Support
 from skfewshot._torch import to_numpy
 
 
@@ -48,11 +46,12 @@ def train_epochs(
     *,
     optimizer: Callable[[list[Tensor]], torch.optim.Optimizer],
     max_iter: int,
+    cosine: bool = True,
     batch_size: int | None = None,
     random_state: int | np.random.RandomState | None = None,
     callback: Callable[..., bool] | None = None,
 ) -> Solution:
-    """Minimise a loss in a fixed number of epochs, the step size falling as a cosine.
+    """Minimise a loss in a fixed number of epochs.
 
     Parameters
     ----------
@@ -65,6 +64,8 @@ def train_epochs(
         From a list of tensors to a ``torch.optim.Optimizer``.
     max_iter : int
         Epochs.
+    cosine : bool, default=True
+        Whether the step size falls as a cosine, or stays.
     batch_size : int or None
         Rows a step; None, or more than there are, takes them all and draws nothing.
     random_state : None, int or RandomState instance
@@ -87,7 +88,10 @@ def train_epochs(
     step = optimizer(tensors)
     size = n_rows if batch_size is None else min(batch_size, n_rows)
     n_batches = math.ceil(n_rows / size)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(step, max_iter * n_batches)
+    n_steps = max_iter * n_batches
+    schedule = (
+        torch.optim.lr_scheduler.CosineAnnealingLR(step, n_steps) if cosine else None
+    )
     generator = None if size == n_rows else _generator(random_state)
     curve = []
     for epoch in range(1, max_iter + 1):
@@ -102,7 +106,8 @@ def train_epochs(
             value = loss(rows)
             value.backward()
             step.step()
-            schedule.step()
+            if schedule is not None:
+                schedule.step()
             total += value.detach() * min(size, n_rows - start) / n_rows
         # Read once an epoch: each reading waits for a GPU.
         curve.append(float(total))
@@ -115,44 +120,6 @@ def train_epochs(
         ):
             break
     return Solution(parameters, curve)
-
-
-def mean_cross_entropy(logits: Tensor, y: Tensor, weight: Tensor) -> Tensor:
-    """Weighted mean of the cross-entropy of the rows, a 0-d tensor."""
-    losses = cross_entropy(logits, y, reduction="none")
-    return (losses * weight).sum() / weight.sum()
-
-
-def prototype_loss(
-    support: Support, rows: Any, prototypes: Tensor, intercept: Tensor | None
-) -> Tensor:
-    """Mean cross-entropy of some rows for the logits ``s (cos(f, w_c) + b_c)``.
-
-    Parameters
-    ----------
-    support : Support
-        In tensors.
-    rows : slice or index tensor
-    prototypes : tensor of shape (C, d)
-        Of any length.
-    intercept : tensor of shape (C,) or None
-
-    Returns
-    -------
-    0-d tensor
-    """
-    cosines = support.features[rows] @ normalize(prototypes).T
-    if intercept is not None:
-        cosines = cosines + intercept
-    logits = support.logit_scale * cosines
-    return mean_cross_entropy(logits, support.y[rows], support.weight[rows])
-
-
-def first_intercept(support: Support) -> dict[str, Tensor]:
-    """Return what to train beside prototypes: an intercept where there is no text."""
-    if not support.text_seen:
-        return {}
-    return {"intercept": support.text.new_zeros(len(support.text))}
 
 
 def _generator(random_state: int | np.random.RandomState | None) -> torch.Generator:
