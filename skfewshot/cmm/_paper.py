@@ -30,7 +30,7 @@ def solve_paper(
     Parameters
     ----------
     support : Support
-        In tensors. Texts may be class means; nothing else is different then.
+        In tensors. Where its texts are class means, the map has a constant b.
     settings : Settings
         Without penalties and `tol`, which are not read. `max_iter` are epochs, and
         `alpha` None is 1.
@@ -48,8 +48,9 @@ def solve_paper(
         If the loss is not finite.
     """
     F, text = support.features, support.text
-    loss = published_loss(support, settings)
-    values = {"map": F.new_zeros(F.shape[1], F.shape[1]), "text": text.clone()}
+    inputs = _inputs(support)
+    loss = published_loss(support, inputs, settings)
+    values = {"map": F.new_zeros(inputs.shape[1], F.shape[1]), "text": text.clone()}
     curve = [_of_all(loss, values)]
     least = torch.finfo(F.dtype).tiny
 
@@ -80,12 +81,22 @@ def solve_paper(
     return solution(curve)
 
 
-def published_loss(support: Support, settings: Settings) -> Loss:
+def _inputs(support: Support) -> Tensor:
+    """Return what the map's residual is applied to.
+
+    Without text a column of ones makes its last row a constant: such features need not
+    have the large common mean of CLIP's, and f and -f could never get the same class.
+    """
+    F = support.features
+    return torch.cat([F, F.new_ones(len(F), 1)], dim=1) if support.text_seen else F
+
+
+def published_loss(support: Support, inputs: Tensor, settings: Settings) -> Loss:
     """Return the loss of the undivided sum of logits and of the sharp triplet loss."""
     F, alpha = support.features, 1.0 if settings.alpha is None else settings.alpha
     return Loss(
         frozen=support.logit_scale * (F @ support.text.T),
-        mapped=lambda rows, values: normalize(F[rows] + F[rows] @ values["map"]),
+        mapped=lambda rows, values: normalize(F[rows] + inputs[rows] @ values["map"]),
         y=support.y,
         row_weight=support.weight / support.weight.sum(),
         alpha=alpha,
@@ -112,14 +123,16 @@ def _solution(
     values: dict[str, Tensor], alpha: float, loss_curve: list[float]
 ) -> Solution:
     """Copy what is trained, which the next epoch would change."""
-    delta, text = values["map"].detach(), values["text"].detach().clone()
-    map_ = delta + torch.eye(len(delta), dtype=delta.dtype, device=delta.device)
+    residual, text = values["map"].detach(), values["text"].detach().clone()
+    width = text.shape[1]
+    identity = torch.eye(width, dtype=text.dtype, device=text.device)
+    map_ = identity + residual[:width]
     return Solution(
         map=map_,
-        map_intercept=delta.new_zeros(len(delta)),
+        map_intercept=residual[width:].sum(dim=0),
         # Texts stay where they are: what the map does to them is undone.
-        text_map=torch.linalg.inv(map_.cpu().double()).to(delta.dtype),
-        text_map_intercept=delta.new_zeros(len(delta)),
+        text_map=torch.linalg.inv(map_.cpu().double()).to(text.dtype),
+        text_map_intercept=text.new_zeros(width),
         text=text,
         scales=Scales(alpha, 1 / (1 + alpha), text.new_zeros(len(text)), 0.0),
         loss_curve=loss_curve,

@@ -23,18 +23,21 @@ SETTINGS = Settings(
 )
 
 
-def published(X, y, text, weight, batches, *, scale=30.0, **kwargs):
-    """Train row by row, with AdamW written out: the losses, Delta and T.
+def published(X, y, text, weight, batches, *, constant=False, **kwargs):
+    """Train row by row, with AdamW written out: the losses, Delta, b and T.
 
     `batches` has the rows of each step; losses are those before each, of all rows.
     """
     settings_ = SETTINGS._replace(**kwargs)
-    X, T0 = torch.tensor(X), torch.tensor(text)
-    unknowns = [torch.zeros(X.shape[1], X.shape[1], dtype=X.dtype), T0.clone()]
+    X, T0, scale = torch.tensor(X), torch.tensor(text), 30.0
+    width = X.shape[1]
+    ones = torch.full((len(X), 1), float(constant), dtype=X.dtype)
+    inputs = torch.cat([X, ones], dim=1)
+    unknowns = [torch.zeros(width + 1, width, dtype=X.dtype), T0.clone()]
     moments, losses = [[0 * u, 0 * u] for u in unknowns], []
 
     def loss_of(i):
-        T, v = normalize(unknowns[1]), normalize(X[i] + X[i] @ unknowns[0], dim=0)
+        T, v = normalize(unknowns[1]), normalize(X[i] + inputs[i] @ unknowns[0], dim=0)
         logits = scale * T0 @ X[i] + settings_.alpha * scale * T @ v
         distances = (T - v).norm(dim=1)
         wrong = min(d for c, d in enumerate(distances) if c != y[i])
@@ -46,7 +49,8 @@ def published(X, y, text, weight, batches, *, scale=30.0, **kwargs):
         with torch.no_grad():
             losses.append(float(sum(map(loss_of, range(len(y)))) / weight.sum()))
         if rows is None:
-            return losses, unknowns[0].numpy(), normalize(unknowns[1]).numpy()
+            delta, T = unknowns[0].numpy(), normalize(unknowns[1]).numpy()
+            return losses, delta[:-1], delta[-1], T
         rows = range(len(y))[rows] if isinstance(rows, slice) else rows
         unknowns = [u.requires_grad_() for u in unknowns]
         loss = sum(map(loss_of, rows)) / sum(weight[i] for i in rows)
@@ -83,18 +87,25 @@ def test_it_is_the_method_by_a_loop(make_task, unit, model, with_text, changed):
         )
         text = unit(text)
     model.set_params(**changed).fit(X, y, sample_weight=weight)
-    losses, delta, T = published(X, y, text, weight, 4 * [ALL], **changed)
+    constant = not with_text
+    steps = 4 * [ALL]
+    losses, delta, b, T = published(
+        X, y, text, weight, steps, constant=constant, **changed
+    )
     assert_allclose(model.loss_curve_, losses, rtol=1e-8)
     assert_allclose(model.map_, np.eye(12) + delta, atol=1e-8)
+    assert_allclose(model.map_intercept_, b, atol=1e-8)
+    assert b.any() == constant
     assert_allclose(model.prototypes_, T, atol=1e-8)
     queries = make_task(rows=1)[0]
     alpha = changed.get("alpha", 0.7)
     # The undivided sum.
-    logits = 30 * queries @ text.T + alpha * 30 * unit(queries + queries @ delta) @ T.T
+    mapped = unit(queries + queries @ delta + b)
+    logits = 30 * queries @ text.T + alpha * 30 * mapped @ T.T
     assert_allclose(model.decision_function(queries), logits, atol=1e-5)
     assert (model.alpha_, model.n_iter_) == (alpha, 4)
     assert model.temperature_ == pytest.approx(1 / (1 + alpha))
-    assert not (model.intercept_.any() or model.map_intercept_.any())
+    assert not model.intercept_.any()
 
 
 def test_batches_by_a_loop(make_support):
@@ -107,7 +118,7 @@ def test_batches_by_a_loop(make_support):
         batches += [order[:256], order[256:]]
     found = solve_paper(support, SETTINGS._replace(max_iter=2))
     parts = support.features, support.y, support.text, support.weight
-    losses, delta, T = published(*(part.numpy() for part in parts), batches)
+    losses, delta, _, T = published(*(part.numpy() for part in parts), batches)
     assert_allclose(found.loss_curve, losses[::2], rtol=1e-7)
     assert_allclose(found.map, np.eye(4) + delta, atol=1e-7)
     assert_allclose(normalize(found.text), T, atol=1e-7)
