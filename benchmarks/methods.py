@@ -31,11 +31,14 @@ ABLATIONS = {
     "weight not found": {"alpha": 0.2},
     "no refinement": {"max_iter": 0},
     "no triplet": {"triplet_weight": 0.0},
-    "map trained (the paper's way)": {"solver": "gradient"},
     "no intercepts": {},
     "no map of texts": {},
     "weight not by surprise": {},
     "near copies kept": {},
+    "as published": {"solver": "paper"},
+    "as published, no triplet": {"solver": "paper", "triplet_weight": 0.0},
+    "as published, map alone": {"solver": "paper"},
+    "as published, texts alone": {"solver": "paper"},
 }
 ABLATIONS = {f"CMM, {name}": settings for name, settings in ABLATIONS.items()}
 #: What has no parameter is taken out by a constant: module, name, value.
@@ -47,6 +50,8 @@ CONSTANTS = {
     "CMM, no map of texts": (("cmm._gaussian", "_MAP_VARIANCE", 0.0),),
     "CMM, weight not by surprise": (("cmm._scales", "_RATIO_BOUNDS", (1.0, 1.0)),),
     "CMM, near copies kept": (("cmm._classifier", "_NEAR_COPY", 2.0),),
+    "CMM, as published, map alone": (("cmm._paper", "_TRAINED", ("map",)),),
+    "CMM, as published, texts alone": (("cmm._paper", "_TRAINED", ("text",)),),
 }
 METHODS = {
     **PEERS,

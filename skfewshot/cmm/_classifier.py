@@ -65,8 +65,8 @@ class CMMClassifier(
 
     with *neg* the nearest wrong class. Dividing by :math:`1 + \alpha` is this
     library's; it keeps the temperature :math:`\tau` independent of :math:`\alpha`. How
-    the unknowns are found is this library's too, unless ``solver="gradient"``. Notes
-    has the equations.
+    the unknowns are found is this library's too; ``solver="paper"`` is the method as
+    published. Notes has the equations.
 
     1. :math:`W`, :math:`b` and a first :math:`T` come in closed form from a Gaussian
        model: a class's mean follows its text and its rows, the more the rows the more
@@ -79,13 +79,13 @@ class CMMClassifier(
     Parameters
     ----------
     {{texts, extra_classes}}
-    solver : {"gaussian", "gradient"}, default="gaussian"
-        How :math:`W` and :math:`T` are found. ``"gradient"`` is the paper's way, with
-        penalties: from :math:`W = I` and :math:`T = T_0` the loss is minimised over
-        both. It takes some ten times as long.
+    solver : {"gaussian", "paper"}, default="gaussian"
+        How :math:`W` and :math:`T` are found. ``"paper"`` is the method as published:
+        both are trained by AdamW, from :math:`W = I` and :math:`T = T_0`, without
+        penalties.
     alpha : "auto" or float, default="auto"
         Weight :math:`\alpha \ge 0` of the mapped logits. At 0 the predictions are those
-        of zero-shot CLIP. ``"auto"`` finds it, or is 1 with ``solver="gradient"``.
+        of zero-shot CLIP. ``"auto"`` finds it, or is 1 with ``solver="paper"``.
     triplet_weight : float, default=1.0
         Weight :math:`\lambda_{\mathrm{trip}} \ge 0` of the triplet loss.
     margin : float, default=0.1
@@ -93,15 +93,20 @@ class CMMClassifier(
         sphere.
     map_penalty : float, default=1.0
         Penalty :math:`\lambda_W \ge 0` of the map; infinity leaves it the identity.
+        ``solver="paper"`` has no penalties and reads neither this nor the next.
     text_penalty : float, default=10.0
         Penalty :math:`\lambda_T \ge 0` of the prototypes' distance from the texts;
         infinity makes them the texts, which the Gaussian solver maps by :math:`W`.
     {{logit_scale}}
-    max_iter : int, default=200
-        Most L-BFGS iterations; at 0 the Gaussian solver leaves step 3 out.
+    learning_rate : float, default=0.001
+        Step size of ``solver="paper"``; the Gaussian solver has none.
+    max_iter : int or None, default=None
+        Most L-BFGS iterations of the Gaussian solver, for which None is 200 and 0
+        leaves step 3 out. With ``solver="paper"`` the number of epochs, all of which
+        are done; None is 50.
     tol : float, default=1e-2
         Stop once five iterations lowered the loss by less than `tol` times the loss
-        each, on average; ``solver="gradient"`` asks for a hundredth of that.
+        each, on average. Not read by ``solver="paper"``.
     {{class_weight}}
     {{device}}
 
@@ -109,20 +114,20 @@ class CMMClassifier(
     ----------
     alpha_, temperature_ : float
         The weight :math:`\alpha` and the temperature :math:`\tau` used; the latter is
-        1 with ``solver="gradient"``.
+        :math:`1 / (1 + \alpha)` with ``solver="paper"``.
     map_ : ndarray of shape (n_features, n_features)
         The map :math:`W = I + \Delta`.
     map_intercept_ : ndarray of shape (n_features,)
-        The constant :math:`b`. With ``solver="gradient"`` it is learned only where
+        The constant :math:`b`. With ``solver="paper"`` it is learned only where
         there is no text, and zero otherwise.
     prototypes_ : ndarray of shape (n_classes, n_features)
         The prototypes :math:`\mathrm{norm}(T)`.
     intercept_ : ndarray of shape (n_classes,)
-        The intercepts :math:`a`; zeros with ``solver="gradient"``.
+        The intercepts :math:`a`; zeros with ``solver="paper"``.
     text_map_ : ndarray of shape (n_features, n_features)
         How the prototype of a class without rows follows from its text *t*:
         ``norm((t @ text_map_ + text_map_intercept_) @ map_)``. With
-        ``solver="gradient"`` it is the inverse of `map_`, as texts stay.
+        ``solver="paper"`` it is the inverse of `map_`, as texts stay.
     text_map_intercept_ : ndarray of shape (n_features,)
     newcomer_intercept_ : float
         The intercept of classes without rows.
@@ -140,9 +145,9 @@ class CMMClassifier(
     a row is doubling its weight, and neither the order of the rows nor the names of
     the classes matter, to the last bit. ``solver="gaussian"`` also merges rows of a
     class with a cosine above 0.97: near copies would deceive step 2. Nothing is drawn
-    at random. Rows are handled in chunks of a million logits, or 64 million on a GPU,
-    with the exact gradient; if a GPU runs out of memory, the fit starts again with
-    half as many, down to 64 rows.
+    at random. The Gaussian solver handles rows in chunks of a million logits, or 64
+    million on a GPU, with the exact gradient; if a GPU runs out of memory, the fit
+    starts again with half as many, down to 64 rows.
 
     **The Gaussian model.** Let :math:`m` and :math:`m_T` be the means of the class
     means and of the texts. In units of the covariance :math:`\Sigma` of the rows of a
@@ -185,22 +190,23 @@ class CMMClassifier(
     intercept: the one that makes the labels of rows of classes with several most likely
     when each class in turn is taken for one without rows.
 
-    **The paper's way.** With ``solver="gradient"`` the penalty is
-
-    .. math::
-
-        \frac{\lambda_W \|\Delta\|_F^2 / 10
-        + 3 \lambda_T \, \mathrm{mean}_c \|T_c - T_{0c}\|^2}{\bar n \, L_0}
-
-    with :math:`\bar n` rows a class and :math:`L_0` the cross-entropy of zero-shot CLIP
-    on the support. The paper has none, and its map collapses at one shot. Without text
-    :math:`L_0` is that of chance, :math:`\log C`, and in training each row meets the
-    frozen mean of its class without itself.
+    **As published.** With ``solver="paper"`` the temperature is
+    :math:`1 / (1 + \alpha)`, so that the logits are the undivided sum
+    :math:`s f T_0^\top + \alpha s \, v(f) \, \mathrm{norm}(T)^\top`; there are no
+    penalties, no intercepts, and the triplet loss is not rounded. :math:`\Delta` and
+    :math:`T` are trained by AdamW, as torch has it but for the step size, which stays
+    the same. A step takes the whole support or, if that has more than 256 rows, 256
+    of them, shuffled by a generator of its own that always starts the same; its loss
+    is their weighted mean. No code of the paper is public, and :math:`\alpha`, the
+    margin, the weight of the triplet loss, the step size and 256 are guesses. The
+    map has nothing to hold it: with few images a class it can be worse than no
+    training, and a smaller step size helps. Ours is only :math:`b` where there is no
+    text, without which :math:`f` and :math:`-f` could never get the same class.
 
     References
     ----------
-    .. [1] Cross-Modal Mapping: Eliminating the Modality Gap for Few-Shot Image
-       Classification, arXiv:2412.20110, 2024.
+    .. [1] Cross-Modal Mapping: Mitigating the Modality Gap for Few-Shot Image
+       Classification, arXiv:2412.20110v3.
 
     Examples
     --------
