@@ -144,8 +144,8 @@ class CMMClassifier(
     takes the whole support, with copies merged and in an order of its own: duplicating
     a row is doubling its weight, and neither the order of the rows nor the names of
     the classes matter, to the last bit. ``solver="gaussian"`` also merges rows of a
-    class with a cosine above 0.97: near copies would deceive step 2. Nothing is drawn
-    at random. The Gaussian solver handles rows in chunks of a million logits, or 64
+    class with a cosine above 0.97: near copies would deceive step 2. That solver
+    draws nothing at random, and handles rows in chunks of a million logits, or 64
     million on a GPU, with the exact gradient; if a GPU runs out of memory, the fit
     starts again with half as many, down to 64 rows.
 
@@ -194,14 +194,14 @@ class CMMClassifier(
     :math:`1 / (1 + \alpha)`, so that the logits are the undivided sum
     :math:`s f T_0^\top + \alpha s \, v(f) \, \mathrm{norm}(T)^\top`; there are no
     penalties, no intercepts, and the triplet loss is not rounded. :math:`\Delta` and
-    :math:`T` are trained by AdamW, as torch has it but for the step size, which stays
-    the same. A step takes the whole support or, if that has more than 256 rows, 256
-    of them, shuffled by a generator of its own that always starts the same; its loss
-    is their weighted mean. No code of the paper is public, and :math:`\alpha`, the
-    margin, the weight of the triplet loss, the step size and 256 are guesses. The
-    map has nothing to hold it: with few images a class it can be worse than no
-    training, and a smaller step size helps. Ours is only :math:`b` where there is no
-    text, without which :math:`f` and :math:`-f` could never get the same class.
+    :math:`T` are trained by AdamW with torch's defaults, among them a weight decay of
+    0.01, and a step size that stays. A step takes the whole support or, if that has
+    more than 256 rows, 256 of them, shuffled by a generator of its own that always
+    starts the same; its loss is their weighted mean. No code of the paper is public,
+    and :math:`\alpha`, the margin, the weight of the triplet loss, the step size and
+    256 are guesses. Nothing holds the map: with few images a class it can be worse
+    than no training, and a smaller step size helps. Ours is only :math:`b` where there
+    is no text, without which :math:`f` and :math:`-f` could never get the same class.
 
     References
     ----------
