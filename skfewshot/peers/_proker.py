@@ -122,7 +122,7 @@ class ProKeRClassifier(FewShotClassifier):
     >>> import numpy as np
     >>> from skfewshot import ProKeRClassifier
     >>> texts = {"cat": [1.0, 0.0], "dog": [0.0, 1.0]}
-    >>> X = [[1.0, 0.9], [0.6, 1.0], [0.5, 1.0]]
+    >>> X = [[1.0, 0.9], [0.7, 1.0], [0.2, 1.0]]
     >>> model = ProKeRClassifier(texts).fit(X, ["cat", "dog", "dog"])
     >>> model.beta_, model.dual_coef_.shape
     (2.0, (3, 2))
