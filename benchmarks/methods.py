@@ -49,7 +49,7 @@ CONSTANTS = {
     ),
     "CMM, no map of texts": (("cmm._gaussian", "_MAP_VARIANCE", 0.0),),
     "CMM, weight not by surprise": (("cmm._scales", "_RATIO_BOUNDS", (1.0, 1.0)),),
-    "CMM, near copies kept": (("cmm._classifier", "_NEAR_COPY", 2.0),),
+    "CMM, near copies kept": (("_copies", "_NEAR_COPY", 0.0),),
     "CMM, as published, map alone": (("cmm._paper", "_TRAINED", ("map",)),),
     "CMM, as published, texts alone": (("cmm._paper", "_TRAINED", ("text",)),),
 }

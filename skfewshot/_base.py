@@ -19,6 +19,7 @@ from sklearn.utils.class_weight import compute_class_weight
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from skfewshot._copies import merge_near_copies, merge_views, read_groups
 from skfewshot._labels import plain_labels, with_extra_classes
 from skfewshot._rows import (
     MOST_WEIGHT,
@@ -29,7 +30,6 @@ from skfewshot._rows import (
     check_weight_range,
     class_means,
     float_types,
-    merge_near_copies,
     merge_rows,
     plain,
     reading,
@@ -78,7 +78,8 @@ class Support:
     weight : array of shape (n_support,)
         Sample weight times class weight; all positive.
     copy : array of shape (n_support,)
-        The weight that one copy of a row has: that of its class.
+        The weight that one copy of a row has: that of its class. Near copies, once
+        merged, are one copy of all their weight.
     text : array of shape (n_classes, n_features)
         Unit-norm starting prototypes.
     seen : ndarray of int, shape (n_classes,)
@@ -111,13 +112,14 @@ class Support:
         rank = np.argsort(order)
         return replace(self, y=rank[self.y], text=self.text[order]), rank
 
-    def without_near_copies(self, cosine: float) -> "Support":
+    def without_near_copies(self) -> "Support":
         """Return the support with one row a class in the place of near copies."""
-        merged = merge_near_copies(self.features, self.y, self.weight, cosine=cosine)
-        features, y, weight = merged
-        copy = np.zeros(len(self.text), self.copy.dtype)
-        copy[self.y] = self.copy
-        return replace(self, features=features, y=y, weight=weight, copy=copy[y])
+        merged = merge_near_copies(self.features, self.y, self.weight)
+        features, y, weight, is_merged = merged
+        of_class = np.zeros(len(self.text), self.copy.dtype)
+        of_class[self.y] = self.copy
+        copy = np.where(is_merged, np.maximum(of_class[y], weight), of_class[y])
+        return replace(self, features=features, y=y, weight=weight, copy=copy)
 
     def on_device(self, device: Any) -> "Support":
         """Return the support with tensors in the place of arrays.
@@ -208,7 +210,12 @@ class FewShotClassifier(
     # own, so nested validation stays on.
     @_fit_context(prefer_skip_nested_validation=False)
     def fit(
-        self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None
+        self,
+        X: ArrayLike,
+        y: ArrayLike,
+        sample_weight: ArrayLike | None = None,
+        *,
+        groups: ArrayLike | None = None,
     ) -> Self:
         """Learn from the support.
 
@@ -224,6 +231,11 @@ class FewShotClassifier(
             Weights, from 0 to 1e9. They count rows: a row of weight 2 is two rows, and
             more rows weigh more against the texts, so do not scale the weights to sum
             to one.
+        groups : array-like or tensor of shape (n_samples,), default=None
+            Which photograph a row is a view of, as ints or strings. The rows of a
+            group, such as ten crops, count as one: their unit rows' mean, weighted by
+            `sample_weight`, with the mean of their weights. Rows of weight zero are
+            left out first. None takes each row for a photograph.
 
         Returns
         -------
@@ -233,7 +245,8 @@ class FewShotClassifier(
         ------
         ValueError
             If there are fewer than two classes, a value is not finite, a weight is
-            negative, or the text features do not fit `y` and `X`.
+            negative, the text features do not fit `y` and `X`, or the rows of a group
+            have different labels.
         TypeError
             If a class name is not a str, or `text_encoder` cannot encode.
 
@@ -244,7 +257,7 @@ class FewShotClassifier(
         ConvergenceWarning
             If a method that has a `tol` reached `max_iter` first.
         """
-        support = self._read_support(X, y, sample_weight)
+        support = self._read_support(X, y, sample_weight, groups)
         context = self._init_callback_context(max_subtasks=self._most_iterations())
         context.call_on_fit_task_begin(estimator=self, X=X, y=y)
 
@@ -277,10 +290,11 @@ class FewShotClassifier(
     def _logits(self, features: NDArray) -> NDArray:
         """Return the logits, shape (n, n_classes), of unit rows (n, n_features)."""
 
-    def _read_support(self, X: Any, y: Any, sample_weight: Any) -> Support:
+    def _read_support(self, X: Any, y: Any, sample_weight: Any, groups: Any) -> Support:
         """Check the support, find its prototypes and set what `fit` learns of them."""
         check_parameters(self.get_params(deep=False))
         rows, y, weight = self._read_rows(X, y, sample_weight)
+        groups = read_groups(groups, len(rows))
         kept = weight > 0
         classes, index = np.unique(y[kept], return_inverse=True)
         n_seen = len(classes)
@@ -306,7 +320,10 @@ class FewShotClassifier(
         is_auto = self.logit_scale == "auto"
         scale = prototypes.logit_scale if is_auto else float(self.logit_scale)
         self.logit_scale_ = scale
-        features, index, weight = merge_rows(unit_rows(rows[kept]), index, weight[kept])
+        read = unit_rows(rows[kept]), index, weight[kept]
+        if groups is not None:
+            read = merge_views(*read, groups[kept], classes)
+        features, index, weight = merge_rows(*read)
         text = prototypes.features
         if text is None and n_seen < len(self.classes_):
             raise ValueError(

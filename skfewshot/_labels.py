@@ -105,7 +105,7 @@ def _check_objects(array: NDArray, name: str, only_missing: bool) -> None:
     else:
         return
     if missing.any():
-        raise _missing_error(name, np.flatnonzero(missing))
+        raise missing_error(name, np.flatnonzero(missing))
     if kind != "O" or only_missing:
         return
     types = sorted({type(label).__name__ for label in array})
@@ -117,7 +117,8 @@ def _check_objects(array: NDArray, name: str, only_missing: bool) -> None:
         )
 
 
-def _missing_error(name: str, rows: NDArray) -> ValueError:
+def missing_error(name: str, rows: NDArray) -> ValueError:
+    """Return the error that says at which rows labels are missing."""
     shown = f"{rows[:20].tolist()}{' ...' if len(rows) > 20 else ''}"
     return ValueError(
         f"Input {name} contains NaN or None. {name} must not be missing, as at the "
@@ -362,7 +363,7 @@ def read_indicator(
     is_missing = np.vectorize(_is_missing, otypes=[bool]) if kind == "O" else np.isnan
     missing = is_missing(array).any(axis=1) if kind in "Of" else np.zeros(0, dtype=bool)
     if missing.any():
-        raise _missing_error(name, np.flatnonzero(missing))
+        raise missing_error(name, np.flatnonzero(missing))
     is_number = kind in "biuf" or all(
         isinstance(value, bool | np.bool_ | Real) for value in array.flat
     )

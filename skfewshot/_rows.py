@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
-from scipy.sparse.csgraph import connected_components
 
 from skfewshot._sklearn import _check_sample_weight
 from skfewshot._torch import is_tensor, to_numpy
@@ -356,46 +355,3 @@ def _row_bytes(rows: NDArray) -> NDArray:
     rows = np.ascontiguousarray(rows)
     dtype: DTypeLike = np.dtype((np.void, rows.itemsize * rows.shape[1]))
     return rows.view(dtype)[:, 0]
-
-
-def merge_near_copies(
-    features: NDArray, y: NDArray, weight: NDArray, *, cosine: float, most: int = 512
-) -> tuple[NDArray, NDArray, NDArray]:
-    """Put a mean in the place of rows of a class that show nearly the same.
-
-    Leaving one of them out would leave its likeness in. Rows are alike directly or
-    through others that are.
-
-    Parameters
-    ----------
-    features : ndarray of shape (n, n_features)
-        Unit rows.
-    y : ndarray of shape (n,)
-        Class indices.
-    weight : ndarray of shape (n,)
-    cosine : float
-        From which on two rows are alike.
-    most : int, default=512
-        Classes of more rows are left as they are: in them a copy matters little.
-
-    Returns
-    -------
-    features, y, weight : ndarrays of shapes (m, n_features), (m,) and (m,)
-        Unit rows, in the order of the first row of each; weights add up.
-    """
-    group = np.arange(len(y))
-    order = np.argsort(y, kind="stable")
-    for rows in np.split(order, np.cumsum(np.bincount(y))[:-1]):
-        if not 1 < len(rows) <= most:
-            continue
-        alike = features[rows] @ features[rows].T > cosine
-        if alike.sum() > len(rows):
-            _, label = connected_components(alike, directed=False)
-            _, first = np.unique(label, return_index=True)
-            group[rows] = rows[first[label]]
-    if (group == np.arange(len(y))).all():
-        return features, y, weight
-    kept, index = np.unique(group, return_inverse=True)
-    sums = sum_rows(weight.astype(features.dtype)[:, None] * features, index, len(kept))
-    total = np.bincount(index, weights=weight).astype(weight.dtype)
-    return unit_rows(sums), y[kept], total

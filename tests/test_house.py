@@ -19,7 +19,7 @@ LAYERS = (
     ("cmm", "peers"),
     ("_base",),
     ("_text",),
-    ("_rows", "_labels"),
+    ("_rows", "_labels", "_copies"),
     ("clip",),
     ("_epochs",),
     ("_torch", "_sklearn", "_docs"),

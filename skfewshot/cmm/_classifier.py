@@ -29,8 +29,6 @@ from skfewshot._torch import LEAST_ROWS, in_chunks, to_numpy
 if TYPE_CHECKING:
     from skfewshot.cmm._objective import OnIteration, Solution
 
-# Cosine of two rows of a class that are taken for one photograph.
-_NEAR_COPY = 0.97
 # Iterations of L-BFGS, and epochs.
 _MAX_ITER = {"gaussian": 200, "paper": 50}
 
@@ -143,11 +141,11 @@ class CMMClassifier(
     Rows of `X` are scaled to unit norm first, and those of weight zero dropped. Fitting
     takes the whole support, with copies merged and in an order of its own: duplicating
     a row is doubling its weight, and neither the order of the rows nor the names of
-    the classes matter, to the last bit. ``solver="gaussian"`` also merges rows of a
-    class with a cosine above 0.97: near copies would deceive step 2. That solver
-    draws nothing at random, and handles rows in chunks of a million logits, or 64
-    million on a GPU, with the exact gradient; if a GPU runs out of memory, the fit
-    starts again with half as many, down to 64 rows.
+    the classes matter, to the last bit. ``solver="gaussian"`` also merges near copies,
+    rows of a class whose squared distance is below a sixth of what is usual in a class:
+    they would deceive step 2. That solver draws nothing at random, and handles rows in
+    chunks of a million logits, or 64 million on a GPU, with the exact gradient; if a
+    GPU runs out of memory, the fit starts again with half as many, down to 64 rows.
 
     **The Gaussian model.** Let :math:`m` and :math:`m_T` be the means of the class
     means and of the texts. In units of the covariance :math:`\Sigma` of the rows of a
@@ -280,7 +278,7 @@ class CMMClassifier(
 
     def _learn(self, support: Support, report: Report | None) -> dict[str, Any]:
         if self.solver == "gaussian":
-            support = support.without_near_copies(_NEAR_COPY)
+            support = support.without_near_copies()
         fitted = train(
             support,
             self.device,

@@ -105,9 +105,11 @@ class GaussianDiscriminantClassifier(FewShotClassifier):
     temperature: the guess has 3 for 0.8, the factor is 30, and one row a class gives
     :math:`\alpha = s`.
 
-    Sample weights count rows: in the means, the shares, the covariance and *n*. Sums
-    are in double precision. A class of which `class_weight` leaves no row has the share
-    of the smallest other.
+    Sample weights count rows: in the means, the shares, the covariance and *n*. For
+    ``alpha="auto"`` near copies, rows of a class whose squared distance is below a
+    sixth of what is usual in a class, are one row of all their weight. Sums are in
+    double precision. A class of which `class_weight` leaves no row has the share of the
+    smallest other.
 
     References
     ----------
@@ -151,6 +153,8 @@ class GaussianDiscriminantClassifier(FewShotClassifier):
 
     def _learn(self, support: Support, report: Report | None) -> dict[str, Any]:
         dtype = support.text.dtype
+        if self.alpha == "auto":
+            support = support.without_near_copies()
         support, rank = support.in_own_order()
         F, weight = support.features.astype(float), support.weight.astype(float)
         model = fit_discriminant(F, support.y, weight, len(rank))

@@ -6,70 +6,153 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
-from skfewshot._rows import merge_near_copies
+from skfewshot._copies import merge_near_copies, near_copies
 
-ALIKE = np.cos(np.deg2rad(10))
-
-
-def on_a_circle(degrees):
-    """Unit rows in a plane; two are alike if their angle is below ten degrees."""
-    angle = np.deg2rad(degrees)
-    return np.column_stack([np.cos(angle), np.sin(angle)])
+D = 64
 
 
-def test_a_chain_of_near_copies_is_one_row(unit):
-    F = on_a_circle([0, 90, 8, 16, 24, 130])
-    weight = np.array([1.0, 5.0, 2.0, 3.0, 4.0, 6.0])
-    features, y, total = merge_near_copies(F, np.zeros(6, int), weight, cosine=ALIKE)
-    chain = [0, 2, 3, 4]
-    mean = unit((weight[chain, None] * F[chain]).sum(axis=0))
-    assert_allclose(features, [mean, F[1], F[5]], atol=1e-12)
-    assert_array_equal(total, [10, 5, 6])
-    assert_array_equal(y, [0, 0, 0])
-
-
-def test_rows_of_two_classes_are_never_merged():
-    F = on_a_circle([0, 0, 1, 1, 50])
-    y = np.array([1, 0, 1, 0, 0])
-    features, labels, total = merge_near_copies(F, y, np.ones(5), cosine=ALIKE)
-    assert_allclose(features, on_a_circle([0.5, 0.5, 50]), atol=1e-12)
-    assert_array_equal(labels, [1, 0, 0])
-    assert_array_equal(total, [2, 2, 1])
-
-
-def test_rows_that_differ_come_back_as_they_are():
-    given_ = on_a_circle([0, 20, 40]), np.array([2, 2, 0]), np.ones(3)
-    found = merge_near_copies(*given_, cosine=ALIKE)
-    for before, after in zip(given_, found, strict=True):
-        assert_array_equal(before, after)
-
-
-@pytest.mark.parametrize("most, kept", [(5, 2), (3, 2), (2, 4), (1, 5)])
-def test_classes_of_more_than_so_many_rows_are_left_alone(most, kept):
-    F, y = on_a_circle([0, 1, 2, 100, 101]), np.array([0, 0, 0, 1, 1])
-    features, labels, total = merge_near_copies(
-        F, y, np.ones(5), cosine=ALIKE, most=most
-    )
-    assert len(features) == len(labels) == len(total) == kept
-    assert total.sum() == 5
-
-
-@given(seed=st.integers(0, 2**16), n_rows=st.integers(1, 25))
-def test_merging_is_that_of_a_slow_search_for_chains(unit, seed, n_rows):
+def photographs(n_classes=6, shots=4, seed=0, spread=1.0):
+    """Rows as an encoder gives them: classes that overlap, beside a common vector."""
     rng = np.random.default_rng(seed)
-    F = on_a_circle(rng.uniform(0, 200, n_rows)).astype(np.float32)
-    y, weight = rng.integers(0, 3, n_rows), rng.integers(1, 4, n_rows).astype("f4")
-    group = np.arange(n_rows)
-    alike = (y[:, None] == y) & (F @ F.T > ALIKE)
-    for _ in range(n_rows):
-        group = np.where(alike, group, n_rows).min(axis=1)
-    features, labels, total = merge_near_copies(F, y, weight, cosine=ALIKE)
-    assert features.dtype == total.dtype == np.float32
-    firsts = np.unique(group)
-    assert_array_equal(labels, y[firsts])
-    assert_array_equal(total, [weight[group == first].sum() for first in firsts])
-    means = [
-        unit((weight[group == first, None] * F[group == first]).sum(axis=0))
-        for first in firsts
-    ]
-    assert_allclose(features, means, atol=1e-5)
+    y = np.repeat(np.arange(n_classes), shots)
+    concepts = rng.normal(size=(n_classes, D))
+    noise = spread * rng.normal(size=(len(y), D))
+    return 4 * rng.normal(size=D) + concepts[y] + noise, y
+
+
+def again(rows, share=0.05, seed=1):
+    """Nearly the same rows, with a share of the squared distance of two of a class."""
+    noise = np.random.default_rng(seed).normal(size=rows.shape)
+    return rows + np.sqrt(2 * share) * noise
+
+
+def slowly(F, y):
+    """Merge the two groups of a class that are most alike, as long as all of them are.
+
+    Where the usual distance is the spread, as it is in these tests.
+    """
+
+    def squared(i, j):
+        return ((F[i] - F[j]) ** 2).sum()
+
+    groups = [[i] for i in range(len(y))]
+    usual = np.median(
+        [
+            np.median([squared(i, j) for i in rows for j in rows if i < j])
+            for c in np.unique(y)
+            if len(rows := np.flatnonzero(y == c)) > 1
+        ]
+    )
+    while True:
+        pairs = [
+            (max(squared(i, j) for i in a for j in b), a, b)
+            for place, a in enumerate(groups)
+            for b in groups[:place]
+            if y[a[0]] == y[b[0]]
+        ]
+        widest, a, b = min(pairs, default=(np.inf, [], []))
+        if widest >= usual / 6:
+            break
+        groups = [g for g in groups if g not in (a, b)] + [a + b]
+    found = np.empty(len(y), int)
+    for group in groups:
+        found[group] = min(group)
+    return found
+
+
+def test_copies_are_merged_and_others_are_not(unit):
+    X, y = photographs()
+    copied = [0, 5, 6]
+    F = unit(np.vstack([X, again(X[copied])]))
+    labels = np.concatenate([y, y[copied]])
+    weight = np.arange(1.0, len(F) + 1)
+    features, merged, total, is_merged = merge_near_copies(F, labels, weight)
+    assert_array_equal(merged, y)
+    assert_array_equal(np.flatnonzero(is_merged), copied)
+    assert_array_equal(total[[0, 5, 6, 7]], [1 + 25, 6 + 26, 7 + 27, 8])
+    assert_array_equal(features[~is_merged], F[:24][~is_merged])
+    means = weight[copied, None] * F[copied] + weight[24:, None] * F[24:]
+    assert_allclose(features[copied], unit(means), atol=1e-12)
+
+
+@pytest.mark.parametrize("shots", [2, 3, 16])
+@pytest.mark.parametrize("common", [0, 10, 100])
+def test_a_common_vector_changes_nothing(unit, shots, common):
+    X, y = photographs(shots=shots)
+    aside = common * np.random.default_rng(3).normal(size=D)
+    F = unit(np.vstack([X, again(X[:3])]) + aside)
+    group = near_copies(F, np.concatenate([y, y[:3]]))
+    assert_array_equal(group[:-3], np.arange(len(y)))
+    assert_array_equal(group[-3:], [0, 1, 2])
+
+
+def test_a_camera_that_stands_still_has_no_copies(unit):
+    X, y = photographs(2, 16, spread=2.0)
+    F = unit(100 * np.random.default_rng(3).normal(size=D) + X)
+    assert (F @ F.T).min() > 0.99
+    assert_array_equal(near_copies(F, y), np.arange(32))
+
+
+@pytest.mark.parametrize("n_classes", [2, 6])
+def test_a_support_of_nothing_but_copies(unit, n_classes):
+    X, y = photographs(n_classes, 1)
+    F = unit(np.vstack([X, *(again(X, 0.02, seed) for seed in range(3))]))
+    assert_array_equal(near_copies(F, np.tile(y, 4)), np.tile(y, 4))
+
+
+def test_one_class_of_nothing_but_copies(unit):
+    X, y = photographs(shots=8)
+    X[:8] = again(np.tile(X[0], (8, 1)))
+    expected = np.arange(len(y))
+    expected[:8] = 0
+    assert_array_equal(near_copies(unit(X), y), expected)
+
+
+def test_a_chain_is_not_one_photograph(unit):
+    X, y = photographs()
+    steps = np.linspace(0, 1, 20)[:, None]
+    chain = (1 - steps) * X[0] + steps * X[1]
+    F = unit(np.vstack([X, chain]))
+    group = near_copies(F, np.concatenate([y, np.zeros(20, int)]))
+    assert 3 <= len(np.unique(group[24:])) < 10
+    assert group[0] != group[1]
+
+
+def test_rows_of_two_classes_are_never_merged(unit):
+    X, y = photographs()
+    F = unit(np.vstack([X, again(X[:1])]))
+    assert_array_equal(near_copies(F, np.append(y, 3)), np.arange(25))
+
+
+def test_large_classes_are_left_alone(unit):
+    X, y = photographs(2, 257)
+    F = unit(np.vstack([X, again(X[:256])]))
+    labels = np.concatenate([y, y[:256]])
+    assert_array_equal(near_copies(F, labels), np.arange(770))
+    # One row less makes it a class of 512.
+    assert len(np.unique(near_copies(F[1:], labels[1:]))) == 769 - 255
+
+
+@pytest.mark.parametrize("shots", [1, 2])
+def test_rows_that_differ_come_back_as_they_are(unit, shots):
+    X, y = photographs(shots=shots)
+    passed = unit(X).astype(np.float32), y, np.ones(len(y), np.float32)
+    *found, is_merged = merge_near_copies(*passed)
+    for before, after in zip(passed, found, strict=True):
+        assert_array_equal(before, after)
+        assert before.dtype == after.dtype
+    assert not is_merged.any()
+
+
+@given(seed=st.integers(0, 2**16), n_rows=st.integers(4, 14))
+def test_merging_is_that_of_a_slow_search(unit, seed, n_rows):
+    rng = np.random.default_rng(seed)
+    # In few dimensions some are near by chance.
+    F = unit(rng.normal(size=(n_rows, 3)))
+    y = rng.integers(0, 2, n_rows)
+    y[:4] = [0, 0, 1, 1]
+    found = near_copies(F, y)
+    assert_array_equal(found, slowly(F, y))
+    order = rng.permutation(n_rows)
+    moved, same = near_copies(F[order], 1 - y[order]), found[order]
+    assert_array_equal(moved[:, None] == moved, same[:, None] == same)

@@ -55,6 +55,7 @@ def test_who_can_ask_for_weights(routing, name):
         return
     estimator.set_fit_request(sample_weight=True).set_score_request(sample_weight=True)
     requested = estimator.get_metadata_routing()
+    assert requested.fit.requests.pop("groups", None) is None
     assert requested.fit.requests == {"sample_weight": True}
     assert requested.score.requests == {"sample_weight": True}
 
