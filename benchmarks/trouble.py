@@ -268,7 +268,7 @@ def _unit(rows):
 
 @cache
 def rendered(path):
-    """Return the novel kinds as the embedded model sees them, from a file if one is there.
+    """Return the novel kinds as the embedded model sees them, made once for a file.
 
     Returns
     -------
