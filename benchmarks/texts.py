@@ -22,7 +22,7 @@ from accuracy import run_missing, warm_up
 from accuracy_summary import collect, means
 from methods import FREE_OF_TEXT, OURS, PEERS, TROUBLE_ONLY, WITHOUT_TEXT, settings_of
 from report import Results, describe, markdown_table
-from trouble import AS_THEY_ARE, DATA, KINDS, TEXT_KINDS, tasks
+from trouble import AS_THEY_ARE, DATA, KINDS, TEXT_KINDS, WRONG_LABELS, tasks
 from trouble_summary import excess_rows, gaps, group_rows, peer_rows, worst_rows
 
 METHODS = (*PEERS, *TROUBLE_ONLY, OURS)
@@ -151,16 +151,20 @@ def _report_ours(cells, methods):
     print(markdown_table(header, peer_rows(cells["accuracy"], others)))
     found = gaps(cells["accuracy"], FLOORS)
     if found:
-        _report_floors(found)
+        _report_gaps(found, "the best of " + ", ".join(FLOORS))
+    noisy = {c: v for c, v in cells["accuracy"].items() if c[2] in WRONG_LABELS}
+    found = gaps(noisy, others)
+    if found:
+        _report_gaps(found, "the best of all other methods, wrong labels")
     rows = excess_rows(cells["ece"], ALLOWED_ECE)
     print(f"\nCells where the ECE is above zero-shot + {ALLOWED_ECE}: {len(rows)}\n")
     print(markdown_table([*NAMES, OURS, "zero-shot", "excess"], rows[:15]))
 
 
-def _report_floors(found):
-    """Print where CMM is below the best of `FLOORS`."""
+def _report_gaps(found, rivals):
+    """Print where CMM is below what :func:`gaps` compared it with."""
     low = [cell for cell in found if found[cell][1] < -ALLOWED]
-    print(f"\nCMM less the best of {', '.join(FLOORS)}:")
+    print(f"\nCMM less {rivals}:")
     print(f"{len(low)} of {len(found)} cells below -{ALLOWED:g}; the furthest below\n")
     print(markdown_table([*NAMES, "best", "CMM less it"], worst_rows(found, 20)))
     print("\nBy kind\n")
