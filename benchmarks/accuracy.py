@@ -16,6 +16,7 @@ runs.
 import argparse
 import time
 import warnings
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -29,11 +30,23 @@ from accuracy_summary import (
     table_rows,
 )
 from feature_data import SHOTS, load_task
-from methods import ABLATIONS, METHODS, OURS, PEERS, as_in, find_class, make
+from methods import (
+    ABLATIONS,
+    METHODS,
+    OURS,
+    PEERS,
+    as_in,
+    find_class,
+    make,
+    settings_of,
+)
 from report import Results, describe, markdown_table
-from sklearn.metrics import accuracy_score
+from sklearn.metrics import accuracy_score, log_loss
 
 from skfewshot.metrics import expected_calibration_error
+
+#: What names a run; ``accuracy.py`` itself has neither a support nor a kind.
+KEYS = ("data", "support", "kind", "shots", "seed", "method")
 
 
 def main():
@@ -55,29 +68,42 @@ def main():
 def run_all(arguments, results):
     """Make the runs that the file does not have yet."""
     warm_up(arguments.methods)
-    done = {run_key(run) for run in results.runs}
     for name in arguments.datasets:
         for shots in chosen_shots(name, arguments.shots):
             for seed in range(arguments.seeds):
-                settings = {
+                key = {
                     "data": data_name(name, arguments.whole_imagenet),
                     "shots": shots,
                     "seed": seed,
                 }
-                missing = [
-                    settings | {"method": method, "params": METHODS[method][1]}
-                    for method in arguments.methods
-                ]
-                missing = [run for run in missing if run_key(run) not in done]
-                if not missing:
-                    continue
                 path = arguments.data / f"{name}.npz"
-                task = load_task(path, shots, seed, arguments.whole_imagenet)
-                for run in missing if task is not None else ():
-                    with as_in(run["method"]):
-                        run |= evaluate(make(run["method"], task[-1], seed), task)
-                    results.add(run)
-                    print(_progress(run), flush=True)
+                load = partial(load_task, path, shots, seed, arguments.whole_imagenet)
+                run_missing(key, arguments.methods, results, load)
+
+
+def run_missing(key, methods, results, load):
+    """Make the runs of one task that are missing.
+
+    Parameters
+    ----------
+    key : dict
+        What names the task: a ``seed`` and some of `KEYS`.
+    methods : sequence of str
+    results : Results
+    load : callable
+        Returns (X, y, query, target, text), or None where there is no such task. Not
+        called where no run is missing.
+    """
+    done = {run_key(run) for run in results.runs}
+    runs = [key | {"method": method} for method in methods]
+    runs = [run | {"params": settings_of(run["method"])} for run in runs]
+    missing = [run for run in runs if run_key(run) not in done]
+    task = load() if missing else None
+    for run in missing if task is not None else ():
+        with as_in(run["method"]):
+            run |= evaluate(make(run["method"], task[-1], key["seed"]), task)
+        results.add(run)
+        print(_progress(run), flush=True)
 
 
 def warm_up(methods):
@@ -100,7 +126,7 @@ def data_name(name, whole_imagenet):
 def run_key(run):
     """Return what makes two runs the same one."""
     params = tuple(sorted(run["params"].items()))
-    return run["data"], run["shots"], run["seed"], run["method"], params
+    return *(run.get(key) for key in KEYS), params
 
 
 def evaluate(estimator, task):
@@ -110,20 +136,21 @@ def evaluate(estimator, task):
     estimator.fit(X, y)
     seconds = time.perf_counter() - start
     n_iter = getattr(estimator, "n_iter_", None)
-    error = expected_calibration_error(
-        target, estimator.predict_proba(query), labels=estimator.classes_
-    )
+    proba, labels = estimator.predict_proba(query), estimator.classes_
     return {
         "accuracy": 100 * float(accuracy_score(target, estimator.predict(query))),
-        "ece": error,
+        "ece": expected_calibration_error(target, proba, labels=labels),
+        "log_loss": float(log_loss(target, proba, labels=labels)),
         "fit_seconds": seconds,
         "n_iter": None if n_iter is None else int(np.max(n_iter)),
     }
 
 
 def _progress(run):
+    names = [run[key] for key in ("data", "support", "kind") if key in run]
     return (
-        f"{run['data']}, {run['shots']} shots, seed {run['seed']}, {run['method']}: "
+        f"{', '.join(names)}, {run['shots']} shots, seed {run['seed']}, "
+        f"{run['method']}: "
         f"{run['accuracy']:.2f} %, ECE {run['ece']:.3f}, {run['fit_seconds']:.2f} s"
     )
 
@@ -170,7 +197,7 @@ def reported_runs(runs, arguments):
         run
         for run in runs
         if run["method"] in arguments.methods
-        and run["params"] == METHODS[run["method"]][1]
+        and run["params"] == settings_of(run["method"])
         and is_asked_for(run, arguments)
     ]
     return sorted(

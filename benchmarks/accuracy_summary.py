@@ -11,11 +11,14 @@ from collections import defaultdict
 import numpy as np
 
 
-def collect(runs, key):
-    """Return {cell: {method: values over the supports}} of one measure of the runs."""
+def collect(runs, key, names=("data", "shots")):
+    """Return {cell: {method: values over the supports}} of one measure of the runs.
+
+    A cell is the tuple of what the runs say under `names`.
+    """
     cells = defaultdict(lambda: defaultdict(list))
     for run in runs:
-        cells[run["data"], run["shots"]][run["method"]].append(run[key])
+        cells[tuple(run[name] for name in names)][run["method"]].append(run[key])
     return {cell: dict(methods) for cell, methods in cells.items()}
 
 

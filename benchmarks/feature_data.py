@@ -71,6 +71,20 @@ def imagenet_queries(data, support, part):
     return X[new], y[new]
 
 
+def view_support(data, largest, shots, seed):
+    """Return the support (X, y) of a seed from rows of ten views, or None.
+
+    Seed 0 takes the support that comes with the data; others draw from the `largest`.
+    """
+    if seed == 0:
+        return data[f"train{shots}_X"], data[f"train{shots}_y"]
+    if shots == largest:
+        return None
+    X, y = data[f"train{largest}_X"], data[f"train{largest}_y"]
+    rows = draw_rows(y, shots, seed)
+    return X[rows], y[rows]
+
+
 def load_task(path, shots, seed, whole_imagenet):
     """Return (support X, support y, query X, query y, text or None), or None.
 
@@ -88,15 +102,11 @@ def load_task(path, shots, seed, whole_imagenet):
     if path.stem == "dtd47":
         X, y = data["val_X"], data["val_y"]
         rows = draw_rows(y, shots, seed)
-    elif seed == 0:
-        X, y = data[f"train{shots}_X"], data[f"train{shots}_y"]
-        rows = slice(None)
     else:
-        largest = max(SHOTS[path.stem])
-        if shots == largest:
+        found = view_support(data, max(SHOTS[path.stem]), shots, seed)
+        if found is None:
             return None
-        X, y = data[f"train{largest}_X"], data[f"train{largest}_y"]
-        rows = draw_rows(y, shots, seed)
+        return *found, data["test_X"], data["test_y"], text
     return X[rows], y[rows], data["test_X"], data["test_y"], text
 
 

@@ -1,6 +1,6 @@
 """The methods that the benchmarks compare, each with the one setting that it runs with.
 
-Nothing runs here; ``accuracy.py`` and ``speed.py`` read it.
+Nothing runs here; ``accuracy.py``, ``texts.py``, ``shift.py`` and ``speed.py`` read it.
 """
 
 import importlib
@@ -58,6 +58,11 @@ METHODS = {
     OURS: ("CMMClassifier", {}),
     **{name: ("CMMClassifier", settings) for name, settings in ABLATIONS.items()},
 }
+#: Rows of ``texts.py`` and ``shift.py`` alone: what texts give.
+WITHOUT_TEXT = "CMM without text"
+TROUBLE_ONLY = {WITHOUT_TEXT: ("CMMClassifier", {})}
+#: Methods that texts make no difference to.
+FREE_OF_TEXT = (WITHOUT_TEXT, "linear probe", "linear probe, C 31.6")
 #: Timed, but not in the tables of accuracy: scikit-learn's defaults, until converged.
 LOGISTIC = "logistic regression"
 SPEED_ONLY = {LOGISTIC: ("LogisticRegression", {"max_iter": 10_000})}
@@ -89,20 +94,26 @@ def find_class(name):
     return getattr(skfewshot, name)
 
 
+def settings_of(method):
+    """Return the parameters in which a method differs from the defaults."""
+    return (METHODS | SPEED_ONLY | TROUBLE_ONLY)[method][1]
+
+
 def make(method, text, seed=0):
     """Return an unfitted estimator.
 
     Parameters
     ----------
     method : str
-        A key of `METHODS` or `SPEED_ONLY`.
+        A key of `METHODS`, `SPEED_ONLY` or `TROUBLE_ONLY`.
     text : ndarray of shape (n_classes, n_features) or None
         The text features; None makes class means stand in for them.
     seed : int
         For the methods that draw random numbers.
     """
-    name, settings = (METHODS | SPEED_ONLY)[method]
+    name, settings = (METHODS | SPEED_ONLY | TROUBLE_ONLY)[method]
     cls = find_class(name)
+    text = None if method == WITHOUT_TEXT else text
     estimator = cls(**settings) if name == "LogisticRegression" else cls(text)
     estimator.set_params(**settings)
     if "random_state" in estimator.get_params(deep=False):

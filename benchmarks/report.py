@@ -113,8 +113,13 @@ class Results:
         with tempfile.NamedTemporaryFile(
             "w", dir=self.path.parent, prefix=f".{self.path.name}.", delete=False
         ) as file:
-            json.dump({"sessions": self.sessions, "runs": self.runs}, file, indent=1)
-            file.write("\n")
+            # A line a run: to read, to compare, and ten times as fast as indented.
+            parts = {"sessions": self.sessions, "runs": self.runs}
+            lists = [
+                f'"{key}": [\n' + ",\n".join(map(json.dumps, part)) + "\n]"
+                for key, part in parts.items()
+            ]
+            file.write("{" + ",\n".join(lists) + "}\n")
             file.flush()
             os.fsync(file.fileno())
         os.replace(file.name, self.path)
