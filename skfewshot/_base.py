@@ -82,6 +82,9 @@ class Support:
         merged, are one copy of all their weight.
     text : array of shape (n_classes, n_features)
         Unit-norm starting prototypes.
+    rows : ndarray of int, shape (n_samples,)
+        Which row of the support each row of X is in, with its copies or views; -1 is
+        none, for rows of weight zero.
     seen : ndarray of int, shape (n_classes,)
         Where the classes are in ``classes_``, which may have more than have rows.
     text_seen : bool
@@ -94,6 +97,7 @@ class Support:
     weight: Any
     copy: Any
     text: Any
+    rows: NDArray
     seen: NDArray
     text_seen: bool
     logit_scale: float
@@ -115,11 +119,15 @@ class Support:
     def without_near_copies(self) -> "Support":
         """Return the support with one row a class in the place of near copies."""
         merged = merge_near_copies(self.features, self.y, self.weight)
-        features, y, weight, is_merged = merged
+        features, y, weight, index = merged
         of_class = np.zeros(len(self.text), self.copy.dtype)
         of_class[self.y] = self.copy
+        is_merged = np.bincount(index) > 1
         copy = np.where(is_merged, np.maximum(of_class[y], weight), of_class[y])
-        return replace(self, features=features, y=y, weight=weight, copy=copy)
+        rows = np.where(self.rows >= 0, index[self.rows], -1)
+        return replace(
+            self, features=features, y=y, weight=weight, copy=copy, rows=rows
+        )
 
     def on_device(self, device: Any) -> "Support":
         """Return the support with tensors in the place of arrays.
@@ -320,10 +328,13 @@ class FewShotClassifier(
         is_auto = self.logit_scale == "auto"
         scale = prototypes.logit_scale if is_auto else float(self.logit_scale)
         self.logit_scale_ = scale
-        read = unit_rows(rows[kept]), index, weight[kept]
+        read, source = (
+            (unit_rows(rows[kept]), index, weight[kept]),
+            np.arange(kept.sum()),
+        )
         if groups is not None:
-            read = merge_views(*read, groups[kept], classes)
-        features, index, weight = merge_rows(*read)
+            *read, source = merge_views(*read, groups[kept], classes)
+        features, index, weight, merged = merge_rows(*read)
         text = prototypes.features
         if text is None and n_seen < len(self.classes_):
             raise ValueError(
@@ -342,8 +353,12 @@ class FewShotClassifier(
         used = weight >= np.finfo(weight.dtype).tiny
         if not used.any():
             raise ValueError("class_weight gives every row of the support weight 0.")
+        where = np.full(len(kept), -1)
+        where[kept] = np.where(used, np.cumsum(used) - 1, -1)[merged[source]]
         return Support(
-            *(features[used], index[used], weight[used], copy[used], text[seen], seen),
+            *(features[used], index[used], weight[used], copy[used], text[seen]),
+            rows=where,
+            seen=seen,
             text_seen=prototypes.features is None,
             logit_scale=scale,
         )

@@ -60,7 +60,7 @@ def read_groups(groups: Any, n_rows: int) -> NDArray | None:
 
 def merge_views(
     features: NDArray, y: NDArray, weight: NDArray, groups: NDArray, classes: NDArray
-) -> tuple[NDArray, NDArray, NDArray]:
+) -> tuple[NDArray, NDArray, NDArray, NDArray]:
     """Put one row in the place of the views of a photograph: their weighted mean.
 
     It weighs as much as they do in the mean. Its last bits do not depend on the order
@@ -83,6 +83,8 @@ def merge_views(
     -------
     features, y, weight : ndarrays of shapes (m, n_features), (m,) and (m,)
         One unit row a group.
+    index : ndarray of int, shape (n,)
+        Which of them each row is a view of.
 
     Raises
     ------
@@ -103,7 +105,9 @@ def merge_views(
         )
     mean = np.bincount(group, weights=weight) / np.bincount(group)
     merged = _mean_rows(features, weight / mean[group], group, len(names))
-    return merged, y[first], mean.astype(weight.dtype)
+    index = np.empty_like(group)
+    index[order] = group
+    return merged, y[first], mean.astype(weight.dtype), index
 
 
 def _mean_rows(features: NDArray, weight: NDArray, group: NDArray, n: int) -> NDArray:
@@ -137,15 +141,15 @@ def merge_near_copies(
     -------
     features, y, weight : ndarrays of shapes (m, n_features), (m,) and (m,)
         Unit rows, in the order of the first row of each; weights add up.
-    is_merged : ndarray of bool, shape (m,)
+    index : ndarray of int, shape (n,)
+        Which of them each row is a copy of.
     """
-    group = near_copies(features, y)
-    kept, index, count = np.unique(group, return_inverse=True, return_counts=True)
+    kept, index = np.unique(near_copies(features, y), return_inverse=True)
     if len(kept) == len(y):
-        return features, y, weight, np.zeros(len(y), dtype=bool)
+        return features, y, weight, index
     total = np.bincount(index, weights=weight).astype(weight.dtype)
     means = _mean_rows(features, weight / total[index], index, len(kept))
-    return means, y[kept], total, count > 1
+    return means, y[kept], total, index
 
 
 def near_copies(features: NDArray, y: NDArray) -> NDArray:

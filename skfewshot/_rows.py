@@ -304,7 +304,7 @@ def class_means(
 
 def merge_rows(
     features: NDArray, y: NDArray, weight: NDArray
-) -> tuple[NDArray, NDArray, NDArray]:
+) -> tuple[NDArray, NDArray, NDArray, NDArray]:
     """Add up the weights of equal rows, and put the rows in an order of their own.
 
     Sums depend on the order of their terms by a rounding error, which the many steps
@@ -322,13 +322,15 @@ def merge_rows(
     -------
     features, y, weight : ndarrays of shapes (m, n_features), (m,) and (m,)
         The m <= n different rows.
+    index : ndarray of int, shape (n,)
+        Which of them each row is.
     """
     labelled = np.column_stack([features, y.astype(features.dtype)])
-    first, total = distinct_rows(labelled, weight)
-    return features[first], y[first], total
+    first, total, index = distinct_rows(labelled, weight)
+    return features[first], y[first], total, index
 
 
-def distinct_rows(rows: NDArray, weight: NDArray) -> tuple[NDArray, NDArray]:
+def distinct_rows(rows: NDArray, weight: NDArray) -> tuple[NDArray, NDArray, NDArray]:
     """Return where each different row is first found, in their order, and its weight.
 
     Parameters
@@ -341,9 +343,11 @@ def distinct_rows(rows: NDArray, weight: NDArray) -> tuple[NDArray, NDArray]:
     first : ndarray of int, shape (n_distinct,)
     total : ndarray of shape (n_distinct,)
         The added weights of the copies.
+    index : ndarray of int, shape (n,)
+        Which of the different rows each row is.
     """
-    _, first, inverse = np.unique(_row_bytes(rows), True, True)
-    return first, np.bincount(inverse, weights=weight).astype(weight.dtype)
+    _, first, index = np.unique(_row_bytes(rows), True, True)
+    return first, np.bincount(index, weights=weight).astype(weight.dtype), index
 
 
 def row_order(rows: NDArray) -> NDArray:

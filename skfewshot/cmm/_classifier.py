@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.special import softmax
 from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
-from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.validation import check_is_fitted
 
 from skfewshot._base import (
@@ -22,15 +22,13 @@ from skfewshot._base import (
 from skfewshot._docs import shared_docs
 from skfewshot._labels import with_class
 from skfewshot._rows import unit_rows
-from skfewshot._sklearn import Interval, StrOptions, warn_user
+from skfewshot._sklearn import Interval, StrOptions
 from skfewshot._text import resolve_prototypes
-from skfewshot._torch import LEAST_ROWS, in_chunks, to_numpy
+from skfewshot._torch import to_numpy
 
 if TYPE_CHECKING:
-    from skfewshot.cmm._objective import OnIteration, Solution
-
-# Iterations of L-BFGS, and epochs.
-_MAX_ITER = {"gaussian": 200, "paper": 50}
+    from skfewshot.cmm._paper import OnEpoch
+    from skfewshot.cmm._solver import Solution
 
 
 @shared_docs
@@ -41,8 +39,8 @@ class CMMClassifier(
 
     CLIP embeds images and texts in two separate cones of one sphere, so the embedding
     of a class name is a poor prototype of its images. CMM [1]_ learns a linear map
-    :math:`W = I + \Delta` that brings image features nearer to prototypes :math:`T`,
-    which start at the class names' embeddings :math:`T_0`. The encoders stay frozen.
+    :math:`W = I + \Delta` of image features and one prototype :math:`T_c` a class, and
+    adds what they say to zero-shot CLIP. The encoders stay frozen.
 
     For a unit-norm image embedding :math:`f`, logit scale :math:`s` and
     :math:`v(f) = \mathrm{norm}(f W + b)` the logits are
@@ -52,74 +50,66 @@ class CMMClassifier(
         \frac{s}{\tau} \cdot
         \frac{f T_0^\top + \alpha \, v(f) \, \mathrm{norm}(T)^\top}{1 + \alpha} + a
 
-    and the loss over the support is
+    with :math:`T_0` the class names' embeddings. How the unknowns are found is this
+    library's, in closed form; ``solver="paper"`` is the method as published. Notes has
+    the equations.
 
-    .. math::
-
-        \mathrm{CE} + \mathrm{penalty}
-        + \lambda_{\mathrm{trip}} \, \mathrm{mean} \max(0,\,
-        & \|v - \mathrm{norm}(T)_y\| \\
-        & - \|v - \mathrm{norm}(T)_{\mathrm{neg}}\| + m)
-
-    with *neg* the nearest wrong class. Dividing by :math:`1 + \alpha` is this
-    library's; it keeps the temperature :math:`\tau` independent of :math:`\alpha`. How
-    the unknowns are found is this library's too; ``solver="paper"`` is the method as
-    published. Notes has the equations.
-
-    1. :math:`W`, :math:`b` and a first :math:`T` come in closed form from a Gaussian
-       model: a class's mean follows its text and its rows, the more the rows the more
-       there are, and :math:`W` makes classes round.
-    2. :math:`\alpha`, :math:`\tau` and the classes' intercepts :math:`a` are those for
-       which rows of the support that are left out, again in closed form, are most
-       likely.
-    3. The loss refines :math:`T` and :math:`a`.
+    1. Names may be wrong, codes or rare words. A text is trusted as far as the support
+       bears it out, and :math:`T_0` is drawn away from texts that are not.
+    2. :math:`W`, :math:`b` and :math:`T` come from a Gaussian model: a class's mean
+       follows its text and its rows, the more the rows the more there are, and
+       :math:`W` makes classes round. :math:`W` is then turned so that prototypes lie
+       by their texts as nearly as they can.
+    3. How far means follow their texts, :math:`\alpha`, :math:`\tau` and the
+       classes' intercepts :math:`a` are those for which rows of the support that are
+       left out, exactly, are most likely. Labels that left-out rows contradict lose
+       their weight.
 
     Parameters
     ----------
     {{texts, extra_classes}}
     solver : {"gaussian", "paper"}, default="gaussian"
-        How :math:`W` and :math:`T` are found. ``"paper"`` is the method as published:
-        both are trained by AdamW, from :math:`W = I` and :math:`T = T_0`, without
-        penalties.
+        How the unknowns are found. ``"paper"`` is the method as published:
+        :math:`W` and :math:`T` are trained by AdamW, from :math:`W = I` and
+        :math:`T = T_0`.
     alpha : "auto" or float, default="auto"
         Weight :math:`\alpha \ge 0` of the mapped logits. At 0 the predictions are those
         of zero-shot CLIP. ``"auto"`` finds it, or is 1 with ``solver="paper"``.
+        Without text the Gaussian solver has mapped logits only, and a positive
+        `alpha` changes nothing.
     triplet_weight : float, default=1.0
-        Weight :math:`\lambda_{\mathrm{trip}} \ge 0` of the triplet loss.
+        Weight :math:`\lambda_{\mathrm{trip}} \ge 0` of the triplet loss of
+        ``solver="paper"``.
     margin : float, default=0.1
         Margin :math:`m \ge 0` of the triplet loss, a Euclidean distance on the unit
-        sphere.
-    map_penalty : float, default=1.0
-        Penalty :math:`\lambda_W \ge 0` of the map; infinity leaves it the identity.
-        ``solver="paper"`` has no penalties and reads neither this nor the next.
-    text_penalty : float, default=10.0
-        Penalty :math:`\lambda_T \ge 0` of the prototypes' distance from the texts;
-        infinity makes them the texts, which the Gaussian solver maps by :math:`W`.
-    {{logit_scale}}
+        sphere; for ``solver="paper"``.
     learning_rate : float, default=0.001
-        Step size of ``solver="paper"``; the Gaussian solver has none.
-    max_iter : int or None, default=None
-        Most L-BFGS iterations of the Gaussian solver, for which None is 200 and 0
-        leaves step 3 out. With ``solver="paper"`` the number of epochs, all of which
-        are done; None is 50.
-    tol : float, default=1e-2
-        Stop once five iterations lowered the loss by less than `tol` times the loss
-        each, on average. Not read by ``solver="paper"``.
-    {{class_weight}}
+        Step size of ``solver="paper"``.
+    max_iter : int, default=50
+        Epochs of ``solver="paper"``, all of which are done.
+    store_left_out : bool, default=False
+        Whether to keep `left_out_proba_`; for the Gaussian solver.
+    {{logit_scale, class_weight}}
     {{device}}
 
     Attributes
     ----------
-    alpha_, temperature_ : float
-        The weight :math:`\alpha` and the temperature :math:`\tau` used; the latter is
-        :math:`1 / (1 + \alpha)` with ``solver="paper"``.
+    prototypes_ : ndarray of shape (n_classes, n_features)
+        The prototypes :math:`\mathrm{norm}(T)`, in the space of :meth:`transform`.
+    frozen_prototypes_ : ndarray of shape (n_classes, n_features)
+        :math:`T_0`, as far as the texts are trusted; zeros where the Gaussian solver
+        has no text.
+    text_trust_ : ndarray of shape (n_classes,)
+        How far each text is trusted, from 0 to 1; ones with ``solver="paper"`` and for
+        classes without rows.
     map_ : ndarray of shape (n_features, n_features)
         The map :math:`W = I + \Delta`.
     map_intercept_ : ndarray of shape (n_features,)
         The constant :math:`b`. With ``solver="paper"`` it is learned only where
         there is no text, and zero otherwise.
-    prototypes_ : ndarray of shape (n_classes, n_features)
-        The prototypes :math:`\mathrm{norm}(T)`.
+    alpha_, temperature_ : float
+        The weight :math:`\alpha` and the temperature :math:`\tau` used; the latter is
+        :math:`1 / (1 + \alpha)` with ``solver="paper"``.
     intercept_ : ndarray of shape (n_classes,)
         The intercepts :math:`a`; zeros with ``solver="paper"``.
     text_map_ : ndarray of shape (n_features, n_features)
@@ -129,7 +119,16 @@ class CMMClassifier(
     text_map_intercept_ : ndarray of shape (n_features,)
     newcomer_intercept_ : float
         The intercept of classes without rows.
-    {{fitted, loss_curve_, n_iter_}}
+    left_out_proba_ : ndarray of shape (n_samples, n_classes)
+        Probabilities of each row of `X` by the classifier without that row and its
+        copies; NaN for rows of weight zero. Only with ``store_left_out=True``.
+    {{fitted}}
+    n_iter_ : int
+        Epochs done. Of the Gaussian solver, how often it solved: 2 where labels were in
+        doubt.
+    loss_curve_ : list of float
+        The loss before the first epoch and after each one; only with
+        ``solver="paper"``.
 
     See Also
     --------
@@ -143,45 +142,61 @@ class CMMClassifier(
     a row is doubling its weight, and neither the order of the rows nor the names of
     the classes matter, to the last bit. ``solver="gaussian"`` also merges near copies,
     rows of a class whose squared distance is below a sixth of what is usual in a class:
-    they would deceive step 2. That solver draws nothing at random, and handles rows in
-    chunks of a million logits, or 64 million on a GPU, with the exact gradient; if a
-    GPU runs out of memory, the fit starts again with half as many, down to 64 rows.
+    they would deceive what is left out. Nothing is drawn at random by it.
 
-    **The Gaussian model.** Let :math:`m` and :math:`m_T` be the means of the class
-    means and of the texts. In units of the covariance :math:`\Sigma` of the rows of a
-    class, class means are a Gaussian process over the texts and rows scatter about
-    them,
+    **The trust in texts.** Zero-shot logits have not seen the support, so what they say
+    of it is honest. Let :math:`\ell_c` be the mean log-probability of class c's
+    label for its rows. A text is right, or wrong and :math:`\ell_c` as good as
+    chance: with :math:`n_c` rows, at most 16, the log odds of being right are
 
     .. math::
 
-        \mu_c - m &\sim \mathcal N\left(\beta (t_c - m_T),\; K\right), \\
-        K_{c c'} &= \tfrac{1}{\lambda_T}
-        \left(3 (t_c - m_T)(t_{c'} - m_T)^\top + [c = c']\right), \\
+        \sqrt{n_c} \, (\ell_c + 0.95 \log C) - \varepsilon
+
+    and the trust :math:`\pi_c` is the probability. :math:`\varepsilon` and one factor
+    of all zero-shot logits are the most likely ones, with a normal prior of
+    :math:`-2 \pm 3` and a log-normal one of median 1 and spread 0.5; logits that spread
+    by more than 5 over the classes are first made as narrow. In the frozen part and in
+    the Gaussian model :math:`t_c - m_T` is multiplied by :math:`\pi_c`. In the frozen
+    part a multiple of the class's mean image, less that of all, takes its place.
+
+    **The Gaussian model.** Let :math:`m` and :math:`m_T` be the means of the class
+    means and of the texts, and :math:`u_c = \pi_c (t_c - m_T)`. In units of the
+    covariance :math:`\Sigma` of the rows of a class, class means are a Gaussian process
+    over the texts and rows scatter about them,
+
+    .. math::
+
+        \mu_c - m &\sim \mathcal N\left(\beta u_c,\; K\right), \\
+        K_{c c'} &= 10 + \tfrac{1}{\lambda_T}
+        \left(3 \, u_c u_{c'}^\top + [c = c'] (30 - 29 \pi_c)\right), \\
         f_i &\sim \mathcal N(\mu_{y_i}, \Sigma).
 
     The posterior means have a closed form: kernel ridge regression of the class means
-    on the texts. With their residuals :math:`e_i` and leverages :math:`h_i`,
-    :math:`\hat\Sigma = \sum_i w_i e_i e_i^\top / (1 - h_i) / n` is shrunk to the
-    sphere of the same trace with weight :math:`\lambda_W / (\lambda_W + n / d)`, and
+    on the texts. With the residuals *R* of the rows from their prior means and *V*
+    their covariance over the rows, :math:`\hat\Sigma = R^\top V^{-1} R / n` is
+    shrunk to the sphere of the same trace with weight :math:`1 / (1 + n / d)`, and
     :math:`W W^\top` is the inverse of that over its mean variance; :math:`b = -m W`,
-    :math:`T_c = (\mu_c - m) W`. Without text the prior mean is zero, and its
-    variance :math:`30 / \lambda_T`.
+    :math:`T_c = (\mu_c - m) W`. Without text :math:`\pi_c = 0`. *W* is turned by the
+    orthogonal Procrustes solution of :math:`\mathrm{norm}(T)` onto the centred texts,
+    which changes no cosine.
 
-    **The scales.** For a row that is left out, means and :math:`W` are downdated in
-    closed form. :math:`\alpha` and :math:`\tau` maximise the likelihood of the left-out
-    rows, :math:`\alpha` of those only whose class has other rows, times log-normal
-    priors. The prior of :math:`\alpha` has its median at
-    :math:`(20 / s) L_0 \tau_0 / 1.5` for texts of the loss :math:`L_0` at their best
-    temperature :math:`\tau_0` on the support: texts that explain the support keep their
-    say. At most 1024 rows are left out for the scales, and 4096 for the intercepts.
+    **Rows left out.** Without a row, its class's mean and :math:`\hat\Sigma` change by
+    a multiple of its residual and its square: both are exact, and cost matrix
+    products. *m*, :math:`\beta`, the shrinkage and the trust are kept.
+    :math:`\lambda_T` is 1, 3 or 10, and 3 where no class has two rows; it and the
+    weights of the two parts of the logits maximise the likelihood of the left-out rows
+    whose class has others, times log-normal priors of the weights. At most 1024 rows
+    are left out for these, and 4096 for the rest.
 
-    **The intercepts.** They maximise the likelihood of the left-out rows times a
-    normal prior of variance :math:`2.5 / \lambda_T`, with classes weighted equally.
+    **The intercepts** maximise the likelihood of the left-out rows times a normal prior
+    of standard deviation 0.5, with classes weighted equally. In `left_out_proba_` each
+    row's own say in them is taken back, to first order.
 
-    **The refinement.** The penalty is
-    :math:`\lambda_T (\|T - T_0'\|_F^2 + \|a - a_0'\|^2 / 10) / n`, for what step 2
-    left as :math:`T_0'` and :math:`a_0'`. The kinks of the triplet loss are rounded, so
-    that its minimum can be reached and does not depend on rounding errors.
+    **The labels.** A label is right, or wrong and any other class's, with log odds of
+    :math:`-4 \pm 1.5` before. Where a left-out row makes it wrong, more likely than
+    not, all rows are weighted by the probability that theirs is right, and the support
+    is solved once more. Rows are judged by two others of their class, at least.
 
     **Classes without rows.** Their prototypes follow from their texts by the Gaussian
     model. They would lose against prototypes that follow images, so they share an
@@ -190,16 +205,24 @@ class CMMClassifier(
 
     **As published.** With ``solver="paper"`` the temperature is
     :math:`1 / (1 + \alpha)`, so that the logits are the undivided sum
-    :math:`s f T_0^\top + \alpha s \, v(f) \, \mathrm{norm}(T)^\top`; there are no
-    penalties, no intercepts, and the triplet loss is not rounded. :math:`\Delta` and
-    :math:`T` are trained by AdamW with torch's defaults, among them a weight decay of
-    0.01, and a step size that stays. A step takes the whole support or, if that has
-    more than 256 rows, 256 of them, shuffled by a generator of its own that always
-    starts the same; its loss is their weighted mean. No code of the paper is public,
-    and :math:`\alpha`, the margin, the weight of the triplet loss, the step size and
-    256 are guesses. Nothing holds the map: with few images a class it can be worse
-    than no training, and a smaller step size helps. Ours is only :math:`b` where there
-    is no text, without which :math:`f` and :math:`-f` could never get the same class.
+    :math:`s f T_0^\top + \alpha s \, v(f) \, \mathrm{norm}(T)^\top`, and the loss is
+
+    .. math::
+
+        \mathrm{CE}
+        + \lambda_{\mathrm{trip}} \, \mathrm{mean} \max(0,\,
+        & \|v - \mathrm{norm}(T)_y\| \\
+        & - \|v - \mathrm{norm}(T)_{\mathrm{neg}}\| + m)
+
+    with *neg* the nearest wrong class. :math:`\Delta` and :math:`T` are trained by
+    AdamW with torch's defaults, among them a weight decay of 0.01, and a step size that
+    stays. A step takes the whole support or, if that has more than 256 rows, 256 of
+    them, shuffled by a generator of its own that always starts the same; its loss is
+    their weighted mean. No code of the paper is public, and :math:`\alpha`, the margin,
+    the weight of the triplet loss, the step size and 256 are guesses. Nothing holds the
+    map: with few images a class it can be worse than no training, and a smaller step
+    size helps. Ours is only :math:`b` where there is no text, without which :math:`f`
+    and :math:`-f` could never get the same class.
 
     References
     ----------
@@ -229,11 +252,9 @@ class CMMClassifier(
         "alpha": [StrOptions({"auto"}), Interval(Real, 0, None, closed="left")],
         "triplet_weight": [Interval(Real, 0, None, closed="left")],
         "margin": [Interval(Real, 0, None, closed="left")],
-        "map_penalty": [Interval(Real, 0, None, closed="both")],
-        "text_penalty": [Interval(Real, 0, None, closed="both")],
         "learning_rate": [Interval(Real, 0, None, closed="neither")],
-        "max_iter": [Interval(Integral, 0, None, closed="left"), None],
-        "tol": [Interval(Real, 0, None, closed="left")],
+        "max_iter": [Interval(Integral, 0, None, closed="left")],
+        "store_left_out": ["boolean"],
         "device": "no_validation",
     }
 
@@ -249,12 +270,10 @@ class CMMClassifier(
         alpha: float | str = "auto",
         triplet_weight: float = 1.0,
         margin: float = 0.1,
-        map_penalty: float = 1.0,
-        text_penalty: float = 10.0,
-        logit_scale: float | str = "auto",
         learning_rate: float = 1e-3,
-        max_iter: int | None = None,
-        tol: float = 1e-2,
+        max_iter: int = 50,
+        store_left_out: bool = False,
+        logit_scale: float | str = "auto",
         class_weight: dict | str | None = None,
         device: Any = None,
     ) -> None:
@@ -267,17 +286,21 @@ class CMMClassifier(
         self.alpha = alpha
         self.triplet_weight = triplet_weight
         self.margin = margin
-        self.map_penalty = map_penalty
-        self.text_penalty = text_penalty
-        self.logit_scale = logit_scale
         self.learning_rate = learning_rate
         self.max_iter = max_iter
-        self.tol = tol
+        self.store_left_out = store_left_out
+        self.logit_scale = logit_scale
         self.class_weight = class_weight
         self.device = device
 
     def _learn(self, support: Support, report: Report | None) -> dict[str, Any]:
-        if self.solver == "gaussian":
+        is_paper = self.solver == "paper"
+        if is_paper and self.store_left_out:
+            raise ValueError(
+                "store_left_out=True needs solver='gaussian'; solver='paper' leaves no "
+                "rows out."
+            )
+        if not is_paper:
             support = support.without_near_copies()
         fitted = train(
             support,
@@ -287,68 +310,77 @@ class CMMClassifier(
             report,
         )
         self._n_features_out = fitted["map_"].shape[1]
-        most = self._most_iterations()
-        if not fitted.pop("_converged") and most:
-            warn_user(
-                f"CMM stopped after max_iter={most} iterations before the "
-                "loss settled; raise max_iter or tol.",
-                ConvergenceWarning,
-            )
+        if is_paper:
+            return fitted
+        del fitted["loss_curve_"]
+        left_out = fitted.pop("_left_out")
+        if left_out is not None:
+            vars(self).update(fitted)
+            fitted["left_out_proba_"] = self._left_out_proba(left_out, support)
         return fitted
 
     def _most_iterations(self) -> int:
-        return _MAX_ITER[self.solver] if self.max_iter is None else self.max_iter
+        return self.max_iter if self.solver == "paper" else 0
 
-    def _solve(
-        self, support: Support, on_iteration: "OnIteration | None"
-    ) -> "Solution":
-        from skfewshot.cmm._gaussian import solve_gaussian
-        from skfewshot.cmm._objective import Settings
-        from skfewshot.cmm._paper import solve_paper
+    def _solve(self, support: Support, on_epoch: "OnEpoch | None") -> "Solution":
+        from skfewshot.cmm._paper import Settings, solve_paper
+        from skfewshot.cmm._solver import solve_gaussian
 
+        alpha = None if self.alpha == "auto" else float(self.alpha)
+        if self.solver == "gaussian":
+            keep = bool(self.store_left_out)
+            return solve_gaussian(support, alpha=alpha, keep_left_out=keep)
         settings = Settings(
-            alpha=None if self.alpha == "auto" else float(self.alpha),
+            alpha=1.0 if alpha is None else alpha,
             triplet_weight=float(self.triplet_weight),
             margin=float(self.margin),
-            map_penalty=float(self.map_penalty),
-            text_penalty=float(self.text_penalty),
-            max_iter=self._most_iterations(),
-            tol=float(self.tol),
             learning_rate=float(self.learning_rate),
+            max_iter=int(self.max_iter),
         )
-        if self.solver == "paper":
-            return solve_paper(support, settings, on_iteration)
-        # A block of logits of 4 MB stays in a processor's cache; a GPU wants more.
-        block = 2**26 if support.text.is_cuda else 2**20
-        return in_chunks(
-            lambda size: solve_gaussian(support, settings, size, on_iteration),
-            min(max(LEAST_ROWS, block // len(support.text)), len(support.y)),
-        )
+        return solve_paper(support, settings, on_epoch)
 
     def _fitted(
         self, solution: "Solution", rank: NDArray, seen: NDArray
     ) -> dict[str, Any]:
         """Return what predictions need of a solution, by attribute."""
-        scales, texts = solution.scales, self.text_features_
+        texts = self.text_features_
         array = partial(to_numpy, dtype=texts.dtype)
         fitted: dict[str, Any] = {
             "map_": array(solution.map),
             "map_intercept_": array(solution.map_intercept),
             "text_map_": array(solution.text_map),
             "text_map_intercept_": array(solution.text_map_intercept),
-            "alpha_": scales.alpha,
-            "temperature_": scales.temperature,
-            "newcomer_intercept_": scales.newcomer,
-            "_converged": solution.converged,
+            "alpha_": solution.alpha,
+            "temperature_": solution.temperature,
+            "newcomer_intercept_": solution.newcomer,
         }
-        # Classes without rows have the prototypes that their texts make them.
-        unseen = np.setdiff1d(np.arange(len(texts)), seen)
-        prototypes = np.empty_like(texts)
-        prototypes[unseen] = _prototypes_of(texts[unseen], fitted)
-        prototypes[seen] = unit_rows(array(solution.text)[rank])
-        intercept = np.full(len(texts), scales.newcomer, texts.dtype)
-        intercept[seen] = array(scales.intercept)[rank]
-        return fitted | {"prototypes_": prototypes, "intercept_": intercept}
+        # Classes without rows have what their texts give them.
+        prototypes = _prototypes_of(texts, fitted)
+        prototypes[seen] = unit_rows(array(solution.prototypes)[rank])
+        frozen, trust = texts.copy(), np.ones_like(texts[:, 0])
+        frozen[seen] = array(solution.frozen)[rank]
+        trust[seen] = array(solution.trust)[rank]
+        intercept = np.full_like(trust, solution.newcomer)
+        intercept[seen] = array(solution.intercept)[rank]
+        left_out = solution.left_out
+        if self.solver == "gaussian":
+            fitted["_left_out"] = None if left_out is None else array(left_out)[:, rank]
+        return fitted | {
+            "prototypes_": prototypes,
+            "frozen_prototypes_": frozen,
+            "text_trust_": trust,
+            "intercept_": intercept,
+        }
+
+    def _left_out_proba(self, left_out: NDArray, support: Support) -> NDArray:
+        """Return probabilities of the rows of X, from logits of the support's."""
+        logits = self._logits(support.features)
+        logits[:, support.seen] = left_out
+        proba = softmax(logits, axis=1)
+        found = np.full((len(support.rows), proba.shape[1]), np.nan, proba.dtype)
+        known = support.rows >= 0
+        found[known] = proba[support.rows[known]]
+        return found
 
     def add_class(self, name: Any, features: ArrayLike | None = None) -> Self:
         """Add a class that has no images to the fitted classifier, without a new fit.
@@ -400,6 +432,8 @@ class CMMClassifier(
             "classes_": classes[-1:],
             "text_features_": text,
             "prototypes_": _prototypes_of(text, vars(self)),
+            "frozen_prototypes_": text,
+            "text_trust_": np.ones_like(level),
             "intercept_": level,
         }
         self.classes_ = classes[:-1]
@@ -439,8 +473,8 @@ class CMMClassifier(
         scale = self.logit_scale_ / self.temperature_ / (1 + self.alpha_)
         mapped = self._mapped(features)
         mapped *= float(scale * self.alpha_)
-        texts = as_rows(self.text_features_, features)
-        logits = (features * float(scale)) @ texts.T
+        frozen = as_rows(self.frozen_prototypes_, features)
+        logits = (features * float(scale)) @ frozen.T
         logits += mapped @ as_rows(self.prototypes_, features).T
         logits += as_rows(self.intercept_, features)
         return logits

@@ -1,33 +1,44 @@
-"""The weight of the map beside zero-shot CLIP, and intercepts, by rows left out."""
+"""What is found by rows that are left out: trust, weights, temperature, intercepts.
+
+Each unknown is the mode of its posterior: a likelihood of labels, of texts that have
+not seen the support or of rows that are left out, times a wide prior.
+"""
 
 import math
 from collections.abc import Callable
 from typing import NamedTuple
 
+import numpy as np
 import torch
+from scipy.optimize import minimize
 from torch import Tensor
-from torch.nn.functional import softplus
+from torch.nn.functional import cross_entropy, logsigmoid, softplus
 
-from skfewshot.cmm._objective import minimise, mix, weighted_entropy
-
+# Spread over the classes, a standard deviation, that a trained encoder's own logits
+# have: 2 to 5. Wider ones are over-sure.
+_MOST_WIDTH = 5.0
+# How far, in logarithms, the temperature of the texts may be another.
+_TEMPERATURE_SPREAD = 0.5
+# The log odds that a text is wrong, and their spread. What a wrong one says is as good
+# as chance; a poor one is to be told from it, so it need not be quite that good.
+_WRONG_TEXT, _WRONG_TEXT_SPREAD, _CHANCE = -2.0, 3.0, 0.95
+# Rows of a class add to the evidence for its text by the root of their number, as they
+# are alike, up to so many.
+_MOST_EVIDENCE = 16.0
+# The log odds that a label is wrong, and their spread.
+_WRONG_LABEL, _WRONG_LABEL_SPREAD = -4.0, 1.5
 # Scale at which mapped cosines make logits as wide as a trained encoder's own. They
 # spread alike whatever the encoder, as the map makes all classes equally round.
-_MAPPED_SCALE = 20.0
-# What a support is expected to say, and how far, in logarithms, it may say otherwise.
-# Texts that surprise the support by this many nats are to weigh as much as the images:
-_EVEN_SURPRISE = 1.5
-# ... and a mixture is more often right than either, so its logits are to be wider.
-_SHARPNESS = 1.2
-_WEIGHT_SPREAD, _SHARPNESS_SPREAD, _TEXT_SPREAD = 0.5, 0.3, 0.5
-_RATIO_BOUNDS = 0.1, 10.0
-# Prior variance of the intercepts of the classes, before it is divided by the penalty,
-# and the least penalty: classes that no row tells apart have no best intercept.
-_INTERCEPT_VARIANCE, _LEAST_PENALTY = 2.5, 0.01
-# Weight, in finding the temperature, of a row whose class has no other.
-_ALONE = 0.1
+MAPPED_SCALE = 20.0
+# Weights of texts and images at one row a class and a text penalty of 1, and the power
+# of both by which the one falls and the other grows; and the spreads of their priors.
+_TEXT_WEIGHT, _IMAGE_WEIGHT, _WEIGHT_POWER = 0.78, 0.57, 0.2
+_TEXT_SPREAD, _IMAGE_SPREAD = 0.5, 0.4
+# Standard deviation of the intercepts of the classes.
+_INTERCEPT_SPREAD = 0.5
 _MOST_NEWCOMER_INTERCEPT = 10.0
 # The minimiser's.
-_MAX_ITER, _FTOL = 50, 1e-5
+_MAX_ITER, _FTOL = 50, 1e-6
 # Standard deviations of a prior that no likelihood moves beyond. Real supports stay
 # below 7; weights of a million rows would find scales that leave nothing to learn.
 _MOST_MOVE = 10.0
@@ -41,11 +52,12 @@ class LeftOut(NamedTuple):
     rows : int64 tensor of shape (m,)
         Which rows of the support these are.
     frozen, mapped : tensors of shape (m, C)
-        Cosines to the texts, and in the space of the map.
+        Logits of the texts, as far as they are trusted, and cosines in the space of the
+        map.
     y : int64 tensor of shape (m,)
     weight : tensor of shape (m,)
-    spare : bool tensor of shape (m,)
-        Whether the class has other rows.
+    others : tensor of shape (m,)
+        The weight of the other rows of the class.
     """
 
     rows: Tensor
@@ -53,87 +65,155 @@ class LeftOut(NamedTuple):
     mapped: Tensor
     y: Tensor
     weight: Tensor
-    spare: Tensor
+    others: Tensor
+
+    @property
+    def spare(self) -> Tensor:
+        """Whether the class has other rows."""
+        return self.others > 1e-3 * self.weight
 
     def some(self, rows: slice | Tensor) -> "LeftOut":
         """Return what some of the rows say."""
         return LeftOut(*(part[rows] for part in self))
 
 
-def find_weight(
-    left_out: LeftOut, *, logit_scale: float, text_seen: bool, alpha: float | None
-) -> tuple[float, float]:
-    """Find the weight of the mapped cosines and the temperature of the mixture.
+class Weights(NamedTuple):
+    """Weights a and b of logits ``a frozen + b mapped``, and what they cost."""
 
-    The logits are ``s / tau (frozen + alpha mapped) / (1 + alpha)``. Both unknowns
-    maximise the likelihood of left-out rows times a log-normal prior.
+    text: float
+    image: float
+    #: Minus the logarithm of their posterior.
+    loss: float
+
+
+def trust_texts(logits: Tensor, y: Tensor, weight: Tensor) -> tuple[Tensor, float]:
+    """Find how far the text of each class is to be trusted, and their temperature.
+
+    Texts have not seen the support, so what they say of it is honest. A text is either
+    right, and the labels of its class's rows are as likely as zero-shot CLIP has it, or
+    wrong, and they are as likely as by chance. How many are wrong, and one factor of
+    all logits, are the most likely ones; the trust is the probability of being right.
+
+    Parameters
+    ----------
+    logits : tensor of shape (N, C)
+        Zero-shot logits.
+    y : int64 tensor of shape (N,)
+        Every class has a row.
+    weight : tensor of shape (N,)
+
+    Returns
+    -------
+    trust : tensor of shape (C,)
+        From 0 to 1.
+    factor : float
+        To multiply the logits by.
+    """
+    n_classes = logits.shape[1]
+    counts = weight.new_zeros(n_classes).index_add_(0, y, weight)
+    evidence = counts.clamp_max(_MOST_EVIDENCE).sqrt()
+    width = float(logits.std(dim=1).mean())
+    factor = min(1.0, _MOST_WIDTH / max(width, 1e-9))
+    chance = _CHANCE * math.log(n_classes)
+    share = weight / counts[y]
+
+    def log_odds(x: Tensor) -> Tensor:
+        """Of being right, for even odds before."""
+        scaled = factor * (_TEMPERATURE_SPREAD * x[0]).exp() * logits
+        losses = share * cross_entropy(scaled, y, reduction="none")
+        return evidence * (chance - losses.new_zeros(n_classes).index_add(0, y, losses))
+
+    def wrong(x: Tensor) -> Tensor:
+        return _WRONG_TEXT + _WRONG_TEXT_SPREAD * x[1]
+
+    def loss(x: Tensor) -> Tensor:
+        right = logsigmoid(-wrong(x)) + log_odds(x)
+        return -torch.logaddexp(right, logsigmoid(wrong(x)).expand_as(right)).sum()
+
+    x, _ = _mode(loss, logits, 2)
+    trust = torch.sigmoid(log_odds(x) - wrong(x))
+    return trust, factor * math.exp(_TEMPERATURE_SPREAD * float(x[0]))
+
+
+def trust_labels(logits: Tensor, y: Tensor, judged: Tensor) -> Tensor:
+    """Find the probability that each row's label is right.
+
+    A label is right, and as likely as the row that is left out has it, or wrong, and
+    any other class's. How many are wrong is the most likely number.
+
+    Parameters
+    ----------
+    logits : tensor of shape (m, C)
+        Of left-out rows.
+    y : int64 tensor of shape (m,)
+    judged : bool tensor of shape (m,)
+        The labels of other rows are right.
+
+    Returns
+    -------
+    tensor of shape (m,)
+    """
+    right = -cross_entropy(logits, y, reduction="none")
+    wrong = torch.log1p(-right.exp().clamp_max(1 - 1e-6))
+    wrong = wrong - math.log(max(logits.shape[1] - 1, 1))
+
+    def log_odds(x: Tensor) -> Tensor:
+        return _WRONG_LABEL + _WRONG_LABEL_SPREAD * x[0]
+
+    def loss(x: Tensor) -> Tensor:
+        odds = log_odds(x)
+        parts = torch.logaddexp(logsigmoid(-odds) + right, logsigmoid(odds) + wrong)
+        return -(parts * judged).sum()
+
+    x, _ = _mode(loss, logits, 1)
+    trust = torch.sigmoid(right - wrong - log_odds(x))
+    return torch.where(judged, trust, torch.ones_like(trust))
+
+
+def find_weights(
+    left_out: LeftOut, *, shots: float, text_penalty: float, ratio: float | None
+) -> Weights:
+    """Find the weights of texts and images, by rows that are left out.
+
+    They maximise the likelihood of the rows whose class has others, times log-normal
+    priors: a row that is alone in its class has no image to speak for it once it is
+    left out, which would tell against the images altogether.
 
     Parameters
     ----------
     left_out : LeftOut
-        A row whose class has no other is at a disadvantage once it is left out, which
-        would tell against the images altogether: such rows tell about the temperature
-        alone, and of that little.
-    logit_scale : float
-        Scale s of the cosines.
-    text_seen : bool
-        Whether the texts are class means of the support, which know it.
-    alpha : float or None
-        A positive weight that is to be used.
+    shots : float
+        Rows a class, positive.
+    text_penalty : float
+        Of the model that left them out.
+    ratio : float or None
+        A positive weight of the images, in units of that of the texts, that is to be
+        used.
 
     Returns
     -------
-    alpha, temperature : float
+    Weights
     """
-    _, frozen, mapped, y, weight, spare = left_out
-    gain = logit_scale / _MAPPED_SCALE
-    z0, z1 = logit_scale * frozen, _MAPPED_SCALE * mapped
-    log_ratio, log_sharpness = z0.new_tensor(0.0), z0.new_tensor(math.log(_SHARPNESS))
-    judges = weight * spare
-    sure = judges if text_seen else torch.where(spare, weight, _ALONE * weight)
-    if alpha is not None:
-        log_ratio = z0.new_tensor(math.log(gain * alpha))
-    elif not text_seen:
-        # Texts alone. They have not seen the support, so their loss on it tells
-        # honestly how far to trust them, once they are as sure as they should be.
-        (move,) = _move(
-            lambda x: weighted_entropy((_TEXT_SPREAD * x).exp() * z0, y, weight), z0, 1
-        )
-        sharpness = (_TEXT_SPREAD * move).exp()
-        surprise = weighted_entropy(sharpness * z0, y, weight) / weight.sum()
-        ratio = surprise / _EVEN_SURPRISE / sharpness
-        log_ratio = ratio.clamp(*_RATIO_BOUNDS).log()
-    if alpha is None and judges.any():
-        prior = log_ratio
-        moves = _move(
-            lambda x: weighted_entropy(
-                mix(
-                    z0,
-                    z1,
-                    prior + _WEIGHT_SPREAD * x[0],
-                    log_sharpness + _SHARPNESS_SPREAD * x[1],
-                ),
-                y,
-                judges,
-            ),
-            *(z0, 2),
-        )
-        log_ratio = prior + _WEIGHT_SPREAD * moves[0]
-    # The temperature once more, by all rows, for the weight that was found.
-    (move,) = _move(
-        lambda x: weighted_entropy(
-            mix(z0, z1, log_ratio, log_sharpness + _SHARPNESS_SPREAD * x[0]), y, sure
-        ),
-        *(z0, 1),
-    )
-    sharpness = math.exp(log_sharpness + _SHARPNESS_SPREAD * move)
-    odds = math.exp(log_ratio)
-    return odds / gain, (1 + odds) / (1 + odds / gain) / sharpness
+    _, frozen, mapped, y, weight, _ = left_out
+    judges = weight * left_out.spare
+    growth = (text_penalty * shots) ** _WEIGHT_POWER
+    text, image = _TEXT_WEIGHT / growth, _IMAGE_WEIGHT * MAPPED_SCALE * growth
+
+    def weights(x: Tensor) -> tuple[Tensor, Tensor]:
+        a = text * (_TEXT_SPREAD * x[0]).exp()
+        free = image * (_IMAGE_SPREAD * x[1]).exp()
+        return a, free if ratio is None else ratio * a
+
+    def loss(x: Tensor) -> Tensor:
+        a, b = weights(x)
+        return weighted_entropy(a * frozen + b * mapped, y, judges)
+
+    x, least = _mode(loss, frozen, 2)
+    a, b = weights(x)
+    return Weights(float(a), float(b), least)
 
 
-def find_intercepts(
-    logits: Tensor, y: Tensor, weight: Tensor, text_penalty: float
-) -> Tensor:
+def find_intercepts(logits: Tensor, y: Tensor, weight: Tensor) -> Tensor:
     """Find what to add to the logits of each class, by rows left out.
 
     Zero-shot CLIP says some names too readily, and others hardly ever. The intercepts
@@ -146,19 +226,48 @@ def find_intercepts(
         Of left-out rows.
     y : int64 tensor of shape (m,)
     weight : tensor of shape (m,)
-    text_penalty : float
-        Keeps them near zero: the variance of the prior is 2.5 over it.
 
     Returns
     -------
     tensor of shape (C,)
     """
-    spread = (_INTERCEPT_VARIANCE / max(text_penalty, _LEAST_PENALTY)) ** 0.5
-    weight = _balanced(weight, y, logits.shape[1])
-    return spread * _move(
-        lambda x: weighted_entropy(logits + spread * x, y, weight),
-        *(logits, logits.shape[1]),
+    n_classes = logits.shape[1]
+    if not len(y):
+        return logits.new_zeros(n_classes)
+    weight = _balanced(weight, y, n_classes)
+    x, _ = _mode(
+        lambda x: weighted_entropy(logits + _INTERCEPT_SPREAD * x, y, weight),
+        *(logits, n_classes),
     )
+    return _INTERCEPT_SPREAD * x
+
+
+def without_own_say(logits: Tensor, y: Tensor, weight: Tensor) -> Tensor:
+    """Return logits with intercepts on which each row itself had no say.
+
+    To first order: each row moves the intercepts by its gradient times the inverse of
+    the curvature of their loss, and that is taken back.
+
+    Parameters
+    ----------
+    logits : tensor of shape (m, C)
+        Of left-out rows, with the intercepts that `find_intercepts` found on them.
+    y : int64 tensor of shape (m,)
+    weight : tensor of shape (m,)
+        As for `find_intercepts`.
+
+    Returns
+    -------
+    tensor of shape (m, C)
+    """
+    n_classes = logits.shape[1]
+    weight = _balanced(weight, y, n_classes)[:, None]
+    p = torch.softmax(logits, dim=1)
+    curvature = torch.diag((weight * p).sum(dim=0) + _INTERCEPT_SPREAD**-2)
+    curvature = curvature - p.T @ (weight * p)
+    pulls = weight * p
+    pulls[torch.arange(len(y), device=y.device), y] -= weight[:, 0]
+    return logits + torch.linalg.solve(curvature.double(), pulls.T.double()).T.to(p)
 
 
 def find_newcomer_intercept(
@@ -190,11 +299,16 @@ def find_newcomer_intercept(
     others = torch.logsumexp(logits, dim=1, keepdim=True) + torch.log1p(-p)
     margin = newcomers - others
     own = margin.gather(1, y[:, None])[:, 0]
-    (level,) = _move(
+    x, _ = _mode(
         lambda x: weight @ (softplus(margin + x).sum(dim=1) - own - x), logits, 1
     )
     most = _MOST_NEWCOMER_INTERCEPT
-    return float(level.clamp(-most, most))
+    return float(x.clamp(-most, most))
+
+
+def weighted_entropy(logits: Tensor, y: Tensor, weight: Tensor) -> Tensor:
+    """Weighted sum of the cross-entropy of the rows."""
+    return weight @ cross_entropy(logits, y, reduction="none")
 
 
 def _balanced(weight: Tensor, y: Tensor, n_classes: int) -> Tensor:
@@ -204,14 +318,26 @@ def _balanced(weight: Tensor, y: Tensor, n_classes: int) -> Tensor:
     return shares / shares.sum() * weight.sum()
 
 
-def _move(loss: Callable[[Tensor], Tensor], like: Tensor, size: int) -> Tensor:
-    """Return the most likely moves from zero: a loss plus half of their square."""
-    start = like.new_zeros(size)
-    x, _, _ = minimise(
-        lambda x: (loss(x) + x.square().sum() / 2,),
-        start,
-        max_iter=_MAX_ITER,
-        tol=0,
-        ftol=_FTOL,
+def _mode(
+    loss: Callable[[Tensor], Tensor], like: Tensor, size: int
+) -> tuple[Tensor, float]:
+    """Return the most likely moves from zero, and a loss plus half of their square.
+
+    By SciPy's L-BFGS, with gradients by autograd.
+    """
+
+    def value_and_gradient(x: np.ndarray) -> tuple[float, np.ndarray]:
+        move = torch.tensor(x, dtype=like.dtype, device=like.device, requires_grad=True)
+        value = loss(move) + move.square().sum() / 2
+        (gradient,) = torch.autograd.grad(value, move)
+        return float(value), gradient.cpu().numpy().astype(np.float64)
+
+    found = minimize(
+        value_and_gradient,
+        np.zeros(size),
+        jac=True,
+        method="L-BFGS-B",
+        options={"maxiter": _MAX_ITER, "maxfun": 10**6, "ftol": _FTOL, "gtol": 0},
     )
-    return x.clamp(-_MOST_MOVE, _MOST_MOVE)
+    x = torch.tensor(found.x, dtype=like.dtype, device=like.device)
+    return x.clamp(-_MOST_MOVE, _MOST_MOVE), float(found.fun)

@@ -158,7 +158,7 @@ def read_support(
     # Of weight zero or not, what cannot be read is refused.
     tokens, labels = split_tokens(array)[kept], labels.restricted(kept)
     labels.check_usable(type(estimator).__name__)
-    first, weight = distinct_rows(_digests(tokens, labels.indicator), weight[kept])
+    first, weight, _ = distinct_rows(_digests(tokens, labels.indicator), weight[kept])
     labels = replace(labels, indicator=labels.indicator[first])
     return Support(tokens[first], labels.indicator, weight), labels, kept[first]
 

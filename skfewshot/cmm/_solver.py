@@ -1,0 +1,362 @@
+"""CMM by closed forms: from trust in texts to map, prototypes, weights and intercepts."""
+
+from dataclasses import replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from skfewshot._base import Support
+from skfewshot.cmm._gaussian import (
+    GaussianModel,
+    class_sums,
+    fit_gaussian,
+    left_out_cosines,
+    newcomer_cosines,
+)
+from skfewshot.cmm._scales import (
+    MAPPED_SCALE,
+    LeftOut,
+    Weights,
+    find_intercepts,
+    find_newcomer_intercept,
+    find_weights,
+    trust_labels,
+    trust_texts,
+    without_own_say,
+)
+
+# Rows a class that its own deviation from its text is worth at most, of which the best
+# is taken; and where no class has rows to spare, or no text.
+_TEXT_PENALTIES, _TEXT_PENALTY = (1.0, 3.0, 10.0), 3.0
+# The slope of class means on their texts, where those of images stand in for texts.
+_SLOPES = 0.05, 1.0
+# Rows that are left out, one at a time, to find intercepts; fewer where classes are so
+# many that memory would run out; and so many to find the weights, which are but two.
+_MOST_LEFT_OUT, _MOST_LOGITS, _MOST_FOR_SCALES = 4096, 2**23, 1024
+# Other rows of a class, at least, by which the label of one is judged; the trust below
+# which a label is in doubt, and the support solved once more; and the least trust.
+_JUDGES, _DOUBT, _LEAST_TRUST = 1.5, 0.5, 1e-3
+# Share of the identity in what the rotation onto the texts is found from.
+_STAY = 1e-3
+
+
+class Solution(NamedTuple):
+    """What predictions need.
+
+    The logits of rows f are
+    ``s / temperature (f frozen' + alpha v prototypes') / (1 + alpha) + intercept`` with
+    ``v = norm(f map + map_intercept)``.
+
+    Attributes
+    ----------
+    map, text_map : tensors of shape (d, d)
+    map_intercept, text_map_intercept : tensors of shape (d,)
+        The prototype of a class without rows is
+        ``norm((t text_map + text_map_intercept) map)``.
+    prototypes : tensor of shape (C, d)
+        Of any length.
+    frozen : tensor of shape (C, d)
+    alpha, temperature : float
+    intercept : tensor of shape (C,)
+    newcomer : float
+        The intercept of classes without rows.
+    trust : tensor of shape (C,)
+        How far each text is trusted.
+    loss_curve : list of float
+        Of a solver that has one: the loss before the first iteration, and after each.
+    n_iter : int
+        Iterations done; how often the closed form was solved.
+    left_out : tensor of shape (N, C) or None
+        Logits of the rows when each is left out.
+    """
+
+    map: Tensor
+    map_intercept: Tensor
+    text_map: Tensor
+    text_map_intercept: Tensor
+    prototypes: Tensor
+    frozen: Tensor
+    alpha: float
+    temperature: float
+    intercept: Tensor
+    newcomer: float
+    trust: Tensor
+    loss_curve: list[float]
+    n_iter: int
+    left_out: Tensor | None = None
+
+
+class Frozen(NamedTuple):
+    """The part of the logits that the texts have, as far as they are trusted.
+
+    Attributes
+    ----------
+    prototypes : tensor of shape (C, d)
+        What rows are compared with.
+    scale : float
+        Of the cosines: s times the factor of the texts.
+    trust : tensor of shape (C,)
+        In each text, from 0 to 1.
+    means : tensor of shape (C, d)
+        Of the rows of the classes.
+    share : tensor of shape (C,)
+        How much of its mean image, less that of all, stands in for a class's text.
+    """
+
+    prototypes: Tensor
+    scale: float
+    trust: Tensor
+    means: Tensor
+    share: Tensor
+
+
+class _Fit(NamedTuple):
+    """A support, solved."""
+
+    support: Support
+    frozen: Frozen
+    model: GaussianModel
+    weights: Weights
+    left_out: LeftOut
+
+    def logits(self, left_out: LeftOut) -> Tensor:
+        return (
+            self.weights.text * left_out.frozen + self.weights.image * left_out.mapped
+        )
+
+
+def solve_gaussian(
+    support: Support, *, alpha: float | None, keep_left_out: bool = False
+) -> Solution:
+    """Solve by the Gaussian model, and find all else by rows that are left out.
+
+    Parameters
+    ----------
+    support : Support
+        In tensors.
+    alpha : float or None
+        The weight of the mapped cosines that is to be used; None finds it.
+    keep_left_out : bool, default=False
+        Whether to return the logits of all left-out rows.
+
+    Returns
+    -------
+    Solution
+    """
+    fit, n_iter = _fit(support, alpha), 1
+    trust = trust_labels(
+        fit.logits(fit.left_out), fit.left_out.y, fit.left_out.others > _JUDGES
+    )
+    if alpha != 0 and bool((trust < _DOUBT).any()):
+        weight = support.weight.clone()
+        weight[fit.left_out.rows] *= trust.clamp_min(_LEAST_TRUST)
+        fit, n_iter = _fit(replace(support, weight=weight), alpha), 2
+    return _solution(fit, alpha, n_iter, keep_left_out)
+
+
+def _fit(support: Support, alpha: float | None) -> _Fit:
+    """Find the text penalty, the weights and what goes with them."""
+    frozen = freeze(support, alpha)
+    counts = class_sums(support, support.weight)
+    shots = float(counts.mean())
+    rows = _rows_to_leave_out(support)
+    has_spare = bool((counts[support.y] > 1.001 * support.weight).any())
+    free = has_spare and not support.text_seen and alpha != 0
+    ratio = None
+    if alpha and not support.text_seen:
+        # b / a for logits a frozen + b mapped: the factor of the texts is in `frozen`.
+        ratio = alpha * frozen.scale
+    fits = []
+    for penalty in _TEXT_PENALTIES if free else (_TEXT_PENALTY,):
+        model = fit_gaussian(support, frozen.trust, text_penalty=penalty)
+        left_out = leave_out(support, model, frozen, rows)
+        step = -(-len(rows) // _MOST_FOR_SCALES)
+        weights = find_weights(
+            left_out.some(slice(None, None, step)),
+            shots=shots,
+            text_penalty=penalty,
+            ratio=ratio,
+        )
+        fits.append(_Fit(support, frozen, model, weights, left_out))
+    return min(fits, key=lambda fit: fit.weights.loss)
+
+
+def freeze(support: Support, alpha: float | None = None) -> Frozen:
+    """Find how far each text is trusted, and what the frozen part is made of.
+
+    A text is drawn to the mean of all as far as it is not trusted. In its place comes
+    the mean image of its class, less that of all and as long as texts are, so that it
+    has something to set against the texts of others; where no text is trusted there is
+    nothing to set anything against.
+    """
+    text, scale = support.text, support.logit_scale
+    counts = class_sums(support, support.weight)
+    means = class_sums(support, support.weight[:, None] * support.features)
+    means = means / counts[:, None]
+    none = torch.zeros_like(counts)
+    if alpha == 0:
+        # Zero-shot CLIP as it stands.
+        return Frozen(text, scale, none + 1, means, none)
+    if support.text_seen:
+        return Frozen(torch.zeros_like(text), scale, none, means, none)
+    logits = scale * support.features @ text.T
+    trust, factor = trust_texts(logits, support.y, support.weight)
+    ways, texts = means - means.mean(dim=0), text - text.mean(dim=0)
+    told = trust[:, None] * ways
+    slope = (told * texts).sum() / (told * ways).sum().clamp_min(1e-9)
+    share = slope.clamp(*_SLOPES) * trust.mean() * (1 - trust)
+    prototypes = text.mean(dim=0) + trust[:, None] * texts + share[:, None] * ways
+    return Frozen(prototypes, scale * factor, trust, means, share)
+
+
+def _rows_to_leave_out(support: Support) -> Tensor:
+    n, n_classes = len(support.y), len(support.text)
+    most = min(_MOST_LEFT_OUT, max(_MOST_FOR_SCALES, _MOST_LOGITS // n_classes))
+    return torch.arange(n, device=support.y.device)[:: -(-n // most)]
+
+
+def leave_out(
+    support: Support, model: GaussianModel, frozen: Frozen, rows: Tensor
+) -> LeftOut:
+    """Return what rows of the support say when they are left out, in closed form.
+
+    Class means and covariance do not know the row. The trust in texts, of which a row
+    is a part of the evidence, is kept.
+    """
+    F, y, weight = support.features[rows], support.y[rows], support.weight[rows]
+    others = model.posterior.counts.to(weight.dtype)[y] - weight
+    left_out = LeftOut(
+        rows=rows,
+        frozen=frozen.scale * F @ frozen.prototypes.T,
+        mapped=left_out_cosines(model, support, rows),
+        y=y,
+        weight=weight,
+        others=others,
+    )
+    # Without the row, the mean image of its class is that of the others, or none.
+    without = (weight / others.clamp_min(1e-9))[:, None] * (frozen.means[y] - F)
+    nothing = frozen.means.mean(dim=0) - frozen.means[y]
+    change = torch.where(left_out.spare[:, None], without, nothing)
+    change = frozen.scale * frozen.share[y] * (F * change).sum(dim=1)
+    left_out.frozen[torch.arange(len(y), device=y.device), y] += change
+    return left_out
+
+
+def _solution(
+    fit: _Fit, alpha: float | None, n_iter: int, keep_left_out: bool
+) -> Solution:
+    """Find the intercepts, and put together what predictions need."""
+    support, model, frozen = fit.support, fit.model, fit.frozen
+    intercept, newcomer = torch.zeros_like(frozen.trust), 0.0
+    # Without text a row that is alone in its class has nothing to say of it.
+    judges = fit.left_out
+    if support.text_seen:
+        judges = judges.some(judges.spare)
+    if alpha != 0:
+        intercept = find_intercepts(fit.logits(judges), judges.y, judges.weight)
+        newcomer = _newcomer(fit, intercept)
+    turned = turn(normalize(model.prototypes), support.text)
+    map_ = model.map @ turned
+    alpha, temperature = _as_published(fit, alpha)
+    return Solution(
+        map=map_,
+        map_intercept=-model.centre @ map_,
+        text_map=model.text_map,
+        text_map_intercept=model.text_intercept,
+        prototypes=model.prototypes @ turned,
+        frozen=frozen.prototypes,
+        alpha=alpha,
+        temperature=temperature,
+        intercept=intercept,
+        newcomer=newcomer,
+        trust=frozen.trust,
+        loss_curve=[],
+        n_iter=n_iter,
+        left_out=_left_out_logits(fit, intercept) if keep_left_out else None,
+    )
+
+
+def _as_published(fit: _Fit, alpha: float | None) -> tuple[float, float]:
+    """Return alpha and the temperature that make ``a frozen + b mapped``."""
+    scale, a, b = fit.support.logit_scale, fit.weights.text, fit.weights.image
+    if alpha == 0:
+        return 0.0, 1.0
+    if fit.support.text_seen:
+        # The mapped cosines are all there is.
+        alpha = 1.0 if alpha is None else alpha
+        return alpha, scale * alpha / (1 + alpha) / b
+    # The factor of the texts is in their scale.
+    a *= fit.frozen.scale / scale
+    alpha = b / (a * scale)
+    return alpha, 1 / (a * (1 + alpha))
+
+
+def _newcomer(fit: _Fit, intercept: Tensor) -> float:
+    """Find the intercept of classes without rows."""
+    # A row that is left out of a class of its own is as badly off as a newcomer's.
+    spare = torch.nonzero(fit.left_out.spare)[:, 0]
+    spare = spare[:: -(-len(spare) // _MOST_FOR_SCALES) or 1]
+    if fit.support.text_seen or not len(spare):
+        return 0.0
+    some = fit.left_out.some(spare)
+    F = fit.support.features[some.rows]
+    texts = fit.frozen.scale * F @ fit.support.text.T
+    images = newcomer_cosines(fit.model, F)
+    return find_newcomer_intercept(
+        fit.logits(some) + intercept,
+        fit.weights.text * texts + fit.weights.image * images,
+        some.y,
+        some.weight,
+    )
+
+
+def _left_out_logits(fit: _Fit, intercept: Tensor) -> Tensor:
+    """Return the logits of all rows when each is left out, of the intercepts too."""
+    support = fit.support
+    rows = torch.arange(len(support.y), device=support.y.device)
+    left_out = leave_out(support, fit.model, fit.frozen, rows)
+    logits = fit.logits(left_out) + intercept
+    return without_own_say(logits, left_out.y, left_out.weight)
+
+
+def turn(prototypes: Tensor, text: Tensor) -> Tensor:
+    """Return the rotation of the mapped space that brings prototypes to the texts.
+
+    Any rotation of that space gives the same cosines. This is the orthogonal Procrustes
+    solution [1]_ of the prototypes onto the texts less their mean, within the space
+    that both span, and nothing is turned beyond it.
+
+    Parameters
+    ----------
+    prototypes : tensor of shape (C, d)
+        Unit rows.
+    text : tensor of shape (C, d)
+
+    Returns
+    -------
+    tensor of shape (d, d)
+        Orthogonal.
+
+    References
+    ----------
+    .. [1] Schoenemann, A generalized solution of the orthogonal Procrustes problem,
+       Psychometrika 31, 1966.
+    """
+    wide = torch.float32 if text.device.type == "mps" else torch.float64
+    P, T = prototypes.to(wide), normalize(text.to(wide) - text.to(wide).mean(dim=0))
+    width = P.shape[1]
+    basis = torch.eye(width, dtype=wide, device=P.device)
+    if 2 * len(P) < width:
+        basis, _ = torch.linalg.qr(torch.cat([P, T]).T)
+    P, T = P @ basis, T @ basis
+    product = P.T @ T
+    # A little of the identity, so that what texts leave open is not left to rounding.
+    product.diagonal().add_(_STAY * torch.linalg.matrix_norm(product, 2))
+    U, _, Vh = torch.linalg.svd(product)
+    inner = U @ Vh
+    inner.diagonal().sub_(1)
+    turned = basis @ inner @ basis.T
+    turned.diagonal().add_(1)
+    return turned.to(prototypes.dtype)
