@@ -29,7 +29,7 @@ _MOST_EVIDENCE = 16.0
 _WRONG_LABEL, _WRONG_LABEL_SPREAD = -4.0, 1.5
 # Scale at which mapped cosines make logits as wide as a trained encoder's own. They
 # spread alike whatever the encoder, as the map makes all classes equally round.
-MAPPED_SCALE = 20.0
+_MAPPED_SCALE = 20.0
 # Weights of texts and images at one row a class and a text penalty of 1, and the power
 # of both by which the one falls and the other grows; and the spreads of their priors.
 _TEXT_WEIGHT, _IMAGE_WEIGHT, _WEIGHT_POWER = 0.78, 0.57, 0.2
@@ -197,7 +197,7 @@ def find_weights(
     _, frozen, mapped, y, weight, _ = left_out
     judges = weight * left_out.spare
     growth = (text_penalty * shots) ** _WEIGHT_POWER
-    text, image = _TEXT_WEIGHT / growth, _IMAGE_WEIGHT * MAPPED_SCALE * growth
+    text, image = _TEXT_WEIGHT / growth, _IMAGE_WEIGHT * _MAPPED_SCALE * growth
 
     def weights(x: Tensor) -> tuple[Tensor, Tensor]:
         a = text * (_TEXT_SPREAD * x[0]).exp()
@@ -330,7 +330,7 @@ def _mode(
         move = torch.tensor(x, dtype=like.dtype, device=like.device, requires_grad=True)
         value = loss(move) + move.square().sum() / 2
         (gradient,) = torch.autograd.grad(value, move)
-        return float(value), gradient.cpu().numpy().astype(np.float64)
+        return float(value.detach()), gradient.cpu().numpy().astype(np.float64)
 
     found = minimize(
         value_and_gradient,

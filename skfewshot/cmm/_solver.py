@@ -1,4 +1,4 @@
-"""CMM by closed forms: from trust in texts to map, prototypes, weights and intercepts."""
+"""CMM in closed form: trust in texts, then map and prototypes, then their weights."""
 
 from dataclasses import replace
 from typing import NamedTuple
@@ -16,7 +16,6 @@ from skfewshot.cmm._gaussian import (
     newcomer_cosines,
 )
 from skfewshot.cmm._scales import (
-    MAPPED_SCALE,
     LeftOut,
     Weights,
     find_intercepts,
