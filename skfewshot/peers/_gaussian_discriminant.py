@@ -16,13 +16,14 @@ from skfewshot._base import (
 )
 from skfewshot._docs import shared_docs
 from skfewshot._sklearn import Interval, StrOptions
-from skfewshot.peers._closed_form import FACTORS, fit_blend, judging_rows
+from skfewshot._spread import likely_scale, margin_of
+from skfewshot.peers._closed_form import FACTOR, fit_blend, judging_rows
 
 # Rows that are left out to judge by.
 _MOST_ROWS = 2048
-# Chosen once, on validation rows of DTD-47 and Pets-25, and without text Flowers-102.
-_GUESS = {"text": 0.8, "image": 3.0}
-_GUESS_ONE_SHOT = 5.0
+# Chosen once, on validation rows of DTD-47 and Pets-25, and without text AID-30 too.
+_GUESS, _GUESS_ONE_SHOT = 0.8, 5.0
+_GUESS_MARGIN = 1.3
 
 
 @dataclass(frozen=True)
@@ -155,13 +156,16 @@ class GaussianDiscriminantClassifier(FewShotClassifier):
         F, weight = support.features.astype(float), support.weight.astype(float)
         model = fit_discriminant(F, support.y, weight, len(rank))
         coef, intercept = linear_form(model)
-        rows, removed = judging_rows(support, _MOST_ROWS, left=1, classes=1)
         text_weight, alpha = float(not support.text_seen), self.alpha
+        found = None
         if alpha != "auto":
             alpha = float(alpha)
-        elif model.scatter.max() > 0 and len(rows):
-            text_weight, alpha = _judge(model, F, support, rows, removed)
-        else:
+        elif model.scatter.max() > 0:
+            judge = _judge_images if support.text_seen else _judge
+            found = judge(model, F, support)
+        if found is not None:
+            text_weight, alpha = found
+        elif alpha == "auto":
             coef, intercept = spherical_form(model)
             alpha = support.logit_scale if support.text_seen else _GUESS_ONE_SHOT
         return {
@@ -181,28 +185,46 @@ class GaussianDiscriminantClassifier(FewShotClassifier):
 
 
 def _judge(
-    model: Discriminant, F: NDArray, support: Support, rows: NDArray, removed: NDArray
-) -> tuple[float, float]:
-    """Return the weights of texts and discriminants, by the rows left out."""
-    kind = "image" if support.text_seen else "text"
+    model: Discriminant, F: NDArray, support: Support
+) -> tuple[float, float] | None:
+    """Return the weights of texts and discriminants, by the rows left out.
+
+    None where no class can spare one.
+    """
+    rows, removed = judging_rows(support, _MOST_ROWS, left=1, classes=1)
+    if not len(rows):
+        return None
     scores = left_out_scores(model, F[rows], support.y[rows], removed)
     shots = (support.weight / support.copy).sum() / len(model.counts)
-    guess = _GUESS[kind] * np.sqrt(shots) / wrong_spread(scores, support.y[rows])
+    guess = _GUESS * np.sqrt(shots) / wrong_spread(scores, support.y[rows])
     judges, _ = judging_rows(support, len(F))
     used = np.isin(rows, judges)
-    rows, scores, text_weight = rows[used], scores[used], float(not support.text_seen)
+    rows, scores = rows[used], scores[used]
     if not len(rows):
-        return text_weight, float(guess)
-    zero_shot = text_weight * support.logit_scale * F[rows] @ support.text.T
-    weight, alpha, _ = fit_blend(
-        zero_shot,
+        return 1.0, float(guess)
+    text_weight, alpha, _ = fit_blend(
+        support.logit_scale * F[rows] @ support.text.T,
         scores,
         support.y[rows],
         support.weight[rows],
         guess=guess,
-        factor=FACTORS[kind],
+        factor=FACTOR,
     )
-    return text_weight * weight, alpha
+    return text_weight, alpha
+
+
+def _judge_images(
+    model: Discriminant, F: NDArray, support: Support
+) -> tuple[float, float]:
+    """Return no weight of texts, and the temperature of discriminants alone."""
+    coef, intercept = linear_form(model)
+    rows, removed = judging_rows(support, _MOST_ROWS)
+    scores = left_out_scores(model, F[rows], support.y[rows], removed)
+    known = F @ coef.T + intercept
+    guess = _GUESS_MARGIN * support.image_margin()
+    guess /= margin_of(known, support.y, support.weight)
+    y, weight = support.y[rows], support.weight[rows]
+    return 0.0, likely_scale(scores, y, weight, guess=guess)[0]
 
 
 def fit_discriminant(

@@ -192,6 +192,8 @@ def starting_point(support: Support) -> tuple[dict[str, "Tensor"], dict[str, flo
     means /= counts.clamp_min(torch.finfo(F.dtype).tiny)[:, None]
     held = counts > 0
     text_weight = 250 * (means[held] * text[held]).sum(dim=1).mean()
+    if support.text_seen:
+        text_weight = text_weight.new_tensor(support.logit_scale)
     rows = weight.sqrt()[:, None] * F
     gram = rows.T @ rows if len(F) > F.shape[1] else rows @ rows.T
     largest = torch.linalg.eigvalsh(gram)[-1]
