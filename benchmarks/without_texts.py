@@ -98,7 +98,9 @@ def main():
         for shots in args.shots:
             found = {}
             tasks = (
-                noise_tasks(shots, 0) if data is None else tasks_of(name, data, shots, 0)
+                noise_tasks(shots, 0)
+                if data is None
+                else tasks_of(name, data, shots, 0)
             )
             for kind, *task in tasks:
                 cells = [measure(MODELS[model], *task) for model in args.models]

@@ -50,7 +50,9 @@ def margin_of(logits: NDArray, y: NDArray, weight: NDArray) -> float:
     return max(float(np.average(own - others, weights=weight)), least)
 
 
-def image_scale(features: NDArray, y: NDArray, weight: NDArray, n_classes: int) -> float:
+def image_scale(
+    features: NDArray, y: NDArray, weight: NDArray, n_classes: int
+) -> float:
     r"""Return the scale of cosines to class means, for probabilities that are true.
 
     Encoders are trained to a scale for images against texts. Cosines of images to each
