@@ -317,7 +317,7 @@ class FewShotClassifier(
         if self.logit_scale != "auto":
             scale = float(self.logit_scale)
         elif prototypes.features is None:
-            scale = image_scale(features, index, weight, n_seen)
+            scale = image_scale(features, index, weight, text)
         else:
             scale = prototypes.logit_scale
         self.logit_scale_ = scale

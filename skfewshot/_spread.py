@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from scipy.optimize import brentq
 from scipy.special import log_softmax
 
-from skfewshot._rows import class_means
+from skfewshot._rows import sum_rows, unit_rows
 
 #: What the scale times the spread of the class means is expected to be: the best guess
 #: for one row a class, chosen on validation rows of DTD-47, Pets-25 and AID-30.
@@ -15,7 +15,7 @@ EXPECTED = 7.0
 # How far, in logarithms, rows left out may say otherwise, and bounds in those units.
 _SURPRISE, _MOST_MOVE = 0.5, 10.0
 # Parts into which the rows of a class are split, and rows that are judged, at most.
-_N_FOLDS, _MOST_ROWS = 5, 4096
+_N_FOLDS, _MOST_ROWS = 5, 1024
 
 
 def spread_of(means: NDArray) -> float:
@@ -73,15 +73,16 @@ def image_scale(
     y : ndarray of int, shape (n,)
         Class indices in ``[0, n_classes)``, each with rows.
     weight : ndarray of shape (n,)
-    n_classes : int
+    means : ndarray of shape (n_classes, d)
+        The unit-norm class means.
 
     Returns
     -------
     float
     """
-    scores, truth, judges = left_out_cosines(features, y, weight, n_classes)
+    scores, truth, judges = left_out_cosines(features, y, weight, len(means))
     factor, _ = likely_scale(scores, truth, judges, guess=EXPECTED)
-    return factor / spread_of(class_means(features, y, weight, n_classes))
+    return factor / spread_of(means)
 
 
 def likely_scale(
@@ -142,8 +143,9 @@ def left_out_cosines(
 
     Parameters
     ----------
-    features, y, weight, n_classes
+    features, y, weight
         As `image_scale` has them.
+    n_classes : int
 
     Returns
     -------
@@ -158,13 +160,22 @@ def left_out_cosines(
     # The place of each row in its class.
     fold[order] = np.arange(len(y)) - np.repeat(np.cumsum(counts) - counts, counts)
     fold %= _N_FOLDS
-    fold[counts[y] == 1] = -1
-    step = -(-int((fold >= 0).sum()) // _MOST_ROWS) or 1
-    scores, judged = [np.empty((0, n_classes))], [np.empty(0, dtype=int)]
-    for out in range(fold.max() + 1):
-        kept, rows = fold != out, np.flatnonzero(fold == out)[::step]
-        means = class_means(features[kept], y[kept], weight[kept], n_classes)
+    # Rows that are alone in their class are in a part that is never left out.
+    fold[counts[y] == 1] = _N_FOLDS
+    judged = [np.flatnonzero(fold == out) for out in range(_N_FOLDS)]
+    step = -(-sum(map(len, judged)) // _MOST_ROWS) or 1
+    judged = [rows[::step] for rows in judged if len(rows)]
+    if not judged:
+        return np.empty((0, n_classes)), y[:0], weight[:0].astype(float)
+    # Sums of the parts are added, not taken from the whole, in which rows of great
+    # weight may have left nothing of the others.
+    weighted = features * weight.astype(features.dtype)[:, None]
+    slots = fold * n_classes + y
+    sums = sum_rows(weighted, slots, (_N_FOLDS + 1) * n_classes)
+    sums = sums.reshape(_N_FOLDS + 1, n_classes, -1)
+    scores = []
+    for out, rows in enumerate(judged):
+        means = unit_rows(np.delete(sums, out, axis=0).sum(axis=0))
         scores.append((features[rows] @ means.T).astype(float) / spread_of(means))
-        judged.append(rows)
     chosen = np.concatenate(judged)
     return np.concatenate(scores), y[chosen], weight[chosen].astype(float)
