@@ -51,7 +51,7 @@ def margin_of(logits: NDArray, y: NDArray, weight: NDArray) -> float:
 
 
 def image_scale(
-    features: NDArray, y: NDArray, weight: NDArray, n_classes: int
+    features: NDArray, y: NDArray, weight: NDArray, means: NDArray
 ) -> float:
     r"""Return the scale of cosines to class means, for probabilities that are true.
 
