@@ -190,7 +190,7 @@ class CMMClassifier(
     are left out for these, and 4096 for the rest.
 
     **The intercepts** maximise the likelihood of the left-out rows times a normal prior
-    of standard deviation 0.5, with classes weighted equally. In `left_out_proba_` each
+    of standard deviation 1, with classes weighted equally. In `left_out_proba_` each
     row's own say in them is taken back, to first order.
 
     **The labels.** A label is right, or wrong and any other class's, with log odds of

@@ -35,7 +35,7 @@ _MAPPED_SCALE = 20.0
 _TEXT_WEIGHT, _IMAGE_WEIGHT, _WEIGHT_POWER = 0.78, 0.57, 0.2
 _TEXT_SPREAD, _IMAGE_SPREAD = 0.5, 0.4
 # Standard deviation of the intercepts of the classes.
-_INTERCEPT_SPREAD = 0.5
+_INTERCEPT_SPREAD = 1.0
 _MOST_NEWCOMER_INTERCEPT = 10.0
 # The minimiser's.
 _MAX_ITER, _FTOL = 50, 1e-6
