@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from scipy.optimize import brentq
 from scipy.special import log_softmax
 
-from skfewshot._rows import sum_rows, unit_rows
+from skfewshot._rows import row_order, sum_rows, unit_rows
 
 #: What the scale times the spread of the class means is expected to be: the best guess
 #: for one row a class, chosen on validation rows of DTD-47, Pets-25 and AID-30.
@@ -80,6 +80,9 @@ def image_scale(
     -------
     float
     """
+    # Whatever the classes are called, sums have one order.
+    order = row_order(means)
+    means, y = means[order], np.argsort(order)[y]
     scores, truth, judges = left_out_cosines(features, y, weight, len(means))
     factor, _ = likely_scale(scores, truth, judges, guess=EXPECTED)
     return factor / spread_of(means)

@@ -32,7 +32,9 @@ _WRONG_LABEL, _WRONG_LABEL_SPREAD = -4.0, 1.5
 _MAPPED_SCALE = 20.0
 # Weights of texts and images at one row a class and a text penalty of 1, and the power
 # of both by which the one falls and the other grows; and the spreads of their priors.
-_TEXT_WEIGHT, _IMAGE_WEIGHT, _WEIGHT_POWER = 0.78, 0.57, 0.2
+_TEXT_WEIGHT, _IMAGE_WEIGHT, _WEIGHT_POWER = 0.78, 0.45, 0.2
+# ... of images, more by this share where no text is trusted.
+_ALONE = 0.45
 _TEXT_SPREAD, _IMAGE_SPREAD = 0.5, 0.4
 # Standard deviation of the intercepts of the classes.
 _INTERCEPT_SPREAD = 1.0
@@ -171,7 +173,12 @@ def trust_labels(logits: Tensor, y: Tensor, judged: Tensor) -> Tensor:
 
 
 def find_weights(
-    left_out: LeftOut, *, shots: float, text_penalty: float, ratio: float | None
+    left_out: LeftOut,
+    *,
+    shots: float,
+    trust: float,
+    text_penalty: float,
+    ratio: float | None,
 ) -> Weights:
     """Find the weights of texts and images, by rows that are left out.
 
@@ -184,6 +191,8 @@ def find_weights(
     left_out : LeftOut
     shots : float
         Rows a class, positive.
+    trust : float
+        In the texts, in the mean.
     text_penalty : float
         Of the model that left them out.
     ratio : float or None
@@ -198,6 +207,7 @@ def find_weights(
     judges = weight * left_out.spare
     growth = (text_penalty * shots) ** _WEIGHT_POWER
     text, image = _TEXT_WEIGHT / growth, _IMAGE_WEIGHT * _MAPPED_SCALE * growth
+    image *= 1 + _ALONE * (1 - trust)
 
     def weights(x: Tensor) -> tuple[Tensor, Tensor]:
         a = text * (_TEXT_SPREAD * x[0]).exp()

@@ -175,6 +175,7 @@ def _fit(support: Support, alpha: float | None) -> _Fit:
         weights = find_weights(
             left_out.some(slice(None, None, step)),
             shots=shots,
+            trust=float(frozen.trust.mean()),
             text_penalty=penalty,
             ratio=ratio,
         )

@@ -40,6 +40,8 @@ _GUESS = 10.0
 # Without text, how far the rows' own logits are above the others, over what scaled
 # cosines to class means would make it.
 _GUESS_MARGIN = 1.7
+# Before it is weighed. Rows of small weight are fitted less, and are to count less.
+_LEAST_MARGIN = 0.25
 
 
 @shared_docs
@@ -316,7 +318,7 @@ class _Judge:
 
 def _guess(support: Support, known: NDArray, y: NDArray) -> float:
     """Guess the amplitude times lambda without text, from predictions for the rows."""
-    margin = margin_of(known, y, support.weight)
+    margin = max(margin_of(known, y, support.weight), _LEAST_MARGIN)
     return _GUESS_MARGIN * support.image_margin() / margin
 
 

@@ -379,7 +379,7 @@ def test_automatic_settings_are_the_best_by_refits(
         if has_text:
             a, b, loss = best_blend(fixed, learned, *truth, guess=10, factor=1.5)
         else:
-            guess = 1.7 * image_margin(X, y, weight, unit) / reached
+            guess = 1.7 * image_margin(X, y, weight, unit) / max(reached, 0.25)
             b, loss = likely_factor(learned, *truth, guess=guess, fixed=fixed)
             a = 1.0
         found.append((loss, a, b, beta, ridge))
@@ -400,7 +400,7 @@ def test_settings_without_rows_to_judge_by_and_those_given(task, unit):
                 given = X[rows], y[rows], ones
                 settings = {"beta": 2.0, "ridge": 0.3}
                 *_, reached = ridge_by_refits(*given, None, **settings)
-                guess = 1.7 * image_margin(*given, unit) / reached
+                guess = 1.7 * image_margin(*given, unit) / max(reached, 0.25)
             assert few.amplitude_ == pytest.approx(guess / 0.3)
     some = ProKeRClassifier(text, beta=3.0, amplitude=7.0).fit(X, y)
     assert (some.beta_, some.amplitude_, some.text_weight_) == (3.0, 7.0, 1.0)
