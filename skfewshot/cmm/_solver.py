@@ -16,6 +16,7 @@ from skfewshot.cmm._gaussian import (
     newcomer_cosines,
 )
 from skfewshot.cmm._scales import (
+    SURPRISE,
     LeftOut,
     Weights,
     find_intercepts,
@@ -96,6 +97,8 @@ class Frozen(NamedTuple):
         What rows are compared with.
     scale : float
         Of the cosines: s times the factor of the texts.
+    surprise : float
+        Mean cross-entropy of trusted texts on the support.
     trust : tensor of shape (C,)
         In each text, from 0 to 1.
     means : tensor of shape (C, d)
@@ -106,6 +109,7 @@ class Frozen(NamedTuple):
 
     prototypes: Tensor
     scale: float
+    surprise: float
     trust: Tensor
     means: Tensor
     share: Tensor
@@ -176,6 +180,7 @@ def _fit(support: Support, alpha: float | None) -> _Fit:
             left_out.some(slice(None, None, step)),
             shots=shots,
             trust=float(frozen.trust.mean()),
+            surprise=frozen.surprise,
             text_penalty=penalty,
             ratio=ratio,
         )
@@ -198,17 +203,17 @@ def freeze(support: Support, alpha: float | None = None) -> Frozen:
     none = torch.zeros_like(counts)
     if alpha == 0:
         # Zero-shot CLIP as it stands.
-        return Frozen(text, scale, none + 1, means, none)
+        return Frozen(text, scale, SURPRISE, none + 1, means, none)
     if support.text_seen:
-        return Frozen(torch.zeros_like(text), scale, none, means, none)
+        return Frozen(torch.zeros_like(text), scale, SURPRISE, none, means, none)
     logits = scale * support.features @ text.T
-    trust, factor = trust_texts(logits, support.y, support.weight)
+    trust, factor, surprise = trust_texts(logits, support.y, support.weight)
     ways, texts = means - means.mean(dim=0), text - text.mean(dim=0)
     told = trust[:, None] * ways
     slope = (told * texts).sum() / (told * ways).sum().clamp_min(1e-9)
     share = slope.clamp(*_SLOPES) * trust.mean() * (1 - trust)
     prototypes = text.mean(dim=0) + trust[:, None] * texts + share[:, None] * ways
-    return Frozen(prototypes, scale * factor, trust, means, share)
+    return Frozen(prototypes, scale * factor, surprise, trust, means, share)
 
 
 def _rows_to_leave_out(support: Support) -> Tensor:
