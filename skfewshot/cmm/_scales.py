@@ -43,7 +43,7 @@ _TEXT_SPREAD, _IMAGE_SPREAD = 0.5, 0.4
 _INTERCEPT_SPREAD = 1.0
 _MOST_NEWCOMER_INTERCEPT = 10.0
 # The minimiser's.
-_MAX_ITER, _FTOL = 50, 1e-6
+_MAX_ITER, _FTOL = 50, 1e-5
 # Standard deviations of a prior that no likelihood moves beyond. Real supports stay
 # below 7; weights of a million rows would find scales that leave nothing to learn.
 _MOST_MOVE = 10.0
