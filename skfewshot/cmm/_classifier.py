@@ -124,8 +124,8 @@ class CMMClassifier(
         copies; NaN for rows of weight zero. Only with ``store_left_out=True``.
     {{fitted}}
     n_iter_ : int
-        Epochs done. Of the Gaussian solver, how often it solved: 2 where labels were in
-        doubt.
+        Epochs done. Of the Gaussian solver, how often it solved: more than once where
+        labels were in doubt.
     loss_curve_ : list of float
         The loss before the first epoch and after each one; only with
         ``solver="paper"``.
@@ -203,8 +203,9 @@ class CMMClassifier(
 
     **The labels.** A label is right, or wrong and any other class's, with log odds of
     :math:`-4 \pm 1.5` before. Where a left-out row makes it wrong, more likely than
-    not, all rows are weighted by the probability that theirs is right, and the support
-    is solved once more. Rows are judged by two others of their class, at least.
+    not, all rows are weighted by the probability that theirs is right and the support is
+    solved again, until these change by less than 0.1, or 8 times in all. Rows are
+    judged by two others of their class, at least.
 
     **Classes without rows.** Their prototypes follow from their texts by the Gaussian
     model. They would lose against prototypes that follow images, so they share an
