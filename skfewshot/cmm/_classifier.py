@@ -324,7 +324,8 @@ class CMMClassifier(
         del fitted["loss_curve_"]
         left_out = fitted.pop("_left_out")
         if left_out is not None:
-            vars(self).update(fitted)
+            for name, value in fitted.items():
+                setattr(self, name, value)
             fitted["left_out_proba_"] = self._left_out_proba(left_out, support)
         return fitted
 

@@ -71,6 +71,11 @@ class GaussianModel:
         Each row less the mean of its class, had the row not been there.
     removed : tensor of shape (N,)
         What the covariance, in the units of `map`, loses of a row's residual with it.
+    class_means : tensor of shape (C, d)
+        Of the rows.
+    offset, offset_residuals : tensors of shape (C,) and (N,)
+        How much the means follow an offset of all rows; and one less that, had a row
+        not been there.
     """
 
     centre: Tensor
@@ -83,6 +88,9 @@ class GaussianModel:
     posterior: "_ClassProcess"
     residuals: Tensor
     removed: Tensor
+    class_means: Tensor
+    offset: Tensor
+    offset_residuals: Tensor
 
 
 class _ClassProcess:
@@ -206,6 +214,8 @@ def fit_gaussian(
     prior = _prior(support.text.to(wide), targets, trust.to(wide), text_penalty)
     posterior = _ClassProcess(prior.factor, prior.own, counts)
     surprises = targets - prior.means
+    # Before `pull` is that of the surprises.
+    offset = posterior.smooth(torch.ones_like(counts)[:, None])[0][:, 0]
     deviations, common = posterior.smooth(surprises)
     means = prior.means + deviations
     # One less the leverage of each row.
@@ -229,6 +239,9 @@ def fit_gaussian(
         posterior=posterior,
         residuals=residuals,
         removed=removed * scale,
+        class_means=class_means.to(dtype),
+        offset=offset.to(dtype),
+        offset_residuals=((1 - offset[y]) / rest).to(dtype),
     )
 
 
@@ -311,25 +324,59 @@ def left_out_cosines(model: GaussianModel, support: Support, rows: Tensor) -> Te
     """
     label, weight = support.y[rows], support.weight[rows]
     counts = model.posterior.counts.to(weight.dtype)
-    mapped, means = model.mapped[rows], model.prototypes
-    residuals = model.residuals[rows] @ model.map
-    # Inner products of the row x, its residual e and the means p.
-    x_p, e_p, p_p = mapped @ means.T, residuals @ means.T, means.square().sum(dim=1)
-    x_x, x_e = mapped.square().sum(dim=1), (mapped * residuals).sum(dim=1)
-    e_e = residuals.square().sum(dim=1)
+    # Vectors, mapped, are the row x, its residual e, the means p, and u, of which the
+    # centre loses `shift` times with the row.
+    x, p, e = model.mapped[rows], model.prototypes, model.residuals[rows] @ model.map
+    others, shift = _move_of_centre(model, support, rows)
+    u = (support.features[rows] - others) @ model.map
+    x = x + shift[:, None] * u
     # Without the row the inverse covariance gains `gain` times (e e').
+    e_e = (e * e).sum(dim=1)
     removed = model.removed[rows]
     gain = removed / (1 - removed * e_e).clamp_min(1e-6)
-    # ... and the means of the classes lose `loss` times e.
-    classes, index = torch.unique(label, return_inverse=True)
-    follow = model.posterior.columns(classes).to(means.dtype)[:, index].T
-    loss = follow * (weight / counts[label])[:, None]
+    x_e, u_e, e_p = (x * e).sum(dim=1), (u * e).sum(dim=1), e @ p.T
     swell = 1 + gain * e_e
-    x_q = x_p + (gain * x_e)[:, None] * e_p - loss * (x_e * swell)[:, None]
-    q_q = p_p + gain[:, None] * e_p.square()
+    # ... and the means of the classes lose `loss` times e, and gain `rise` times u.
+    classes, index = torch.unique(label, return_inverse=True)
+    follow = model.posterior.columns(classes).to(p.dtype)[:, index].T
+    loss = follow * (weight / counts[label])[:, None]
+    rise = model.offset - loss * model.offset_residuals[rows][:, None]
+    rise = rise * shift[:, None]
+    x_x = x.square().sum(dim=1) + gain * x_e.square()
+    x_u = (x * u).sum(dim=1) + gain * x_e * u_e
+    u_p = u @ p.T + (gain * u_e)[:, None] * e_p
+    x_q = x @ p.T + (gain * x_e)[:, None] * e_p
+    x_q += rise * x_u[:, None] - loss * (x_e * swell)[:, None]
+    q_q = p.square().sum(dim=1) + gain[:, None] * e_p.square()
     q_q += loss.square() * (e_e * swell)[:, None]
+    q_q += rise.square() * (u.square().sum(dim=1) + gain * u_e.square())[:, None]
     least = _LEAST_SHARE * q_q
-    q_q = (q_q - 2 * loss * e_p * swell[:, None]).maximum(least)
-    x_x = x_x + gain * x_e.square()
-    floor = torch.finfo(means.dtype).tiny ** 0.5
+    crossed = rise * u_p - (loss * e_p + loss * rise * u_e[:, None]) * swell[:, None]
+    q_q = (q_q + 2 * crossed).maximum(least)
+    floor = torch.finfo(p.dtype).tiny ** 0.5
     return x_q / (x_x.sqrt()[:, None] * q_q.sqrt()).clamp_min(floor)
+
+
+def _move_of_centre(
+    model: GaussianModel, support: Support, rows: Tensor
+) -> tuple[Tensor, Tensor]:
+    """How the centre loses rows: it goes away from them and to the others by a share.
+
+    Returns
+    -------
+    others : tensor of shape (m, d)
+        The mean of a row's class or, where it is alone, of all classes.
+    share : tensor of shape (m,)
+        Of the row less those, which the centre loses.
+    """
+    label, weight = support.y[rows], support.weight[rows]
+    total, n_classes = support.weight.sum(), len(support.text)
+    damped = total / (total + 1)
+    rest = model.posterior.counts.to(weight.dtype)[label] - weight
+    is_alone = rest <= 1e-3 * weight
+    others = torch.where(
+        is_alone[:, None], model.centre / damped, model.class_means[label]
+    )
+    share = weight / rest.clamp_min(1e-9 * weight) / n_classes
+    share = torch.where(is_alone, 1 / (n_classes - 1), share)
+    return others, damped * share
