@@ -182,8 +182,9 @@ class CMMClassifier(
     which changes no cosine.
 
     **Rows left out.** Without a row, its class's mean and :math:`\hat\Sigma` change by
-    a multiple of its residual and its square: both are exact, and cost matrix
-    products. *m*, :math:`\beta`, the shrinkage and the trust are kept. At most 4096
+    a multiple of its residual and its square, and *m* by a share of the row: all are
+    exact, and cost matrix products. :math:`\beta`, the shrinkage and the trust are
+    kept. At most 4096
     rows are left out for the intercepts, and 1024 for the weights.
 
     **The weights.** With the logits as :math:`a z_0 + b v T^\top` for zero-shot logits
@@ -203,8 +204,8 @@ class CMMClassifier(
 
     **The labels.** A label is right, or wrong and any other class's, with log odds of
     :math:`-4 \pm 1.5` before. Where a left-out row makes it wrong, more likely than
-    not, all rows are weighted by the probability that theirs is right and the support is
-    solved again, until these change by less than 0.1, or 8 times in all. Rows are
+    not, all rows are weighted by the probability that theirs is right and the support
+    is solved again, until these change by less than 0.1, or 8 times in all. Rows are
     judged by two others of their class, at least.
 
     **Classes without rows.** Their prototypes follow from their texts by the Gaussian
