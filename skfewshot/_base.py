@@ -44,6 +44,7 @@ from skfewshot._sklearn import (
     _fit_context,
     has_callbacks,
 )
+from skfewshot._spread import image_scale, spread_of
 from skfewshot._text import Prototypes, resolve_prototypes, warn_of_lost_encoder
 from skfewshot._torch import fork_safe_threads, import_torch, resolve_device, to_tensor
 from skfewshot.clip._embedding import encoder_of
@@ -115,6 +116,10 @@ class Support:
         order = row_order(self.text)
         rank = np.argsort(order)
         return replace(self, y=rank[self.y], text=self.text[order]), rank
+
+    def image_margin(self) -> float:
+        """Return how far scaled cosines set a class mean above the others."""
+        return self.logit_scale * spread_of(self.text)
 
     def without_near_copies(self) -> "Support":
         """Return the support with one row a class in the place of near copies."""
@@ -309,7 +314,7 @@ class FewShotClassifier(
             )
         extra_classes = getattr(self, "extra_classes", None)
         self.classes_, seen = with_extra_classes(classes, extra_classes)
-        prototypes, scale = self._read_texts(X, rows)
+        prototypes = self._read_texts(X, rows)
         read = unit_rows(rows[kept]), index, weight[kept]
         source = np.arange(len(index))
         if groups is not None:
@@ -325,6 +330,13 @@ class FewShotClassifier(
         if text is None:
             text = class_means(features, index, weight, n_seen)
         self.text_features_ = text
+        if self.logit_scale != "auto":
+            scale = float(self.logit_scale)
+        elif prototypes.features is None:
+            scale = image_scale(features, index, weight, text)
+        else:
+            scale = prototypes.logit_scale
+        self.logit_scale_ = scale
         copy = self._class_weights(classes, index, weight)[index]
         with reading("class_weight"):
             weight = weight * copy
@@ -344,8 +356,8 @@ class FewShotClassifier(
             logit_scale=scale,
         )
 
-    def _read_texts(self, X: Any, rows: NDArray) -> tuple[Prototypes, float]:
-        """Return the texts of `classes_` and the logit scale, and set what says so."""
+    def _read_texts(self, X: Any, rows: NDArray) -> Prototypes:
+        """Return the texts of `classes_`, and set what is known of their source."""
         prototypes = resolve_prototypes(
             self.text_features,
             classes=self.classes_,
@@ -358,10 +370,7 @@ class FewShotClassifier(
         )
         self.prototype_source_ = prototypes.source
         self.encoder_ = prototypes.encoder
-        is_auto = self.logit_scale == "auto"
-        scale = prototypes.logit_scale if is_auto else float(self.logit_scale)
-        self.logit_scale_ = scale
-        return prototypes, scale
+        return prototypes
 
     def _read_rows(
         self, X: Any, y: Any, sample_weight: Any

@@ -144,15 +144,52 @@ class _ClassProcess:
         return columns * self.precision[classes]
 
 
+class Sample(NamedTuple):
+    """What the model needs of a support, whatever is believed of its texts.
+
+    Attributes
+    ----------
+    support : Support
+        In tensors. Every class has a row.
+    counts : tensor of shape (C,)
+        Weight of the classes.
+    means : tensor of shape (C, d)
+        Of their rows.
+    within : tensor of shape (d, d)
+        Scatter of the rows about those means.
+    """
+
+    support: Support
+    counts: Tensor
+    means: Tensor
+    within: Tensor
+
+
+def summarise(support: Support) -> Sample:
+    """Return the sums of a support; counts and means in double precision."""
+    F, y, weight = support.features, support.y, support.weight
+    wide = _wide(F)
+    counts = class_sums(support, weight.to(wide))
+    means = class_sums(support, weight[:, None].to(wide) * F) / counts[:, None]
+    deviations = (F - means[y]).to(F.dtype)
+    within = deviations.T @ (deviations * weight[:, None])
+    return Sample(support, counts, means, within)
+
+
+def _wide(like: Tensor) -> torch.dtype:
+    # A class mean may follow its rows so closely that what is left of them is lost to
+    # single precision.
+    return torch.float32 if like.device.type == "mps" else torch.float64
+
+
 def fit_gaussian(
-    support: Support, trust: Tensor, *, text_penalty: float
+    sample: Sample, trust: Tensor, *, text_penalty: float
 ) -> GaussianModel:
     """Find centre, map and class means in closed form.
 
     Parameters
     ----------
-    support : Support
-        In tensors. Every class has a row.
+    sample : Sample
     trust : tensor of shape (C,)
         How far the text of each class is to be trusted, from 0 to 1; zeros without
         text.
@@ -164,19 +201,17 @@ def fit_gaussian(
     -------
     GaussianModel
     """
-    narrow, y = support.features, support.y
-    # A class mean may follow its rows so closely that what is left of them is lost to
-    # single precision.
-    dtype, wide = narrow.dtype, torch.float64
-    if narrow.device.type == "mps":
-        wide = torch.float32
-    F, weight, text = (x.to(wide) for x in (narrow, support.weight, support.text))
-    counts = class_sums(support, weight)
-    class_means = class_sums(support, weight[:, None] * F) / counts[:, None]
-    total = float(weight.sum())
+    support, counts, class_means, within = sample
+    F, y, dtype, wide = (
+        support.features,
+        support.y,
+        support.features.dtype,
+        counts.dtype,
+    )
+    weight, total = support.weight.to(wide), float(counts.sum())
     centre = total / (total + 1) * class_means.mean(dim=0)
     targets = class_means - centre
-    prior = _prior(text, targets, trust.to(wide), text_penalty)
+    prior = _prior(support.text.to(wide), targets, trust.to(wide), text_penalty)
     posterior = _ClassProcess(prior.factor, prior.own, counts)
     surprises = targets - prior.means
     # Before `pull` is that of the surprises.
@@ -188,10 +223,7 @@ def fit_gaussian(
     rest = (1 - share) + share * posterior.rest()[y]
     residuals = ((F - (centre + means)[y]) / rest[:, None]).to(dtype)
     removed = (weight * rest).to(dtype)
-    within = (F - class_means[y]).to(dtype)
-    scatter = within.T @ (within * support.weight[:, None])
-    scatter += (surprises.T @ posterior.pull).to(dtype)
-    map_, scale = _whitening(scatter, total)
+    map_, scale = _whitening(within + (surprises.T @ posterior.pull).to(dtype), total)
     text_map = (_MAP_VARIANCE / text_penalty) ** 0.5 * common[1:]
     text_map.diagonal().add_(prior.slope)
     text_intercept = prior.factor[0, 0] * common[0] - prior.text_centre @ text_map
@@ -202,7 +234,7 @@ def fit_gaussian(
         means=means,
         text_map=text_map.to(dtype),
         text_intercept=text_intercept.to(dtype),
-        mapped=(narrow - centre) @ map_,
+        mapped=(F - centre) @ map_,
         prototypes=means @ map_,
         posterior=posterior,
         residuals=residuals,
