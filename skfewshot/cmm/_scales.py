@@ -289,13 +289,14 @@ def without_own_say(logits: Tensor, y: Tensor, weight: Tensor) -> Tensor:
     tensor of shape (m, C)
     """
     n_classes = logits.shape[1]
-    weight = _balanced(weight, y, n_classes)[:, None]
-    p = torch.softmax(logits, dim=1)
-    curvature = torch.diag((weight * p).sum(dim=0) + _INTERCEPT_SPREAD**-2)
-    curvature = curvature - p.T @ (weight * p)
-    pulls = weight * p
-    pulls[torch.arange(len(y), device=y.device), y] -= weight[:, 0]
-    return logits + torch.linalg.solve(curvature.double(), pulls.T.double()).T.to(p)
+    # Beside heavy rows the prior is lost to single precision, and MPS has no other.
+    wide = _balanced(weight, y, n_classes).cpu().double()[:, None]
+    p = torch.softmax(logits.cpu().double(), dim=1)
+    curvature = torch.diag((wide * p).sum(dim=0) + _INTERCEPT_SPREAD**-2)
+    curvature -= p.T @ (wide * p)
+    pulls = wide * p
+    pulls[torch.arange(len(y)), y.cpu()] -= wide[:, 0]
+    return logits + torch.linalg.solve(curvature, pulls.T).T.to(logits)
 
 
 def find_newcomer_intercept(
@@ -365,7 +366,8 @@ def _mode(
         np.zeros(size),
         jac=True,
         method="L-BFGS-B",
+        bounds=[(-_MOST_MOVE, _MOST_MOVE)] * size,
         options={"maxiter": _MAX_ITER, "maxfun": 10**6, "ftol": _FTOL, "gtol": 0},
     )
     x = torch.tensor(found.x, dtype=like.dtype, device=like.device)
-    return x.clamp(-_MOST_MOVE, _MOST_MOVE), float(found.fun)
+    return x, float(found.fun)
