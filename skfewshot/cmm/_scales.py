@@ -246,7 +246,8 @@ def find_intercepts(logits: Tensor, y: Tensor, weight: Tensor) -> Tensor:
 
     Zero-shot CLIP says some names too readily, and others hardly ever. The intercepts
     maximise the likelihood of the left-out rows times a normal prior. Each class has
-    the same weight, so that they do not take unequal numbers of rows for a preference.
+    the same weight, so that they do not take unequal numbers of rows for a preference;
+    those without rows have none.
 
     Parameters
     ----------
@@ -263,11 +264,13 @@ def find_intercepts(logits: Tensor, y: Tensor, weight: Tensor) -> Tensor:
     if not len(y):
         return logits.new_zeros(n_classes)
     weight = _balanced(weight, y, n_classes)
+    # Rows of others alone would only hold a class back.
+    spread = logits.new_zeros(n_classes).index_fill(0, y, _INTERCEPT_SPREAD)
     x, _ = _mode(
-        lambda x: weighted_entropy(logits + _INTERCEPT_SPREAD * x, y, weight),
+        lambda x: weighted_entropy(logits + spread * x, y, weight),
         *(logits, n_classes),
     )
-    return _INTERCEPT_SPREAD * x
+    return spread * x
 
 
 def without_own_say(logits: Tensor, y: Tensor, weight: Tensor) -> Tensor:
