@@ -246,7 +246,8 @@ def find_intercepts(logits: Tensor, y: Tensor, weight: Tensor) -> Tensor:
 
     Zero-shot CLIP says some names too readily, and others hardly ever. The intercepts
     maximise the likelihood of the left-out rows times a normal prior. Each class has
-    the same weight, so that they do not take unequal numbers of rows for a preference.
+    the same weight, so that they do not take unequal numbers of rows for a preference;
+    those without rows have none.
 
     Parameters
     ----------
@@ -263,11 +264,13 @@ def find_intercepts(logits: Tensor, y: Tensor, weight: Tensor) -> Tensor:
     if not len(y):
         return logits.new_zeros(n_classes)
     weight = _balanced(weight, y, n_classes)
+    # Rows of others alone would only hold a class back.
+    spread = logits.new_zeros(n_classes).index_fill(0, y, _INTERCEPT_SPREAD)
     x, _ = _mode(
-        lambda x: weighted_entropy(logits + _INTERCEPT_SPREAD * x, y, weight),
+        lambda x: weighted_entropy(logits + spread * x, y, weight),
         *(logits, n_classes),
     )
-    return _INTERCEPT_SPREAD * x
+    return spread * x
 
 
 def without_own_say(logits: Tensor, y: Tensor, weight: Tensor) -> Tensor:
@@ -289,13 +292,14 @@ def without_own_say(logits: Tensor, y: Tensor, weight: Tensor) -> Tensor:
     tensor of shape (m, C)
     """
     n_classes = logits.shape[1]
-    weight = _balanced(weight, y, n_classes)[:, None]
-    p = torch.softmax(logits, dim=1)
-    curvature = torch.diag((weight * p).sum(dim=0) + _INTERCEPT_SPREAD**-2)
-    curvature = curvature - p.T @ (weight * p)
-    pulls = weight * p
-    pulls[torch.arange(len(y), device=y.device), y] -= weight[:, 0]
-    return logits + torch.linalg.solve(curvature.double(), pulls.T.double()).T.to(p)
+    # Beside heavy rows the prior is lost to single precision, and MPS has no other.
+    wide = _balanced(weight, y, n_classes).cpu().double()[:, None]
+    p = torch.softmax(logits.cpu().double(), dim=1)
+    curvature = torch.diag((wide * p).sum(dim=0) + _INTERCEPT_SPREAD**-2)
+    curvature -= p.T @ (wide * p)
+    pulls = wide * p
+    pulls[torch.arange(len(y)), y.cpu()] -= wide[:, 0]
+    return logits + torch.linalg.solve(curvature, pulls.T).T.to(logits)
 
 
 def find_newcomer_intercept(
@@ -365,7 +369,8 @@ def _mode(
         np.zeros(size),
         jac=True,
         method="L-BFGS-B",
+        bounds=[(-_MOST_MOVE, _MOST_MOVE)] * size,
         options={"maxiter": _MAX_ITER, "maxfun": 10**6, "ftol": _FTOL, "gtol": 0},
     )
     x = torch.tensor(found.x, dtype=like.dtype, device=like.device)
-    return x.clamp(-_MOST_MOVE, _MOST_MOVE), float(found.fun)
+    return x, float(found.fun)

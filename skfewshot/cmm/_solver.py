@@ -128,9 +128,8 @@ class _Fit(NamedTuple):
     left_out: LeftOut
 
     def logits(self, left_out: LeftOut) -> Tensor:
-        return (
-            self.weights.text * left_out.frozen + self.weights.image * left_out.mapped
-        )
+        text, image, _ = self.weights
+        return text * left_out.frozen + image * left_out.mapped
 
 
 def solve_gaussian(
@@ -275,6 +274,9 @@ def _solution(
         newcomer = _newcomer(fit, intercept)
     turned = turn(normalize(model.prototypes), support.text)
     map_ = model.map @ turned
+    left_out = None
+    if keep_left_out:
+        left_out = _left_out_logits(fit, intercept, is_zero_shot=alpha == 0)
     alpha, temperature = _as_published(fit, alpha)
     return Solution(
         map=map_,
@@ -290,7 +292,7 @@ def _solution(
         trust=frozen.trust,
         loss_curve=[],
         n_iter=n_iter,
-        left_out=_left_out_logits(fit, intercept) if keep_left_out else None,
+        left_out=left_out,
     )
 
 
@@ -328,9 +330,11 @@ def _newcomer(fit: _Fit, intercept: Tensor) -> float:
     )
 
 
-def _left_out_logits(fit: _Fit, intercept: Tensor) -> Tensor:
+def _left_out_logits(fit: _Fit, intercept: Tensor, is_zero_shot: bool) -> Tensor:
     """Return the logits of all rows when each is left out, of the intercepts too."""
     support = fit.support
+    if is_zero_shot:
+        return support.logit_scale * support.features @ support.text.T
     rows = torch.arange(len(support.y), device=support.y.device)
     left_out = leave_out(support, fit.model, fit.frozen, rows)
     logits = fit.logits(left_out) + intercept
