@@ -27,13 +27,14 @@ PEERS = {
 OURS = "CMM"
 #: Variants of CMM, name: parameters that differ from its defaults. They are no peers.
 ABLATIONS = {
-    "no whitening": {"map_penalty": float("inf")},
+    "no whitening": {},
     "weight not found": {"alpha": 0.2},
-    "no refinement": {"max_iter": 0},
-    "no triplet": {"triplet_weight": 0.0},
     "no intercepts": {},
     "no map of texts": {},
-    "weight not by surprise": {},
+    "text penalty 3": {},
+    "all texts trusted": {},
+    "nothing stands in": {},
+    "all labels trusted": {},
     "near copies kept": {},
     "as published": {"solver": "paper"},
     "as published, no triplet": {"solver": "paper", "triplet_weight": 0.0},
@@ -43,12 +44,16 @@ ABLATIONS = {
 ABLATIONS = {f"CMM, {name}": settings for name, settings in ABLATIONS.items()}
 #: What has no parameter is taken out by a constant: module, name, value.
 CONSTANTS = {
-    "CMM, no intercepts": (
-        ("cmm._scales", "_INTERCEPT_VARIANCE", 1e-9),
-        ("cmm._gaussian", "_INTERCEPT_PENALTY", 1e9),
-    ),
+    "CMM, no whitening": (("cmm._gaussian", "_SPHERE_ROWS", 1e12),),
+    "CMM, no intercepts": (("cmm._scales", "_INTERCEPT_SPREAD", 1e-6),),
     "CMM, no map of texts": (("cmm._gaussian", "_MAP_VARIANCE", 0.0),),
-    "CMM, weight not by surprise": (("cmm._scales", "_RATIO_BOUNDS", (1.0, 1.0)),),
+    "CMM, text penalty 3": (("cmm._solver", "_TEXT_PENALTIES", (3.0,)),),
+    "CMM, all texts trusted": (
+        ("cmm._scales", "_WRONG_TEXT", -30.0),
+        ("cmm._scales", "_WRONG_TEXT_SPREAD", 0.0),
+    ),
+    "CMM, nothing stands in": (("cmm._solver", "_SLOPES", (0.0, 0.0)),),
+    "CMM, all labels trusted": (("cmm._solver", "_DOUBT", -1.0),),
     "CMM, near copies kept": (("_copies", "_NEAR_COPY", 0.0),),
     "CMM, as published, map alone": (("cmm._paper", "_TRAINED", ("map",)),),
     "CMM, as published, texts alone": (("cmm._paper", "_TRAINED", ("text",)),),

@@ -44,7 +44,8 @@ from skfewshot._sklearn import (
     _fit_context,
     has_callbacks,
 )
-from skfewshot._text import resolve_prototypes, warn_of_lost_encoder
+from skfewshot._spread import image_scale, spread_of
+from skfewshot._text import Prototypes, resolve_prototypes, warn_of_lost_encoder
 from skfewshot._torch import fork_safe_threads, import_torch, resolve_device, to_tensor
 from skfewshot.clip._embedding import encoder_of
 
@@ -116,6 +117,10 @@ class Support:
         rank = np.argsort(order)
         return replace(self, y=rank[self.y], text=self.text[order]), rank
 
+    def image_margin(self) -> float:
+        """Return how far scaled cosines set a class mean above the others."""
+        return self.logit_scale * spread_of(self.text)
+
     def without_near_copies(self) -> "Support":
         """Return the support with one row a class in the place of near copies."""
         merged = merge_near_copies(self.features, self.y, self.weight)
@@ -181,14 +186,10 @@ def train(
         support is row ``rank[c]`` of the solution.
     report : callable or None
     """
-    reported = 0
 
     def on_iteration(iteration: int, loss: float, state: Callable[[], Any]) -> bool:
-        nonlocal reported
-        if report is None or iteration <= reported:
-            # A solver that ran out of memory does what it did again.
+        if report is None:
             return False
-        reported = iteration
         return report(
             lambda: {
                 "n_iter_": iteration,
@@ -313,27 +314,12 @@ class FewShotClassifier(
             )
         extra_classes = getattr(self, "extra_classes", None)
         self.classes_, seen = with_extra_classes(classes, extra_classes)
-        prototypes = resolve_prototypes(
-            self.text_features,
-            classes=self.classes_,
-            encoder=encoder_of(X),
-            text_encoder=self.text_encoder,
-            class_names=self.class_names,
-            prompt_templates=self.prompt_templates,
-            n_features=rows.shape[1],
-            dtype=rows.dtype,
-        )
-        self.prototype_source_ = prototypes.source
-        self.encoder_ = prototypes.encoder
-        is_auto = self.logit_scale == "auto"
-        scale = prototypes.logit_scale if is_auto else float(self.logit_scale)
-        self.logit_scale_ = scale
-        read, source = (
-            (unit_rows(rows[kept]), index, weight[kept]),
-            np.arange(kept.sum()),
-        )
+        prototypes = self._read_texts(X, rows)
+        read = unit_rows(rows[kept]), index, weight[kept]
+        source = np.arange(len(index))
         if groups is not None:
-            *read, source = merge_views(*read, groups[kept], classes)
+            *views, source = merge_views(*read, groups[kept], classes)
+            read = views[0], views[1], views[2]
         features, index, weight, merged = merge_rows(*read)
         text = prototypes.features
         if text is None and n_seen < len(self.classes_):
@@ -344,6 +330,13 @@ class FewShotClassifier(
         if text is None:
             text = class_means(features, index, weight, n_seen)
         self.text_features_ = text
+        if self.logit_scale != "auto":
+            scale = float(self.logit_scale)
+        elif prototypes.features is None:
+            scale = image_scale(features, index, weight, text)
+        else:
+            scale = prototypes.logit_scale
+        self.logit_scale_ = scale
         copy = self._class_weights(classes, index, weight)[index]
         with reading("class_weight"):
             weight = weight * copy
@@ -362,6 +355,22 @@ class FewShotClassifier(
             text_seen=prototypes.features is None,
             logit_scale=scale,
         )
+
+    def _read_texts(self, X: Any, rows: NDArray) -> Prototypes:
+        """Return the texts of `classes_`, and set where they are from."""
+        prototypes = resolve_prototypes(
+            self.text_features,
+            classes=self.classes_,
+            encoder=encoder_of(X),
+            text_encoder=self.text_encoder,
+            class_names=self.class_names,
+            prompt_templates=self.prompt_templates,
+            n_features=rows.shape[1],
+            dtype=rows.dtype,
+        )
+        self.prototype_source_ = prototypes.source
+        self.encoder_ = prototypes.encoder
+        return prototypes
 
     def _read_rows(
         self, X: Any, y: Any, sample_weight: Any

@@ -1,9 +1,7 @@
 """The border with torch: devices, threads, arrays to tensors and back."""
 
-import gc
 import os
 import sys
-from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -16,8 +14,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _is_forked = False
-#: Rows of a chunk below which less memory is not to be had.
-LEAST_ROWS = 64
 
 
 def _after_fork() -> None:
@@ -159,45 +155,3 @@ def to_numpy(tensor: "Tensor", *, dtype: DTypeLike | None = None) -> NDArray:
     """Return `tensor` as a NumPy array in memory of its own."""
     array = tensor.detach().cpu().numpy()
     return np.array(array, dtype=dtype, copy=True)
-
-
-def in_chunks(solve: Callable[[int], Any], chunk_size: int) -> Any:
-    """Return ``solve(chunk_size)``, with half the chunk wherever memory runs out.
-
-    Parameters
-    ----------
-    solve : callable
-        ``solve(chunk_size)``; a second call must not depend on the first.
-    chunk_size : int
-        Rows handled at once, at first.
-
-    Returns
-    -------
-    object
-        What `solve` returned.
-
-    Raises
-    ------
-    torch.OutOfMemoryError
-        If memory is too short for chunks of `LEAST_ROWS`, or for smaller ones given.
-    """
-    import torch
-
-    # The name that every supported torch has; torch.OutOfMemoryError is the same.
-    OutOfMemoryError = torch.cuda.OutOfMemoryError
-    while True:
-        try:
-            return solve(chunk_size)
-        except OutOfMemoryError as error:
-            # The error holds every tensor of the attempt, up to the end of this block.
-            reason = str(error)
-        gc.collect()
-        torch.cuda.empty_cache()
-        if chunk_size <= LEAST_ROWS:
-            break
-        chunk_size = max(LEAST_ROWS, chunk_size // 2)
-    raise OutOfMemoryError(
-        f"The GPU ran out of memory even with chunks of {chunk_size} rows. Fit with "
-        "device='cpu', free memory that other models hold, or take fewer rows or "
-        f"classes. {reason}"
-    )

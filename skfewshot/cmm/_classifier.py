@@ -124,8 +124,8 @@ class CMMClassifier(
         copies; NaN for rows of weight zero. Only with ``store_left_out=True``.
     {{fitted}}
     n_iter_ : int
-        Epochs done. Of the Gaussian solver, how often it solved: 2 where labels were in
-        doubt.
+        Epochs done. Of the Gaussian solver, how often it solved: more than once where
+        labels were in doubt.
     loss_curve_ : list of float
         The loss before the first epoch and after each one; only with
         ``solver="paper"``.
@@ -183,20 +183,29 @@ class CMMClassifier(
 
     **Rows left out.** Without a row, its class's mean and :math:`\hat\Sigma` change by
     a multiple of its residual and its square: both are exact, and cost matrix
-    products. *m*, :math:`\beta`, the shrinkage and the trust are kept.
-    :math:`\lambda_T` is 1, 3 or 10, and 3 where no class has two rows; it and the
-    weights of the two parts of the logits maximise the likelihood of the left-out rows
-    whose class has others, times log-normal priors of the weights. At most 1024 rows
-    are left out for these, and 4096 for the rest.
+    products. *m*, :math:`\beta`, the shrinkage and the trust are kept. At most 4096
+    rows are left out for the intercepts, and 1024 for the weights.
+
+    **The weights.** With the logits as :math:`a z_0 + b v T^\top` for zero-shot logits
+    :math:`z_0` by trusted texts, :math:`\lambda_T` in {1, 3, 10}, *a* and *b* maximise
+    the likelihood of the left-out rows whose class has others, times log-normal priors
+    of median :math:`0.78 / g` and :math:`9 g` and spread 0.5 and 0.4, with
+    :math:`g = (\lambda_T \bar n)^{0.2}` for :math:`\bar n` rows a class. Where
+    the mean cross-entropy *L* of trusted texts is below 0.8, *g* is
+    :math:`(L / 0.8)^{0.35 \bar \pi}` times as much, but *L* is 0.2 at least; where the
+    mean trust :math:`\bar \pi` is below one, the median of *b* is
+    :math:`1 + 0.45 (1 - \bar \pi)` times as much. Where no class has two rows the
+    medians are taken, at :math:`\lambda_T = 3`.
 
     **The intercepts** maximise the likelihood of the left-out rows times a normal prior
-    of standard deviation 0.5, with classes weighted equally. In `left_out_proba_` each
+    of standard deviation 1, with classes weighted equally. In `left_out_proba_` each
     row's own say in them is taken back, to first order.
 
     **The labels.** A label is right, or wrong and any other class's, with log odds of
     :math:`-4 \pm 1.5` before. Where a left-out row makes it wrong, more likely than
-    not, all rows are weighted by the probability that theirs is right, and the support
-    is solved once more. Rows are judged by two others of their class, at least.
+    not, all rows are weighted by the probability that theirs is right and the support is
+    solved again, until these change by less than 0.1, or 8 times in all. Rows are
+    judged by two others of their class, at least.
 
     **Classes without rows.** Their prototypes follow from their texts by the Gaussian
     model. They would lose against prototypes that follow images, so they share an
@@ -315,7 +324,8 @@ class CMMClassifier(
         del fitted["loss_curve_"]
         left_out = fitted.pop("_left_out")
         if left_out is not None:
-            vars(self).update(fitted)
+            for name, value in fitted.items():
+                setattr(self, name, value)
             fitted["left_out_proba_"] = self._left_out_proba(left_out, support)
         return fitted
 

@@ -71,6 +71,11 @@ class GaussianModel:
         Each row less the mean of its class, had the row not been there.
     removed : tensor of shape (N,)
         What the covariance, in the units of `map`, loses of a row's residual with it.
+    class_means : tensor of shape (C, d)
+        Of the rows.
+    offset, offset_residuals : tensors of shape (C,) and (N,)
+        How much the means follow an offset of all rows; and one less that, had a row
+        not been there.
     """
 
     centre: Tensor
@@ -83,6 +88,9 @@ class GaussianModel:
     posterior: "_ClassProcess"
     residuals: Tensor
     removed: Tensor
+    class_means: Tensor
+    offset: Tensor
+    offset_residuals: Tensor
 
 
 class _ClassProcess:
@@ -136,15 +144,52 @@ class _ClassProcess:
         return columns * self.precision[classes]
 
 
+class Sample(NamedTuple):
+    """What the model needs of a support, whatever is believed of its texts.
+
+    Attributes
+    ----------
+    support : Support
+        In tensors. Every class has a row.
+    counts : tensor of shape (C,)
+        Weight of the classes.
+    means : tensor of shape (C, d)
+        Of their rows.
+    within : tensor of shape (d, d)
+        Scatter of the rows about those means.
+    """
+
+    support: Support
+    counts: Tensor
+    means: Tensor
+    within: Tensor
+
+
+def summarise(support: Support) -> Sample:
+    """Return the sums of a support; counts and means in double precision."""
+    F, y, weight = support.features, support.y, support.weight
+    wide = _wide(F)
+    counts = class_sums(support, weight.to(wide))
+    means = class_sums(support, weight[:, None].to(wide) * F) / counts[:, None]
+    deviations = (F - means[y]).to(F.dtype)
+    within = deviations.T @ (deviations * weight[:, None])
+    return Sample(support, counts, means, within)
+
+
+def _wide(like: Tensor) -> torch.dtype:
+    # A class mean may follow its rows so closely that what is left of them is lost to
+    # single precision.
+    return torch.float32 if like.device.type == "mps" else torch.float64
+
+
 def fit_gaussian(
-    support: Support, trust: Tensor, *, text_penalty: float
+    sample: Sample, trust: Tensor, *, text_penalty: float
 ) -> GaussianModel:
     """Find centre, map and class means in closed form.
 
     Parameters
     ----------
-    support : Support
-        In tensors. Every class has a row.
+    sample : Sample
     trust : tensor of shape (C,)
         How far the text of each class is to be trusted, from 0 to 1; zeros without
         text.
@@ -156,21 +201,21 @@ def fit_gaussian(
     -------
     GaussianModel
     """
-    narrow, y = support.features, support.y
-    # A class mean may follow its rows so closely that what is left of them is lost to
-    # single precision.
-    dtype, wide = narrow.dtype, torch.float64
-    if narrow.device.type == "mps":
-        wide = torch.float32
-    F, weight, text = (x.to(wide) for x in (narrow, support.weight, support.text))
-    counts = class_sums(support, weight)
-    class_means = class_sums(support, weight[:, None] * F) / counts[:, None]
-    total = float(weight.sum())
+    support, counts, class_means, within = sample
+    F, y, dtype, wide = (
+        support.features,
+        support.y,
+        support.features.dtype,
+        counts.dtype,
+    )
+    weight, total = support.weight.to(wide), float(counts.sum())
     centre = total / (total + 1) * class_means.mean(dim=0)
     targets = class_means - centre
-    prior = _prior(text, targets, trust.to(wide), text_penalty)
+    prior = _prior(support.text.to(wide), targets, trust.to(wide), text_penalty)
     posterior = _ClassProcess(prior.factor, prior.own, counts)
     surprises = targets - prior.means
+    # Before `pull` is that of the surprises.
+    offset = posterior.smooth(torch.ones_like(counts)[:, None])[0][:, 0]
     deviations, common = posterior.smooth(surprises)
     means = prior.means + deviations
     # One less the leverage of each row.
@@ -178,10 +223,7 @@ def fit_gaussian(
     rest = (1 - share) + share * posterior.rest()[y]
     residuals = ((F - (centre + means)[y]) / rest[:, None]).to(dtype)
     removed = (weight * rest).to(dtype)
-    within = (F - class_means[y]).to(dtype)
-    scatter = within.T @ (within * support.weight[:, None])
-    scatter += (surprises.T @ posterior.pull).to(dtype)
-    map_, scale = _whitening(scatter, total)
+    map_, scale = _whitening(within + (surprises.T @ posterior.pull).to(dtype), total)
     text_map = (_MAP_VARIANCE / text_penalty) ** 0.5 * common[1:]
     text_map.diagonal().add_(prior.slope)
     text_intercept = prior.factor[0, 0] * common[0] - prior.text_centre @ text_map
@@ -192,11 +234,14 @@ def fit_gaussian(
         means=means,
         text_map=text_map.to(dtype),
         text_intercept=text_intercept.to(dtype),
-        mapped=(narrow - centre) @ map_,
+        mapped=(F - centre) @ map_,
         prototypes=means @ map_,
         posterior=posterior,
         residuals=residuals,
         removed=removed * scale,
+        class_means=class_means.to(dtype),
+        offset=offset.to(dtype),
+        offset_residuals=((1 - offset[y]) / rest).to(dtype),
     )
 
 
@@ -279,25 +324,59 @@ def left_out_cosines(model: GaussianModel, support: Support, rows: Tensor) -> Te
     """
     label, weight = support.y[rows], support.weight[rows]
     counts = model.posterior.counts.to(weight.dtype)
-    mapped, means = model.mapped[rows], model.prototypes
-    residuals = model.residuals[rows] @ model.map
-    # Inner products of the row x, its residual e and the means p.
-    x_p, e_p, p_p = mapped @ means.T, residuals @ means.T, means.square().sum(dim=1)
-    x_x, x_e = mapped.square().sum(dim=1), (mapped * residuals).sum(dim=1)
-    e_e = residuals.square().sum(dim=1)
+    # Vectors, mapped, are the row x, its residual e, the means p, and u, of which the
+    # centre loses `shift` times with the row.
+    x, p, e = model.mapped[rows], model.prototypes, model.residuals[rows] @ model.map
+    others, shift = _move_of_centre(model, support, rows)
+    u = (support.features[rows] - others) @ model.map
+    x = x + shift[:, None] * u
     # Without the row the inverse covariance gains `gain` times (e e').
+    e_e = (e * e).sum(dim=1)
     removed = model.removed[rows]
     gain = removed / (1 - removed * e_e).clamp_min(1e-6)
-    # ... and the means of the classes lose `loss` times e.
-    classes, index = torch.unique(label, return_inverse=True)
-    follow = model.posterior.columns(classes).to(means.dtype)[:, index].T
-    loss = follow * (weight / counts[label])[:, None]
+    x_e, u_e, e_p = (x * e).sum(dim=1), (u * e).sum(dim=1), e @ p.T
     swell = 1 + gain * e_e
-    x_q = x_p + (gain * x_e)[:, None] * e_p - loss * (x_e * swell)[:, None]
-    q_q = p_p + gain[:, None] * e_p.square()
+    # ... and the means of the classes lose `loss` times e, and gain `rise` times u.
+    classes, index = torch.unique(label, return_inverse=True)
+    follow = model.posterior.columns(classes).to(p.dtype)[:, index].T
+    loss = follow * (weight / counts[label])[:, None]
+    rise = model.offset - loss * model.offset_residuals[rows][:, None]
+    rise = rise * shift[:, None]
+    x_x = x.square().sum(dim=1) + gain * x_e.square()
+    x_u = (x * u).sum(dim=1) + gain * x_e * u_e
+    u_p = u @ p.T + (gain * u_e)[:, None] * e_p
+    x_q = x @ p.T + (gain * x_e)[:, None] * e_p
+    x_q += rise * x_u[:, None] - loss * (x_e * swell)[:, None]
+    q_q = p.square().sum(dim=1) + gain[:, None] * e_p.square()
     q_q += loss.square() * (e_e * swell)[:, None]
+    q_q += rise.square() * (u.square().sum(dim=1) + gain * u_e.square())[:, None]
     least = _LEAST_SHARE * q_q
-    q_q = (q_q - 2 * loss * e_p * swell[:, None]).maximum(least)
-    x_x = x_x + gain * x_e.square()
-    floor = torch.finfo(means.dtype).tiny ** 0.5
+    crossed = rise * u_p - (loss * e_p + loss * rise * u_e[:, None]) * swell[:, None]
+    q_q = (q_q + 2 * crossed).maximum(least)
+    floor = torch.finfo(p.dtype).tiny ** 0.5
     return x_q / (x_x.sqrt()[:, None] * q_q.sqrt()).clamp_min(floor)
+
+
+def _move_of_centre(
+    model: GaussianModel, support: Support, rows: Tensor
+) -> tuple[Tensor, Tensor]:
+    """How the centre loses rows: it goes away from them and to the others by a share.
+
+    Returns
+    -------
+    others : tensor of shape (m, d)
+        The mean of a row's class or, where it is alone, of all classes.
+    share : tensor of shape (m,)
+        Of the row less those, which the centre loses.
+    """
+    label, weight = support.y[rows], support.weight[rows]
+    total, n_classes = support.weight.sum(), len(support.text)
+    damped = total / (total + 1)
+    rest = model.posterior.counts.to(weight.dtype)[label] - weight
+    is_alone = rest <= 1e-3 * weight
+    others = torch.where(
+        is_alone[:, None], model.centre / damped, model.class_means[label]
+    )
+    share = weight / rest.clamp_min(1e-9 * weight) / n_classes
+    share = torch.where(is_alone, 1 / (n_classes - 1), share)
+    return others, damped * share

@@ -32,13 +32,18 @@ _WRONG_LABEL, _WRONG_LABEL_SPREAD = -4.0, 1.5
 _MAPPED_SCALE = 20.0
 # Weights of texts and images at one row a class and a text penalty of 1, and the power
 # of both by which the one falls and the other grows; and the spreads of their priors.
-_TEXT_WEIGHT, _IMAGE_WEIGHT, _WEIGHT_POWER = 0.78, 0.57, 0.2
+_TEXT_WEIGHT, _IMAGE_WEIGHT, _WEIGHT_POWER = 0.78, 0.45, 0.2
+# Texts that surprise the support by fewer nats than so many have more weight, and
+# images less, by this power of the share, down to a bound.
+SURPRISE, _LEAST_SURPRISE, _SURPRISE_POWER = 0.8, 0.2, 0.35
+# ... of images, more by this share where no text is trusted.
+_ALONE = 0.45
 _TEXT_SPREAD, _IMAGE_SPREAD = 0.5, 0.4
 # Standard deviation of the intercepts of the classes.
-_INTERCEPT_SPREAD = 0.5
+_INTERCEPT_SPREAD = 1.0
 _MOST_NEWCOMER_INTERCEPT = 10.0
 # The minimiser's.
-_MAX_ITER, _FTOL = 50, 1e-6
+_MAX_ITER, _FTOL = 50, 1e-5
 # Standard deviations of a prior that no likelihood moves beyond. Real supports stay
 # below 7; weights of a million rows would find scales that leave nothing to learn.
 _MOST_MOVE = 10.0
@@ -86,7 +91,9 @@ class Weights(NamedTuple):
     loss: float
 
 
-def trust_texts(logits: Tensor, y: Tensor, weight: Tensor) -> tuple[Tensor, float]:
+def trust_texts(
+    logits: Tensor, y: Tensor, weight: Tensor
+) -> tuple[Tensor, float, float]:
     """Find how far the text of each class is to be trusted, and their temperature.
 
     Texts have not seen the support, so what they say of it is honest. A text is either
@@ -108,6 +115,9 @@ def trust_texts(logits: Tensor, y: Tensor, weight: Tensor) -> tuple[Tensor, floa
         From 0 to 1.
     factor : float
         To multiply the logits by.
+    surprise : float
+        The mean cross-entropy of the labels then, of classes as their texts are
+        trusted.
     """
     n_classes = logits.shape[1]
     counts = weight.new_zeros(n_classes).index_add_(0, y, weight)
@@ -117,11 +127,14 @@ def trust_texts(logits: Tensor, y: Tensor, weight: Tensor) -> tuple[Tensor, floa
     chance = _CHANCE * math.log(n_classes)
     share = weight / counts[y]
 
+    def losses(x: Tensor) -> Tensor:
+        scaled = factor * (_TEMPERATURE_SPREAD * x[0]).exp() * logits
+        rows = share * cross_entropy(scaled, y, reduction="none")
+        return rows.new_zeros(n_classes).index_add(0, y, rows)
+
     def log_odds(x: Tensor) -> Tensor:
         """Of being right, for even odds before."""
-        scaled = factor * (_TEMPERATURE_SPREAD * x[0]).exp() * logits
-        losses = share * cross_entropy(scaled, y, reduction="none")
-        return evidence * (chance - losses.new_zeros(n_classes).index_add(0, y, losses))
+        return evidence * (chance - losses(x))
 
     def wrong(x: Tensor) -> Tensor:
         return _WRONG_TEXT + _WRONG_TEXT_SPREAD * x[1]
@@ -132,7 +145,8 @@ def trust_texts(logits: Tensor, y: Tensor, weight: Tensor) -> tuple[Tensor, floa
 
     x, _ = _mode(loss, logits, 2)
     trust = torch.sigmoid(log_odds(x) - wrong(x))
-    return trust, factor * math.exp(_TEMPERATURE_SPREAD * float(x[0]))
+    surprise = float(trust @ losses(x) / trust.sum().clamp_min(1e-9))
+    return trust, factor * math.exp(_TEMPERATURE_SPREAD * float(x[0])), surprise
 
 
 def trust_labels(logits: Tensor, y: Tensor, judged: Tensor) -> Tensor:
@@ -171,7 +185,13 @@ def trust_labels(logits: Tensor, y: Tensor, judged: Tensor) -> Tensor:
 
 
 def find_weights(
-    left_out: LeftOut, *, shots: float, text_penalty: float, ratio: float | None
+    left_out: LeftOut,
+    *,
+    shots: float,
+    trust: float,
+    surprise: float,
+    text_penalty: float,
+    ratio: float | None,
 ) -> Weights:
     """Find the weights of texts and images, by rows that are left out.
 
@@ -184,6 +204,10 @@ def find_weights(
     left_out : LeftOut
     shots : float
         Rows a class, positive.
+    trust : float
+        In the texts, in the mean.
+    surprise : float
+        Mean cross-entropy of trusted texts on the support.
     text_penalty : float
         Of the model that left them out.
     ratio : float or None
@@ -197,7 +221,11 @@ def find_weights(
     _, frozen, mapped, y, weight, _ = left_out
     judges = weight * left_out.spare
     growth = (text_penalty * shots) ** _WEIGHT_POWER
+    share = min(max(surprise, _LEAST_SURPRISE) / SURPRISE, 1.0)
+    # As far as there are texts that could be surprised.
+    growth *= share ** (_SURPRISE_POWER * trust)
     text, image = _TEXT_WEIGHT / growth, _IMAGE_WEIGHT * _MAPPED_SCALE * growth
+    image *= 1 + _ALONE * (1 - trust)
 
     def weights(x: Tensor) -> tuple[Tensor, Tensor]:
         a = text * (_TEXT_SPREAD * x[0]).exp()

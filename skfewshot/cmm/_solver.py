@@ -10,12 +10,14 @@ from torch.nn.functional import normalize
 from skfewshot._base import Support
 from skfewshot.cmm._gaussian import (
     GaussianModel,
-    class_sums,
+    Sample,
     fit_gaussian,
     left_out_cosines,
     newcomer_cosines,
+    summarise,
 )
 from skfewshot.cmm._scales import (
+    SURPRISE,
     LeftOut,
     Weights,
     find_intercepts,
@@ -34,9 +36,10 @@ _SLOPES = 0.05, 1.0
 # Rows that are left out, one at a time, to find intercepts; fewer where classes are so
 # many that memory would run out; and so many to find the weights, which are but two.
 _MOST_LEFT_OUT, _MOST_LOGITS, _MOST_FOR_SCALES = 4096, 2**23, 1024
-# Other rows of a class, at least, by which the label of one is judged; the trust below
-# which a label is in doubt, and the support solved once more; and the least trust.
-_JUDGES, _DOUBT, _LEAST_TRUST = 1.5, 0.5, 1e-3
+# Other rows of a class, at least, by which the label of one is judged; the least trust
+# in a label; what its distrust has to come to for the support to be solved again, and
+# to change by for another time; and how often it is solved at most.
+_JUDGES, _LEAST_TRUST, _DOUBT, _SETTLED, _MOST_SOLVED = 1.5, 1e-3, 0.5, 0.1, 8
 # Share of the identity in what the rotation onto the texts is found from.
 _STAY = 1e-3
 
@@ -96,6 +99,8 @@ class Frozen(NamedTuple):
         What rows are compared with.
     scale : float
         Of the cosines: s times the factor of the texts.
+    surprise : float
+        Mean cross-entropy of trusted texts on the support.
     trust : tensor of shape (C,)
         In each text, from 0 to 1.
     means : tensor of shape (C, d)
@@ -106,6 +111,7 @@ class Frozen(NamedTuple):
 
     prototypes: Tensor
     scale: float
+    surprise: float
     trust: Tensor
     means: Tensor
     share: Tensor
@@ -118,6 +124,7 @@ class _Fit(NamedTuple):
     frozen: Frozen
     model: GaussianModel
     weights: Weights
+    text_penalty: float
     left_out: LeftOut
 
     def logits(self, left_out: LeftOut) -> Tensor:
@@ -144,45 +151,57 @@ def solve_gaussian(
     -------
     Solution
     """
-    fit, n_iter = _fit(support, alpha), 1
-    trust = trust_labels(
-        fit.logits(fit.left_out), fit.left_out.y, fit.left_out.others > _JUDGES
+    is_free = (
+        not support.text_seen and alpha != 0 and len(support.y) > len(support.text)
     )
-    if alpha != 0 and bool((trust < _DOUBT).any()):
+    penalties = _TEXT_PENALTIES if is_free else (_TEXT_PENALTY,)
+    fit, n_iter = _fit(support, alpha, penalties), 1
+    before = torch.ones_like(fit.left_out.weight)
+    while alpha != 0 and n_iter < _MOST_SOLVED:
+        left_out = fit.left_out
+        judged = left_out.others > _JUDGES
+        trust = trust_labels(fit.logits(left_out), left_out.y, judged)
+        change, before = (trust - before).abs().max(), trust
+        if float(change) < (_DOUBT if n_iter == 1 else _SETTLED):
+            break
         weight = support.weight.clone()
-        weight[fit.left_out.rows] *= trust.clamp_min(_LEAST_TRUST)
-        fit, n_iter = _fit(replace(support, weight=weight), alpha), 2
+        weight[left_out.rows] *= trust.clamp_min(_LEAST_TRUST)
+        fit = _fit(replace(support, weight=weight), alpha, (fit.text_penalty,))
+        n_iter += 1
     return _solution(fit, alpha, n_iter, keep_left_out)
 
 
-def _fit(support: Support, alpha: float | None) -> _Fit:
+def _fit(support: Support, alpha: float | None, penalties: tuple[float, ...]) -> _Fit:
     """Find the text penalty, the weights and what goes with them."""
-    frozen = freeze(support, alpha)
-    counts = class_sums(support, support.weight)
-    shots = float(counts.mean())
+    sample = summarise(support)
+    frozen = freeze(sample, alpha)
     rows = _rows_to_leave_out(support)
-    has_spare = bool((counts[support.y] > 1.001 * support.weight).any())
-    free = has_spare and not support.text_seen and alpha != 0
+    # Two numbers need fewer rows than an intercept for each class.
+    some = rows[:: -(-len(rows) // _MOST_FOR_SCALES)]
     ratio = None
     if alpha and not support.text_seen:
         # b / a for logits a frozen + b mapped: the factor of the texts is in `frozen`.
         ratio = alpha * frozen.scale
-    fits = []
-    for penalty in _TEXT_PENALTIES if free else (_TEXT_PENALTY,):
-        model = fit_gaussian(support, frozen.trust, text_penalty=penalty)
-        left_out = leave_out(support, model, frozen, rows)
-        step = -(-len(rows) // _MOST_FOR_SCALES)
+    best: tuple[GaussianModel, Weights, float] | None = None
+    for penalty in penalties:
+        model = fit_gaussian(sample, frozen.trust, text_penalty=penalty)
         weights = find_weights(
-            left_out.some(slice(None, None, step)),
-            shots=shots,
+            leave_out(support, model, frozen, some),
+            shots=float(sample.counts.mean()),
+            trust=float(frozen.trust.mean()),
+            surprise=frozen.surprise,
             text_penalty=penalty,
             ratio=ratio,
         )
-        fits.append(_Fit(support, frozen, model, weights, left_out))
-    return min(fits, key=lambda fit: fit.weights.loss)
+        if best is None or weights.loss < best[1].loss:
+            best = model, weights, penalty
+    assert best is not None
+    model, weights, penalty = best
+    left_out = leave_out(support, model, frozen, rows)
+    return _Fit(support, frozen, model, weights, penalty, left_out)
 
 
-def freeze(support: Support, alpha: float | None = None) -> Frozen:
+def freeze(sample: Sample, alpha: float | None = None) -> Frozen:
     """Find how far each text is trusted, and what the frozen part is made of.
 
     A text is drawn to the mean of all as far as it is not trusted. In its place comes
@@ -190,24 +209,22 @@ def freeze(support: Support, alpha: float | None = None) -> Frozen:
     has something to set against the texts of others; where no text is trusted there is
     nothing to set anything against.
     """
+    support = sample.support
     text, scale = support.text, support.logit_scale
-    counts = class_sums(support, support.weight)
-    means = class_sums(support, support.weight[:, None] * support.features)
-    means = means / counts[:, None]
-    none = torch.zeros_like(counts)
+    means, none = sample.means.to(text.dtype), torch.zeros_like(text[:, 0])
     if alpha == 0:
         # Zero-shot CLIP as it stands.
-        return Frozen(text, scale, none + 1, means, none)
+        return Frozen(text, scale, SURPRISE, none + 1, means, none)
     if support.text_seen:
-        return Frozen(torch.zeros_like(text), scale, none, means, none)
+        return Frozen(torch.zeros_like(text), scale, SURPRISE, none, means, none)
     logits = scale * support.features @ text.T
-    trust, factor = trust_texts(logits, support.y, support.weight)
+    trust, factor, surprise = trust_texts(logits, support.y, support.weight)
     ways, texts = means - means.mean(dim=0), text - text.mean(dim=0)
     told = trust[:, None] * ways
     slope = (told * texts).sum() / (told * ways).sum().clamp_min(1e-9)
     share = slope.clamp(*_SLOPES) * trust.mean() * (1 - trust)
     prototypes = text.mean(dim=0) + trust[:, None] * texts + share[:, None] * ways
-    return Frozen(prototypes, scale * factor, trust, means, share)
+    return Frozen(prototypes, scale * factor, surprise, trust, means, share)
 
 
 def _rows_to_leave_out(support: Support) -> Tensor:

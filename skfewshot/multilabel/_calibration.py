@@ -179,7 +179,8 @@ def calibrate(
     """Return calibration and thresholds from the scores of left-out images.
 
     Thresholds of None are those at which as many labels are predicted as there are.
-    With one label an image there are none.
+    With one label an image there are none. Both are fitted on the same scores, so
+    neither says how good the other is.
     """
     indicator, weight = support.indicator, support.weight
     n_labels = indicator.shape[1]

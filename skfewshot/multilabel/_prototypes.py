@@ -236,6 +236,8 @@ def leave_one_out_scores(
     """Score each support image by prototypes to which it did not contribute.
 
     The prototypes of the labels that an image lacks are those of the whole support.
+    Exact for the pairs as they are: means of features, and without text the label
+    vectors that local features are selected by, are those of all images.
     Where no other image has the label, the text alone stands for it; without text, the
     image's own features do.
 

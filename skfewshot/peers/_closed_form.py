@@ -12,9 +12,8 @@ from skfewshot._base import Support
 
 #: Range of the weight of the fixed part.
 FIXED_RANGE = (0.2, 2.0)
-#: Factors round a guess. Without texts the learned part is all there is, and its
-#: weight only a temperature.
-FACTORS = {"text": 1.5, "image": 30.0}
+#: Factor round a guess of the weight of the learned part.
+FACTOR = 1.5
 # Entries of one block of a kernel matrix: 128 MB in single precision.
 _BLOCK = 2**25
 #: Beta from which on rounding errors of cosines show.

@@ -16,13 +16,15 @@ from skfewshot._base import (
 )
 from skfewshot._docs import shared_docs
 from skfewshot._sklearn import Interval, StrOptions
-from skfewshot.peers._closed_form import FACTORS, fit_blend, judging_rows
+from skfewshot._spread import likely_scale, margin_of
+from skfewshot.peers._closed_form import FACTOR, fit_blend, judging_rows
 
 # Rows that are left out to judge by.
 _MOST_ROWS = 2048
-# Chosen once, on validation rows of DTD-47 and Pets-25, and without text Flowers-102.
-_GUESS = {"text": 0.8, "image": 3.0}
-_GUESS_ONE_SHOT = 5.0
+# Chosen once, on validation rows of DTD-47 and Pets-25.
+_GUESS, _GUESS_ONE_SHOT = 0.8, 5.0
+# Share of the scatter below which what is left of it is a rounding error.
+_LEAST_SCATTER = 1e-9
 
 
 @dataclass(frozen=True)
@@ -101,9 +103,13 @@ class GaussianDiscriminantClassifier(FewShotClassifier):
     [0.2, 2] and :math:`\alpha` within a factor of 1.5 of the guess minimise the
     cross-entropy of the scores of the classes of three rows or more. Without those the
     guess is taken as it is. With one row a class :math:`\Sigma` is zero; :math:`P` is
-    the identity then and :math:`\alpha` 5. Without text :math:`\alpha` is only a
-    temperature: the guess has 3 for 0.8, the factor is 30, and one row a class gives
-    :math:`\alpha = s`.
+    the identity then and :math:`\alpha` 5.
+
+    Without text :math:`\alpha` is only a temperature. The guess sets the scores of the
+    support's own rows as far above those of the wrong classes as :math:`s` sets the
+    cosines of a class mean; the likelihood of the scores of left-out rows of the
+    classes of three rows or more, times a log-normal prior of width 0.5 about the
+    guess, has its maximum at :math:`\alpha`. One row a class gives :math:`\alpha = s`.
 
     Sample weights count rows: in the means, the shares, the covariance and *n*. For
     ``alpha="auto"`` near copies, rows of a class whose squared distance is below a
@@ -159,15 +165,18 @@ class GaussianDiscriminantClassifier(FewShotClassifier):
         F, weight = support.features.astype(float), support.weight.astype(float)
         model = fit_discriminant(F, support.y, weight, len(rank))
         coef, intercept = linear_form(model)
-        rows, removed = judging_rows(support, _MOST_ROWS, left=1, classes=1)
-        text_weight, alpha = float(not support.text_seen), self.alpha
-        if alpha != "auto":
-            alpha = float(alpha)
-        elif model.scatter.max() > 0 and len(rows):
-            text_weight, alpha = _judge(model, F, support, rows, removed)
-        else:
+        found = None
+        if self.alpha != "auto":
+            found = float(not support.text_seen), float(self.alpha)
+        elif model.scatter.max() > 0:
+            judge = _judge_images if support.text_seen else _judge
+            found = judge(model, F, support)
+        if found is None:
             coef, intercept = spherical_form(model)
-            alpha = support.logit_scale if support.text_seen else _GUESS_ONE_SHOT
+            found = 1.0, _GUESS_ONE_SHOT
+            if support.text_seen:
+                found = 0.0, support.logit_scale
+        text_weight, alpha = found
         return {
             "alpha_": alpha,
             "text_weight_": text_weight,
@@ -185,28 +194,48 @@ class GaussianDiscriminantClassifier(FewShotClassifier):
 
 
 def _judge(
-    model: Discriminant, F: NDArray, support: Support, rows: NDArray, removed: NDArray
-) -> tuple[float, float]:
-    """Return the weights of texts and discriminants, by the rows left out."""
-    kind = "image" if support.text_seen else "text"
+    model: Discriminant, F: NDArray, support: Support
+) -> tuple[float, float] | None:
+    """Return the weights of texts and discriminants, by the rows left out.
+
+    None where no class can spare one, or nothing would be left of the covariance.
+    """
+    rows, removed = judging_rows(support, _MOST_ROWS, left=1, classes=1)
+    rest = left_out_scatter(model, F[rows], support.y[rows], removed)
+    sound = rest > _LEAST_SCATTER * model.scatter.sum()
+    rows, removed = rows[sound], removed[sound]
+    if not len(rows):
+        return None
     scores = left_out_scores(model, F[rows], support.y[rows], removed)
     shots = (support.weight / support.copy).sum() / len(model.counts)
-    guess = _GUESS[kind] * np.sqrt(shots) / wrong_spread(scores, support.y[rows])
+    guess = _GUESS * np.sqrt(shots) / wrong_spread(scores, support.y[rows])
     judges, _ = judging_rows(support, len(F))
     used = np.isin(rows, judges)
-    rows, scores, text_weight = rows[used], scores[used], float(not support.text_seen)
+    rows, scores = rows[used], scores[used]
     if not len(rows):
-        return text_weight, float(guess)
-    zero_shot = text_weight * support.logit_scale * F[rows] @ support.text.T
-    weight, alpha, _ = fit_blend(
-        zero_shot,
+        return 1.0, float(guess)
+    text_weight, alpha, _ = fit_blend(
+        support.logit_scale * F[rows] @ support.text.T,
         scores,
         support.y[rows],
         support.weight[rows],
         guess=guess,
-        factor=FACTORS[kind],
+        factor=FACTOR,
     )
-    return text_weight * weight, alpha
+    return text_weight, alpha
+
+
+def _judge_images(
+    model: Discriminant, F: NDArray, support: Support
+) -> tuple[float, float]:
+    """Return no weight of texts, and the temperature of discriminants alone."""
+    coef, intercept = linear_form(model)
+    rows, removed = judging_rows(support, _MOST_ROWS)
+    scores = left_out_scores(model, F[rows], support.y[rows], removed)
+    known = F @ coef.T + intercept
+    guess = support.image_margin() / margin_of(known, support.y, support.weight)
+    y, weight = support.y[rows], support.weight[rows]
+    return 0.0, likely_scale(scores, y, weight, guess=guess)[0]
 
 
 def fit_discriminant(
@@ -320,6 +349,15 @@ def left_out_scores(
     priors += np.log(model.counts.sum() / total)[:, None]
     priors[rows, y] += np.log(left / model.counts[y])
     return d * (x_mean - mean_mean / 2) + priors
+
+
+def left_out_scatter(
+    model: Discriminant, F: NDArray, y: NDArray, removed: NDArray
+) -> NDArray:
+    """Trace of the scatter without a row, shape (m,), as `left_out_scores` takes it."""
+    counts = model.counts[y]
+    lost = removed * counts / (counts - removed)
+    return model.scatter.sum() - lost * ((F - model.means[y]) ** 2).sum(axis=1)
 
 
 def spherical_form(model: Discriminant) -> tuple[NDArray, NDArray]:

@@ -17,6 +17,7 @@ from skfewshot._base import (
 )
 from skfewshot._docs import shared_docs
 from skfewshot._sklearn import Interval
+from skfewshot._spread import margin_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
     from skfewshot._epochs import Solution
 
 _MOMENTUM = 0.9
+# How far training may set the rows' own logits above the others without texts, over
+# what scaled cosines to class means do: the least that moves no real support.
+_MOST_MARGIN = 1.5
 
 
 @shared_docs
@@ -69,8 +73,12 @@ class LPPlusPlusClassifier(FewShotClassifier):
 
     Notes
     -----
-    There is no `logit_scale` to choose: :math:`\alpha` takes its place, and
-    ``logit_scale_`` is that of the encoder, unused. Stopping early is part of the
+    There is no `logit_scale` to choose: :math:`\alpha` takes its place, and with texts
+    ``logit_scale_`` is that of the encoder, unused. Without texts the start of
+    :math:`\alpha`, made for cosines to texts, would be far too sure of class means:
+    each starts at ``logit_scale_``, found as for the other methods. And the logits are
+    divided by what sets the support's own rows more than 1.5 times as far above the
+    wrong classes as that scale sets a class mean. Stopping early is part of the
     method, so reaching `max_iter` warns of nothing. Ours are the step size 4 of
     :math:`b`, by the rule of :math:`w` for a column of ones, and the weights: they
     count rows everywhere above.
@@ -119,7 +127,16 @@ class LPPlusPlusClassifier(FewShotClassifier):
         self.device = device
 
     def _learn(self, support: Support, report: Report | None) -> dict[str, Any]:
-        return train(support, self.device, self._solve, self._fitted, report)
+        def fitted(solution: "Solution", rank: NDArray) -> dict[str, Any]:
+            found = self._fitted(solution, rank)
+            if support.text_seen:
+                known = support.features @ found["coef_"].T + found["intercept_"]
+                margin = margin_of(known, support.y, support.weight)
+                most = _MOST_MARGIN * support.image_margin()
+                found = {k: v / max(1.0, margin / most) for k, v in found.items()}
+            return found
+
+        return train(support, self.device, self._solve, fitted, report)
 
     def _solve(
         self, support: Support, on_iteration: Callable[..., bool] | None
@@ -192,6 +209,8 @@ def starting_point(support: Support) -> tuple[dict[str, "Tensor"], dict[str, flo
     means /= counts.clamp_min(torch.finfo(F.dtype).tiny)[:, None]
     held = counts > 0
     text_weight = 250 * (means[held] * text[held]).sum(dim=1).mean()
+    if support.text_seen:
+        text_weight = text_weight.new_tensor(support.logit_scale)
     rows = weight.sqrt()[:, None] * F
     gram = rows.T @ rows if len(F) > F.shape[1] else rows @ rows.T
     largest = torch.linalg.eigvalsh(gram)[-1]

@@ -1,6 +1,6 @@
 """ProKeR: kernel ridge regression of what zero-shot CLIP leaves unexplained."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from numbers import Real
 from typing import Any, ClassVar
 
@@ -18,8 +18,9 @@ from skfewshot._base import (
 )
 from skfewshot._docs import shared_docs
 from skfewshot._sklearn import Interval, StrOptions
+from skfewshot._spread import likely_scale, margin_of
 from skfewshot.peers._closed_form import (
-    FACTORS,
+    FACTOR,
     exponential_kernel,
     fit_blend,
     judging_rows,
@@ -31,11 +32,16 @@ from skfewshot.peers._closed_form import (
 _MOST_DOUBLE = 8192
 # Rows among which settings are chosen: so many can be decomposed in a second.
 _MOST_ROWS = 1500
-# Chosen once, on validation rows of DTD-47 and Pets-25, and without text Flowers-102:
+# Chosen once, on validation rows of DTD-47 and Pets-25, and without text AID-30 too:
 # the grids, the settings without rows to judge by, the guess of amplitude * lambda.
 _BETAS, _BETA = (1.0, 2.0, 4.0), 2.0
 _LAMBDAS, _LAMBDA = (0.1, 0.3, 1.0), 0.3
-_GUESS = {"text": 10.0, "image": 40.0}
+_GUESS = 10.0
+# Without text, how far the rows' own logits are above the others, over what scaled
+# cosines to class means would make it.
+_GUESS_MARGIN = 1.7
+# Before it is weighed. Rows of small weight are fitted less, and are to count less.
+_LEAST_MARGIN = 0.25
 
 
 @shared_docs
@@ -103,9 +109,15 @@ class ProKeRClassifier(FewShotClassifier):
     exact and cheap, and minimises the cross-entropy of the predictions for the rows of
     classes of three or more: over :math:`\beta` in {1, 2, 4}, :math:`\lambda` in
     {0.1, 0.3, 1}, :math:`a` in [0.2, 2] and :math:`\gamma \lambda` within a factor of
-    1.5 of 10 (without text, 30 of 40). Of supports above 1500 rows, some of the classes
-    are used. With fewer rows a class the settings are :math:`\beta = 2`,
-    :math:`\lambda = 0.3`, :math:`\gamma \lambda` as said and :math:`a = 1`. With
+    1.5 of 10. Of supports above 1500 rows, some of the classes are used. With fewer
+    rows a class the settings are :math:`\beta = 2`, :math:`\lambda = 0.3`,
+    :math:`\gamma \lambda = 10` and :math:`a = 1`.
+
+    Without text the class shares are without the row, too, :math:`a = 1`, and
+    :math:`\gamma` is a temperature. Its guess sets the correction of the support's own
+    rows 1.7 times as far above the wrong classes as :math:`s` sets the cosines of a
+    class mean; the cross-entropy is summed, and a log-normal prior of width 0.5 about
+    the guess added. With
     ``"auto"`` near copies, rows of a class whose squared distance is below a sixth of
     what is usual in a class, are one row of all their weight.
 
@@ -170,14 +182,17 @@ class ProKeRClassifier(FewShotClassifier):
         if "auto" in (self.beta, self.regularization, self.amplitude):
             support = support.without_near_copies()
         support, rank = support.in_own_order()
-        shares = np.bincount(support.y, support.weight, minlength=len(rank))
-        shares = np.maximum(shares, shares[shares > 0].min()) / shares.sum()
-        prior = np.log(shares) * support.text_seen
-        settings = self._choose(support, prior)
+        counts = np.bincount(support.y, support.weight, minlength=len(rank))
+        counts = np.maximum(counts, counts[counts > 0].min())
+        prior = np.log(counts / counts.sum()) * support.text_seen
+        settings = self._choose(support, counts)
         F, ridge = support.features, settings["regularization_"]
         K = exponential_kernel(F, F, settings["beta_"])
-        _, residuals = self._base(support, np.arange(len(rank)), prior)
+        residuals = self._base(support, np.arange(len(rank)), counts)[1]
         dual = solve_ridge(K, residuals, support.weight, ridge)
+        if settings["amplitude_"] is None:
+            known = residuals - ridge * dual / support.weight[:, None]
+            settings["amplitude_"] = _guess(support, known, support.y) / ridge
         # (K / lambda + W^-1)^-1 = lambda (K + lambda W^-1)^-1.
         dual *= settings["amplitude_"] * ridge
         return settings | {
@@ -187,12 +202,13 @@ class ProKeRClassifier(FewShotClassifier):
         }
 
     def _base(
-        self, support: Support, classes: NDArray, prior: NDArray
+        self, support: Support, classes: NDArray, counts: NDArray
     ) -> tuple[NDArray, NDArray]:
         """Zero-shot logits of the rows for some classes, and what is left of Y."""
         if support.text_seen:
-            logits = np.tile(prior[classes], (len(support.y), 1))
-            predicted = softmax(logits, axis=1)
+            shares = counts[classes] / counts[classes].sum()
+            predicted = np.tile(shares, (len(support.y), 1))
+            logits = np.log(predicted)
         else:
             cosines = support.features @ support.text[classes].T
             logits = cosines * cosines.dtype.type(support.logit_scale)
@@ -200,58 +216,33 @@ class ProKeRClassifier(FewShotClassifier):
             predicted = softmax(logits, axis=1) if probable else cosines
         return logits, (support.y[:, None] == classes) - predicted
 
-    def _choose(self, support: Support, prior: NDArray) -> dict[str, float]:
-        """Return the settings: those given, or the best by the rows left out."""
+    def _choose(self, support: Support, counts: NDArray) -> dict[str, Any]:
+        """Return the settings: those given, or the best by the rows left out.
+
+        Without rows to judge by and without text the amplitude is None, to be guessed
+        from the fit.
+        """
         betas = _BETAS if self.beta == "auto" else (float(self.beta),)
         is_fixed = self.regularization != "auto"
         ridges = (float(self.regularization),) if is_fixed else _LAMBDAS
-        rows, _ = judging_rows(support, len(support.y))
         auto = "auto" in (self.beta, self.regularization, self.amplitude)
-        if auto and len(rows):
+        if auto and len(judging_rows(support, len(support.y))[0]):
             part, classes = some_classes(support, _MOST_ROWS)
-            found = self._best(part, classes, prior, betas, ridges)
-            text_weight, scaled, beta, ridge = found
+            judge = _Judge(self, part, classes, counts)
+            _, text_weight, scaled, beta, ridge = min(judge.found(betas, ridges))
+            amplitude: float | None = scaled / ridge
         else:
             beta = _BETA if len(betas) > 1 else betas[0]
             ridge = _LAMBDA if len(ridges) > 1 else ridges[0]
-            text_weight, scaled = 1.0, _GUESS[_kind(support)]
+            text_weight = 1.0
+            amplitude = None if support.text_seen else _GUESS / ridge
         is_auto = self.amplitude == "auto"
         return {
-            "text_weight_": text_weight,
+            "text_weight_": text_weight if is_auto else 1.0,
             "beta_": beta,
             "regularization_": ridge,
-            "amplitude_": scaled / ridge if is_auto else float(self.amplitude),
+            "amplitude_": amplitude if is_auto else float(self.amplitude),
         }
-
-    def _best(
-        self,
-        support: Support,
-        classes: NDArray,
-        prior: NDArray,
-        betas: Sequence[float],
-        ridges: Sequence[float],
-    ) -> tuple[float, float, float, float]:
-        """Return text weight, amplitude * lambda, beta and lambda of least loss."""
-        rows, _ = judging_rows(support, len(support.y))
-        logits, residuals = self._base(support, classes, prior)
-        y = np.searchsorted(classes, support.y[rows])
-        F, weight = support.features.astype(float), support.weight.astype(float)
-        removed, kind = np.minimum(weight, support.copy), _kind(support)
-        found = []
-        for beta in betas:
-            K = exponential_kernel(F, F, beta)
-            ridge_fit = LeftOutRidge(K, residuals, weight, removed)
-            for ridge in ridges:
-                fixed, learned = logits[rows], ridge_fit.predictions(ridge)[rows]
-                guess, factor = _GUESS[kind], FACTORS[kind]
-                if self.amplitude != "auto":
-                    guess, factor = float(self.amplitude) * ridge, 1.0
-                a, b, loss = fit_blend(
-                    fixed, learned, y, weight[rows], guess=guess, factor=factor
-                )
-                found.append((loss, a, b, beta, ridge))
-        _, a, b, beta, ridge = min(found)
-        return 1.0 if self.amplitude != "auto" else a, b, beta, ridge
 
     def _logits(self, features: NDArray) -> NDArray:
         keys, dual = (
@@ -265,8 +256,70 @@ class ProKeRClassifier(FewShotClassifier):
         return float(self.text_weight_) * base + correction
 
 
-def _kind(support: Support) -> str:
-    return "image" if support.text_seen else "text"
+class _Judge:
+    """Says how well settings explain rows of a support that they do not know."""
+
+    def __init__(
+        self,
+        classifier: ProKeRClassifier,
+        support: Support,
+        classes: NDArray,
+        counts: NDArray,
+    ) -> None:
+        self.support = support
+        self.amplitude = classifier.amplitude
+        self.rows, removed = judging_rows(support, len(support.y))
+        self.all_y = np.searchsorted(classes, support.y)
+        self.y = self.all_y[self.rows]
+        logits, self.targets = classifier._base(support, classes, counts)
+        self.fixed = logits[self.rows]
+        if support.text_seen:
+            # The class shares, too, are those without the row. They are what is left
+            # of both the labels and a constant, and the fit is linear in these.
+            shares = np.tile(counts[classes], (len(self.rows), 1))
+            self.known_shares = shares[0] / shares[0].sum()
+            shares[np.arange(len(self.rows)), self.y] -= removed
+            self.shares = shares / shares.sum(axis=1, keepdims=True)
+            self.fixed = np.log(self.shares)
+            own = support.y[:, None] == classes
+            self.targets = np.column_stack([own, np.ones(len(own))])
+
+    def found(
+        self, betas: Sequence[float], ridges: Sequence[float]
+    ) -> Iterator[tuple[float, float, float, float, float]]:
+        """Yield loss, text weight, amplitude * lambda, beta and lambda."""
+        support = self.support
+        F, weight = support.features.astype(float), support.weight.astype(float)
+        removed = np.minimum(weight, support.copy)
+        for beta in betas:
+            K = exponential_kernel(F, F, beta)
+            fit = LeftOutRidge(K, self.targets, weight, removed)
+            for ridge in ridges:
+                yield *self._weigh(fit, ridge), beta, ridge
+
+    def _weigh(self, fit: "LeftOutRidge", ridge: float) -> tuple[float, float, float]:
+        """Return the loss of the best text weight and amplitude * lambda, and these."""
+        y, weight = self.y, self.support.weight[self.rows]
+        learned = fit.predictions(ridge)[self.rows]
+        if self.support.text_seen:
+            learned = learned[:, :-1] - learned[:, -1:] * self.shares
+        given = {"guess": _GUESS, "factor": FACTOR}
+        if self.amplitude != "auto":
+            given = {"guess": float(self.amplitude) * ridge, "factor": 1.0}
+        elif self.support.text_seen:
+            known = fit.fitted(ridge)
+            known = known[:, :-1] - known[:, -1:] * self.known_shares
+            guess = _guess(self.support, known, self.all_y)
+            b, loss = likely_scale(learned, y, weight, guess=guess, fixed=self.fixed)
+            return loss, 1.0, b
+        a, b, loss = fit_blend(self.fixed, learned, y, weight, **given)
+        return loss, a, b
+
+
+def _guess(support: Support, known: NDArray, y: NDArray) -> float:
+    """Guess the amplitude times lambda without text, from predictions for the rows."""
+    margin = max(margin_of(known, y, support.weight), _LEAST_MARGIN)
+    return _GUESS_MARGIN * support.image_margin() / margin
 
 
 def solve_ridge(K: NDArray, R: NDArray, weight: NDArray, ridge: float) -> NDArray:
@@ -320,12 +373,19 @@ class LeftOutRidge:
         self.values = self.values.clip(0)
         self.projected = self.vectors.T @ (self.root * R)
 
+    def fitted(self, ridge: float) -> NDArray:
+        """Return ``K (K + ridge W^-1)^-1 R``, the predictions by all rows."""
+        return self.R - ridge * self._dual(ridge) / self.weight[:, None]
+
     def predictions(self, ridge: float) -> NDArray:
         """Return ``k_i (K + ridge W_i^-1)^-1 R`` for each i, shape (n, C)."""
-        inverse = 1 / (self.values + ridge)
-        a = self.root * ((self.vectors * inverse) @ self.projected)
-        h = self.weight * (self.vectors**2 @ inverse)
+        a = self._dual(ridge)
+        h = self.weight * (self.vectors**2 @ (1 / (self.values + ridge)))
         # The entry of the ridge's diagonal grows from ridge / w to ridge / (w - m), by
         # the inverse of this; by infinity where the row goes.
         u = self.weight * (self.weight - self.removed) / (ridge * self.removed)
         return self.R - a * (self.weight / self.removed / (u + h))[:, None]
+
+    def _dual(self, ridge: float) -> NDArray:
+        inverse = 1 / (self.values + ridge)
+        return self.root * ((self.vectors * inverse) @ self.projected)

@@ -44,6 +44,7 @@ def make_support(unit: Callable) -> Callable:
             weight=weight[kept].astype(dtype),
             copy=np.ones(kept.sum(), dtype),
             text=text.astype(dtype),
+            rows=np.arange(kept.sum()),
             seen=np.arange(n_classes),
             text_seen=text_seen,
             logit_scale=logit_scale,

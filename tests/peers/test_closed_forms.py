@@ -10,7 +10,7 @@ import itertools
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
-from scipy.optimize import minimize
+from scipy.optimize import minimize, minimize_scalar
 from scipy.special import log_softmax, softmax
 
 from skfewshot import (
@@ -40,15 +40,65 @@ def best_blend(fixed, learned, y, weight, *, guess, factor):
     return found.x[0], found.x[1] * guess, found.fun
 
 
+def likely_factor(scores, y, weight, *, guess, fixed=0):
+    """The factor of most likelihood times prior, and minus the logarithm of that."""
+
+    def loss(move):
+        logits = fixed + guess * np.exp(0.5 * move) * scores
+        return move**2 / 2 + weight.sum() * mean_loss(logits, y, weight)
+
+    options = {"xatol": 1e-9}
+    found = minimize_scalar(loss, bounds=(-9, 9), method="bounded", options=options)
+    return guess * np.exp(0.5 * found.x), found.fun
+
+
+def margin(logits, y, weight):
+    """By how much the true class is above the mean of the others."""
+    own = logits[np.arange(len(y)), y]
+    others = [
+        np.delete(row, label).mean() for row, label in zip(logits, y, strict=True)
+    ]
+    return np.average(own - others, weights=weight)
+
+
+def image_margin(X, y, weight, unit):
+    """SCALE times one less the mean cosine between two class means."""
+    means = unit(np.stack([weight[y == c] @ X[y == c] for c in range(max(y) + 1)]))
+    pairs = itertools.combinations(range(len(means)), 2)
+    return SCALE * np.mean([1 - means[a] @ means[b] for a, b in pairs])
+
+
+def without(weight, i):
+    """The weights without one copy of a row."""
+    rest = weight.copy()
+    rest[i] -= min(rest[i], 1)
+    return rest
+
+
+def judging(y, weight):
+    """Say for each row whether its class can spare a copy and keep two others."""
+    return np.bincount(y, weight)[y] - np.minimum(weight, 1) > 1.5
+
+
 def refits(model, X, y, weight):
     """For each row, logits by a fit to which that row, or a whole one, is unknown."""
     logits = []
     for i in range(len(X)):
-        rest = weight.copy()
-        rest[i] -= min(rest[i], 1)
-        fitted = model.fit(X, y, sample_weight=rest)
+        fitted = model.fit(X, y, sample_weight=without(weight, i))
         logits.append(fitted.predict_log_proba(X[i : i + 1])[0])
     return np.array(logits)
+
+
+#: Rows of each class, about 1, 2, 4 and 16 of them.
+SIZES = [(1, 1, 2, 1), (2, 3, 2, 2), (4, 3, 5, 4), (16, 12, 20, 16)]
+of_any_size = pytest.mark.parametrize("sizes", SIZES, ids=lambda n: str(n[0]))
+
+
+@pytest.fixture(params=["equal", "unequal"])
+def weigh(request):
+    """Return a function from n to the weights of n rows."""
+    pattern = [1.0] if request.param == "equal" else [1.0, 2.0, 1.5, 3.0, 1.0]
+    return lambda n: np.resize(pattern, n)
 
 
 # Zero-shot and Tip-Adapter
@@ -132,18 +182,29 @@ def test_gaussian_discriminants_at_one_shot(task):
     assert (without.alpha_, without.text_weight_) == (7.0, 0.0)
 
 
-def test_left_out_discriminants_are_refits(task, weight):
-    X, y, _, _ = task
+@of_any_size
+def test_left_out_discriminants_are_refits(sizes, weigh, make_task):
+    X, y, _ = make_task(shots=sizes)
+    weight = weigh(len(y))
     fit, removed = _gaussian_discriminant.fit_discriminant, np.minimum(weight, 1)
     whole = fit(X, y, weight, 4)
-    scores = _gaussian_discriminant.left_out_scores(whole, X, y, removed)
-    for i in range(len(X)):
-        rest = weight.copy()
-        rest[i] -= removed[i]
+    rows = np.flatnonzero(np.bincount(y, weight)[y] > removed)
+    if sizes[0] == 1 and weight.max() == 1:
+        # Without one of the only two rows of a class nothing is left to spread.
+        arguments = whole, X[rows], y[rows], removed[rows]
+        left = _gaussian_discriminant.left_out_scatter(*arguments)
+        assert_allclose(left, 0, atol=1e-12)
+        return
+    scores = _gaussian_discriminant.left_out_scores(
+        whole, X[rows], y[rows], removed[rows]
+    )
+    for i, found in zip(rows, scores, strict=True):
+        rest = without(weight, i)
         kept = rest > 0
-        refit = fit(X[kept], y[kept], rest[kept], 4)
-        coef, intercept = _gaussian_discriminant.linear_form(refit)
-        assert_allclose(scores[i], coef @ X[i] + intercept, rtol=1e-8)
+        coef, intercept = _gaussian_discriminant.linear_form(
+            fit(X[kept], y[kept], rest[kept], 4)
+        )
+        assert_allclose(found, coef @ X[i] + intercept, rtol=1e-6)
 
 
 def guess_of(scores, y, shots, factor):
@@ -151,27 +212,38 @@ def guess_of(scores, y, shots, factor):
     return factor * np.sqrt(shots) / np.mean(wrong)
 
 
+@of_any_size
 @pytest.mark.parametrize("has_text", [True, False])
-def test_automatic_alpha_is_the_best_by_refits(task, weight, has_text):
-    X, y, text, _ = task
-    weight = weight + 0.5 * (weight < 1)  # the first class can spare each of its rows
+def test_automatic_alpha_is_the_best_by_refits(sizes, weigh, has_text, make_task, unit):
+    X, y, text = make_task(shots=sizes)
+    weight = weigh(len(y))
     model = GaussianDiscriminantClassifier(
         text if has_text else None, logit_scale=SCALE
     ).fit(X, y, sample_weight=weight)
-    zero_shot = SCALE * X @ text.T * has_text
     # Without text `alpha` is of no consequence for the scores but as a factor.
+    zero_shot = SCALE * X @ text.T
     plain = GaussianDiscriminantClassifier(text, alpha=1.0, logit_scale=SCALE)
-    scores = refits(plain, X, y, weight) - SCALE * X @ text.T
-    # The deviations of scores do not feel what a logarithm subtracts from all.
-    factor, most = (0.8, 1.5) if has_text else (3.0, 30.0)
-    guess = guess_of(scores, y, weight.sum() / 4, factor)
-    if has_text:
-        text_weight, alpha, _ = best_blend(
-            zero_shot, scores, y, weight, guess=guess, factor=most
-        )
+    known = plain.fit(X, y, sample_weight=weight).decision_function(X) - zero_shot
+    spare = np.bincount(y, weight)[y] - np.minimum(weight, 1) > 0.5
+    judged, scores = judging(y, weight), np.zeros_like(zero_shot)
+    for i in np.flatnonzero(spare):
+        plain.fit(X, y, sample_weight=without(weight, i))
+        scores[i] = plain.decision_function(X[i : i + 1])[0] - zero_shot[i]
+    some = scores[judged], y[judged], weight[judged]
+    if has_text and sizes[0] == 1 and weight.max() == 1:
+        # Without one of the only two rows of a class nothing is left to spread.
+        text_weight, alpha = 1.0, 5.0
+    elif has_text:
+        guess = guess_of(scores[spare], y[spare], weight.sum() / 4, 0.8)
+        given = {"guess": guess, "factor": 1.5}
+        text_weight, alpha = 1.0, guess
+        if judged.any() and len(set(y[judged])) > 1:
+            text_weight, alpha, _ = best_blend(zero_shot[judged], *some, **given)
     else:
-        _, alpha, _ = best_blend(0, scores, y, weight, guess=guess, factor=most)
-        text_weight = 0.0
+        guess = image_margin(X, y, weight, unit) / margin(known, y, weight)
+        text_weight, alpha = 0.0, guess
+        if len(set(y[judged])) > 1:
+            alpha, _ = likely_factor(*some, guess=guess)
     assert_allclose(model.text_weight_, text_weight, atol=2e-3)
     assert_allclose(model.alpha_, alpha, rtol=2e-3)
 
@@ -215,13 +287,9 @@ def test_weights_below_one_row_have_a_covariance_all_the_same(task):
 
 
 def proker_correction(X, y, weight, prediction, queries, *, beta, ridge):
-    """``k(f, S) (K / lambda + W^-1)^-1 (Y - R_0)`` by loops and an inverse."""
+    """``k(f, S) (K / lambda + W^-1)^-1 (Y - R_0)`` by an inverse."""
 
-    def kernel(a, b):
-        return np.exp(-beta * (1 - a @ b))
-
-    K = np.array([[kernel(a, b) for b in X] for a in X])
-    k = np.array([[kernel(a, b) for b in X] for a in queries])
+    K, k = (np.exp(-beta * (1 - rows @ X.T)) for rows in (X, queries))
     residual = np.eye(prediction.shape[1])[y] - prediction
     return k @ np.linalg.inv(K / ridge + np.diag(1 / weight)) @ residual
 
@@ -255,62 +323,84 @@ def test_without_text_the_shares_are_the_prior(task, weight):
     assert_allclose(model.decision_function(queries), expected, rtol=1e-8)
 
 
-def test_left_out_ridge_predictions_are_refits(task, weight):
-    X, y, _, _ = task
+@of_any_size
+def test_left_out_ridge_predictions_are_refits(sizes, weigh, make_task):
+    X, y, _ = make_task(shots=sizes)
+    weight = weigh(len(y))
     R, removed = np.eye(4)[y] - 0.2, np.minimum(weight, 1)
     K = np.exp(2.0 * (X @ X.T - 1))
-    predictions = _proker.LeftOutRidge(K, R, weight, removed).predictions(0.3)
+    fit = _proker.LeftOutRidge(K, R, weight, removed)
+    whole = K @ np.linalg.solve(K + np.diag(0.3 / weight), R)
+    assert_allclose(fit.fitted(0.3), whole, rtol=1e-6, atol=1e-9)
+    predictions = fit.predictions(0.3)
     for i in range(len(X)):
-        rest = weight.copy()
-        rest[i] -= removed[i]
+        rest = without(weight, i)
         kept = rest > 0
         part = np.diag(0.3 / rest[kept])
         coef = np.linalg.solve(K[np.ix_(kept, kept)] + part, R[kept])
-        assert_allclose(predictions[i], K[i, kept] @ coef, rtol=1e-7)
+        assert_allclose(predictions[i], K[i, kept] @ coef, rtol=1e-6, atol=1e-9)
 
 
+def ridge_by_refits(X, y, weight, text, *, beta, ridge):
+    """Fixed and learned logits of each row by the others, and the margin of all."""
+
+    def base(rest):
+        # Without text the shares are of the rows that are there.
+        shares = np.log(np.bincount(y, rest, minlength=4) / rest.sum())
+        return np.tile(shares, (len(y), 1)) if text is None else SCALE * X @ text.T
+
+    def correct(rest, queries):
+        kept = rest > 0
+        known = X[kept], y[kept], rest[kept], softmax(base(rest)[kept], axis=1)
+        # `ridge` is lambda, which the correction has in it.
+        return proker_correction(*known, queries, beta=beta, ridge=ridge) / ridge
+
+    fixed, learned = np.zeros((2, len(y), 4))
+    for i in np.flatnonzero(judging(y, weight)):
+        rest = without(weight, i)
+        fixed[i] = base(rest)[i]
+        learned[i] = correct(rest, X[i : i + 1])[0]
+    return fixed, learned, margin(correct(weight, X), y, weight)
+
+
+@pytest.mark.parametrize("sizes", [(3, 4, 5, 6), *SIZES[2:]], ids=lambda n: str(n[0]))
 @pytest.mark.parametrize("has_text", [True, False])
-def test_automatic_settings_are_the_best_by_refits(task, weight, has_text):
-    X, y, text, _ = task
-    weight = weight + 0.5 * (weight < 1)
-    model = ProKeRClassifier(text if has_text else None, logit_scale=SCALE)
-    model.fit(X, y, sample_weight=weight)
-    if has_text:
-        base = SCALE * X @ text.T
-    else:
-        base = np.tile(np.log(np.bincount(y, weights=weight) / weight.sum()), (18, 1))
-    guess, factor = (10, 1.5) if has_text else (40, 30)
-    found = []
-    for beta in (1.0, 2.0, 4.0):
-        for ridge in (0.1, 0.3, 1.0):
-            learned = np.empty_like(base)
-            for i in range(len(X)):
-                rest = weight.copy()
-                rest[i] -= min(rest[i], 1)
-                kept = rest > 0
-                learned[i] = proker_correction(
-                    *(X[kept], y[kept], rest[kept], softmax(base[kept], axis=1)),
-                    *(X[i : i + 1],),
-                    beta=beta,
-                    ridge=ridge,
-                )[0]
-            # `learned` has lambda in it, and the guess is of amplitude times lambda.
-            a, b, loss = best_blend(
-                base, learned / ridge, y, weight, guess=guess, factor=factor
-            )
-            found.append((loss, a, b, beta, ridge))
+def test_automatic_settings_are_the_best_by_refits(
+    sizes, weigh, has_text, make_task, unit
+):
+    X, y, text = make_task(shots=sizes)
+    weight, text = weigh(len(y)), text if has_text else None
+    model = ProKeRClassifier(text, logit_scale=SCALE).fit(X, y, sample_weight=weight)
+    judged, found = judging(y, weight), []
+    for beta, ridge in itertools.product((1.0, 2.0, 4.0), (0.1, 0.3, 1.0)):
+        *logits, reached = ridge_by_refits(X, y, weight, text, beta=beta, ridge=ridge)
+        fixed, learned = (part[judged] for part in logits)
+        truth = y[judged], weight[judged]
+        if has_text:
+            a, b, loss = best_blend(fixed, learned, *truth, guess=10, factor=1.5)
+        else:
+            guess = 1.7 * image_margin(X, y, weight, unit) / max(reached, 0.25)
+            b, loss = likely_factor(learned, *truth, guess=guess, fixed=fixed)
+            a = 1.0
+        found.append((loss, a, b, beta, ridge))
     _, a, b, beta, ridge = min(found)
     assert (model.beta_, model.regularization_) == (beta, ridge)
     assert_allclose(model.text_weight_, a, atol=2e-3)
     assert_allclose(model.amplitude_ * ridge, b, rtol=2e-3)
 
 
-def test_settings_without_rows_to_judge_by_and_those_given(task):
+def test_settings_without_rows_to_judge_by_and_those_given(task, unit):
     X, y, text, _ = task
     for rows in ([0, 4, 8, 14], [0, 1, 4, 5, 8, 9, 14, 15]):
-        for texts, guess in ((text, 10), (None, 40)):
-            few = ProKeRClassifier(texts).fit(X[rows], y[rows])
+        for texts in (text, None):
+            few = ProKeRClassifier(texts, logit_scale=SCALE).fit(X[rows], y[rows])
             assert (few.beta_, few.regularization_, few.text_weight_) == (2.0, 0.3, 1.0)
+            guess, ones = 10, np.ones(len(rows))
+            if texts is None:
+                given = X[rows], y[rows], ones
+                settings = {"beta": 2.0, "ridge": 0.3}
+                *_, reached = ridge_by_refits(*given, None, **settings)
+                guess = 1.7 * image_margin(*given, unit) / max(reached, 0.25)
             assert few.amplitude_ == pytest.approx(guess / 0.3)
     some = ProKeRClassifier(text, beta=3.0, amplitude=7.0).fit(X, y)
     assert (some.beta_, some.amplitude_, some.text_weight_) == (3.0, 7.0, 1.0)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.base import clone
+from sklearn.metrics import log_loss
 from sklearn.model_selection import cross_val_predict
 
 from skfewshot import (
@@ -33,6 +34,8 @@ MODELS = {
     "proker": ProKeRClassifier(),
     "cmm": CMMClassifier(),
 }
+#: Those of which the probabilities without texts are held against guessing.
+GUESSING = {name: model for name, model in MODELS.items() if name != "cmm"}
 every_model = pytest.mark.parametrize("model", MODELS.values(), ids=MODELS)
 with_and_without_text = pytest.mark.parametrize("has_text", [True, False])
 KINDS = ["striped star", "plain heart", "checked ring"]
@@ -170,6 +173,39 @@ def test_one_row_a_class_and_two_classes(model, has_text, make_task):
     p = pair.predict_proba(X)
     odds = np.log(p[:, 1] / p[:, 0])
     assert_allclose(pair.decision_function(X), odds, rtol=1e-6, atol=1e-9)
+
+
+def noise_task(n_classes, shots, seed, unit):
+    """Rows in one cone, as wide as embeddings, of which the classes are by chance."""
+    rng = np.random.default_rng(seed)
+    y, z = np.repeat(np.arange(n_classes), shots), np.resize(np.arange(n_classes), 100)
+    cone = rng.normal(size=512)
+    X, Q = (unit(cone + rng.normal(size=(len(v), 512))) for v in (y, z))
+    return X, y, Q, z
+
+
+@pytest.mark.parametrize("shots", [1, 2, 4])
+@pytest.mark.parametrize("n_classes", [2, 10])
+@pytest.mark.parametrize("model", GUESSING.values(), ids=GUESSING)
+def test_without_texts_probabilities_are_no_worse_than_guessing(
+    model, n_classes, shots, make_task, unit
+):
+    losses = {"task": [], "noise": []}
+    for seed in range(6):
+        # Rows 0 would repeat the draws that made the classes.
+        X, y, _ = make_task(n_classes, shots, d=40, seed=seed, noise=2.0, rows=1)
+        Q, z, _ = make_task(n_classes, 20, d=40, seed=seed, noise=2.0, rows=2)
+        tasks = {
+            "task": (X, y, Q, z),
+            "noise": noise_task(n_classes, shots, seed, unit),
+        }
+        for kind, (X, y, Q, z) in tasks.items():
+            fitted = clone(model).fit(X, y)
+            losses[kind].append(log_loss(z, fitted.predict_proba(Q)))
+    guessing = np.log(n_classes)
+    assert np.mean(losses["task"]) < guessing
+    # A row or two a class hardly tell that they are noise: what that costs at most.
+    assert np.mean(losses["noise"]) < guessing + 0.2
 
 
 @every_model

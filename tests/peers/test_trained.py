@@ -125,19 +125,18 @@ def clap_logits(X, y, text, queries, weight, trust, n_steps):
     return cosine_logits(queries, prototypes, 8)
 
 
-def test_lp_plus_plus_by_its_equations(task, weight):
-    X, y, text, queries = task
-    model = LPPlusPlusClassifier(text, max_iter=20).fit(X, y, sample_weight=weight)
+def lp_plus_plus(X, y, text, weight, start, n_steps):
+    """The maps, intercepts and text weights after some steps."""
     n, Y = weight.sum(), np.eye(4)[y]
     w = np.stack(
         [np.average(X[y == c], axis=0, weights=weight[y == c]) for c in range(4)]
     )
-    b, alpha = np.zeros(4), np.full(4, 250 * np.mean((w * text).sum(axis=1)))
+    b, alpha = np.zeros(4), np.full(4, start(w))
     largest = np.linalg.eigvalsh((X * weight[:, None]).T @ X)[-1]
     text_step = n / (4 * max(weight @ (X @ t) ** 2 for t in text))
     steps = [4 * n / largest, 4.0, text_step]
     velocities = [0.0, 0.0, 0.0]
-    for _ in range(20):
+    for _ in range(n_steps):
         error = softmax(X @ w.T + b + alpha * (X @ text.T)) - Y
         error *= weight[:, None] / n
         gradients = error.T @ X, error.sum(axis=0), (error * (X @ text.T)).sum(axis=0)
@@ -146,9 +145,41 @@ def test_lp_plus_plus_by_its_equations(task, weight):
             value - step * v
             for value, step, v in zip((w, b, alpha), steps, velocities, strict=True)
         )
+    return w, b, alpha
+
+
+def test_lp_plus_plus_by_its_equations(task, weight):
+    X, y, text, queries = task
+    model = LPPlusPlusClassifier(text, max_iter=20).fit(X, y, sample_weight=weight)
+    w, b, alpha = lp_plus_plus(
+        *(X, y, text, weight), lambda w: 250 * np.mean((w * text).sum(axis=1)), 20
+    )
     expected = queries @ w.T + b + alpha * (queries @ text.T)
     assert_allclose(model.decision_function(queries), expected, rtol=1e-8)
     assert_allclose(model.text_weights_, alpha)
+
+
+@pytest.mark.parametrize("kind", ["classes", "noise"])
+def test_lp_plus_plus_without_text_is_no_surer_than_class_means(kind, task, weight):
+    X, y, _, queries = task
+    if kind == "noise":
+        y = np.resize(np.arange(4), len(y))
+    model = LPPlusPlusClassifier(None, max_iter=20).fit(X, y, sample_weight=weight)
+    means, scale = model.text_features_, model.logit_scale_
+    w, b, alpha = lp_plus_plus(X, y, means, weight, lambda w: scale, 20)
+
+    def logits(rows):
+        return rows @ w.T + b + alpha * (rows @ means.T)
+
+    own = np.average(
+        [z[c] - np.delete(z, c).mean() for z, c in zip(logits(X), y, strict=True)],
+        weights=weight,
+    )
+    spread = np.mean([1 - means[a] @ means[c] for a in range(4) for c in range(a)])
+    too_far = max(1, own / (1.5 * scale * spread))
+    assert (too_far > 1) == (kind == "noise")
+    assert_allclose(model.decision_function(queries), logits(queries) / too_far)
+    assert_allclose(model.text_weights_, alpha / too_far)
 
 
 def test_batches_by_the_equations_of_adam(task, weight):
