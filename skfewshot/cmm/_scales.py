@@ -39,6 +39,8 @@ SURPRISE, _LEAST_SURPRISE, _SURPRISE_POWER = 0.8, 0.2, 0.35
 # ... of images, more by this share where no text is trusted.
 _ALONE = 0.45
 _TEXT_SPREAD, _IMAGE_SPREAD = 0.5, 0.4
+# Share of the weight of its class beside which a row has no others.
+_ALONE_SHARE = 1e-3
 # Standard deviation of the intercepts of the classes.
 _INTERCEPT_SPREAD = 1.0
 _MOST_NEWCOMER_INTERCEPT = 10.0
@@ -75,7 +77,7 @@ class LeftOut(NamedTuple):
     @property
     def spare(self) -> Tensor:
         """Whether the class has other rows."""
-        return self.others > 1e-3 * self.weight
+        return self.others > _ALONE_SHARE * self.weight
 
     def some(self, rows: slice | Tensor) -> "LeftOut":
         """Return what some of the rows say."""
@@ -277,7 +279,8 @@ def without_own_say(logits: Tensor, y: Tensor, weight: Tensor) -> Tensor:
     """Return logits with intercepts on which each row itself had no say.
 
     To first order: each row moves the intercepts by its gradient times the inverse of
-    the curvature of their loss, and that is taken back.
+    the curvature of their loss, and that is taken back. The other rows of its class
+    have its weight then.
 
     Parameters
     ----------
@@ -298,7 +301,13 @@ def without_own_say(logits: Tensor, y: Tensor, weight: Tensor) -> Tensor:
     curvature = torch.diag((wide * p).sum(dim=0) + _INTERCEPT_SPREAD**-2)
     curvature -= p.T @ (wide * p)
     pulls = wide * p
-    pulls[torch.arange(len(y)), y.cpu()] -= wide[:, 0]
+    label = y.cpu()
+    pulls[torch.arange(len(y)), label] -= wide[:, 0]
+    of_class = pulls.new_zeros(n_classes, n_classes).index_add_(0, label, pulls)
+    share = wide / wide.new_zeros(n_classes, 1).index_add_(0, label, wide)[label]
+    is_alone = share > 1 - _ALONE_SHARE
+    others = (pulls - share * of_class[label]) / (1 - share).clamp_min(_ALONE_SHARE)
+    pulls = torch.where(is_alone, pulls, others)
     return logits + torch.linalg.solve(curvature, pulls.T).T.to(logits)
 
 

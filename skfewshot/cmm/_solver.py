@@ -276,7 +276,9 @@ def _solution(
     map_ = model.map @ turned
     left_out = None
     if keep_left_out:
-        left_out = _left_out_logits(fit, intercept, is_zero_shot=alpha == 0)
+        left_out = support.logit_scale * support.features @ support.text.T
+        if alpha != 0:
+            left_out = _left_out_logits(fit, intercept, newcomer)
     alpha, temperature = _as_published(fit, alpha)
     return Solution(
         map=map_,
@@ -330,15 +332,22 @@ def _newcomer(fit: _Fit, intercept: Tensor) -> float:
     )
 
 
-def _left_out_logits(fit: _Fit, intercept: Tensor, is_zero_shot: bool) -> Tensor:
+def _left_out_logits(fit: _Fit, intercept: Tensor, newcomer: float) -> Tensor:
     """Return the logits of all rows when each is left out, of the intercepts too."""
     support = fit.support
-    if is_zero_shot:
-        return support.logit_scale * support.features @ support.text.T
     rows = torch.arange(len(support.y), device=support.y.device)
     left_out = leave_out(support, fit.model, fit.frozen, rows)
-    logits = fit.logits(left_out) + intercept
-    return without_own_say(logits, left_out.y, left_out.weight)
+    label, logits = left_out.y, fit.logits(left_out) + intercept
+    without = without_own_say(logits, label, left_out.weight)
+    if support.text_seen:
+        # Rows that are alone have no say, so without one of two their class has none.
+        keeps_intercept = torch.bincount(label)[label] > 2
+        without = torch.where(keeps_intercept[:, None], without, logits)
+    else:
+        # Without a row that is alone its class is a newcomer.
+        keeps_intercept = left_out.spare
+    without[rows, label] += torch.where(keeps_intercept, 0, newcomer - intercept[label])
+    return without
 
 
 def turn(prototypes: Tensor, text: Tensor) -> Tensor:

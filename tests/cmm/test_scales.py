@@ -331,14 +331,18 @@ def test_unequal_classes_are_no_preference():
 def test_own_say_is_what_a_row_adds_to_the_intercepts(seed, n_classes, n_rows):
     """To first order: most of the gap to intercepts found without the row is closed."""
     logits, y, weight = make_logits(seed, n_classes, n_rows)
+    # Two rows of a class at least.
+    twice = np.append(np.arange(len(y)), np.arange(n_classes))
+    logits, y, weight = logits[twice], y[twice], weight[twice]
+    logits += np.random.default_rng(seed).normal(size=logits.shape)
     even = even_weights(y, weight)
     with_own = logits + reference_intercepts(logits, y, even)
     found = without_own_say(*as_tensors(with_own, y, weight)).numpy()
     before, after = [], []
     for i in range(len(y)):
         kept = np.arange(len(y)) != i
-        # Of the same weights, which without the row are no longer even.
-        refitted = reference_intercepts(logits[kept], y[kept], even[kept])
+        others = even_weights(y[kept], weight[kept])
+        refitted = reference_intercepts(logits[kept], y[kept], others)
         before.append(np.abs(with_own[i] - logits[i] - refitted).max())
         after.append(np.abs(found[i] - logits[i] - refitted).max())
     assert np.mean(after) < 0.4 * np.mean(before)
