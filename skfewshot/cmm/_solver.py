@@ -30,16 +30,16 @@ from skfewshot.cmm._scales import (
 
 # Rows a class that its own deviation from its text is worth at most, of which the best
 # is taken; and where no class has rows to spare, or no text.
-_TEXT_PENALTIES, _TEXT_PENALTY = (1.0, 3.0, 10.0), 3.0
+_TEXT_PENALTIES, _TEXT_PENALTY = (2.0, 8.0), 3.0
 # The slope of class means on their texts, where those of images stand in for texts.
 _SLOPES = 0.05, 1.0
 # Rows that are left out, one at a time, to find intercepts; fewer where classes are so
 # many that memory would run out; and so many to find the weights, which are but two.
-_MOST_LEFT_OUT, _MOST_LOGITS, _MOST_FOR_SCALES = 4096, 2**23, 1024
+_MOST_LEFT_OUT, _MOST_LOGITS, _MOST_FOR_SCALES = 4096, 2**23, 512
 # Other rows of a class, at least, by which the label of one is judged; the least trust
 # in a label; what its distrust has to come to for the support to be solved again, and
 # to change by for another time; and how often it is solved at most.
-_JUDGES, _LEAST_TRUST, _DOUBT, _SETTLED, _MOST_SOLVED = 1.5, 1e-3, 0.5, 0.1, 8
+_JUDGES, _LEAST_TRUST, _DOUBT, _SETTLED, _MOST_SOLVED = 1.5, 1e-3, 0.8, 0.1, 8
 # Share of the identity in what the rotation onto the texts is found from.
 _STAY = 1e-3
 
