@@ -203,9 +203,9 @@ class CMMClassifier(
     row's own say in them is taken back, to first order.
 
     **The labels.** A label is right, or wrong and any other class's, with log odds of
-    :math:`-4 \pm 1.5` before. Where a left-out row makes it wrong by four to one,
-    all rows are weighted by the probability that theirs is right and the support
-    is solved again, until these change by less than 0.1, or 8 times in all. Rows are
+    :math:`-4 \pm 1.5` before. Where left-out rows make 2 % of the labels wrong or
+    more, rows are weighted by the probability that theirs is right and the support is
+    solved again, until these change by less than 0.1, or 8 times in all. Rows are
     judged by two others of their class, at least.
 
     **Classes without rows.** Their prototypes follow from their texts by the Gaussian

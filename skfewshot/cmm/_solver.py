@@ -37,9 +37,9 @@ _SLOPES = 0.05, 1.0
 # many that memory would run out; and so many to find the weights, which are but two.
 _MOST_LEFT_OUT, _MOST_LOGITS, _MOST_FOR_SCALES = 4096, 2**23, 512
 # Other rows of a class, at least, by which the label of one is judged; the least trust
-# in a label; what its distrust has to come to for the support to be solved again, and
-# to change by for another time; and how often it is solved at most.
-_JUDGES, _LEAST_TRUST, _DOUBT, _SETTLED, _MOST_SOLVED = 1.5, 1e-3, 0.8, 0.1, 8
+# in a label; what distrust has to come to in the mean for the support to be solved
+# again, and some trust to change by for another time; and how often at most.
+_JUDGES, _LEAST_TRUST, _DOUBT, _SETTLED, _MOST_SOLVED = 1.5, 1e-3, 0.02, 0.1, 8
 # Share of the identity in what the rotation onto the texts is found from.
 _STAY = 1e-3
 
@@ -160,8 +160,10 @@ def solve_gaussian(
         left_out = fit.left_out
         judged = left_out.others > _JUDGES
         trust = trust_labels(fit.logits(left_out), left_out.y, judged)
-        change, before = (trust - before).abs().max(), trust
-        if float(change) < (_DOUBT if n_iter == 1 else _SETTLED):
+        change, before = (trust - before).abs(), trust
+        if n_iter == 1 and float(change.mean()) < _DOUBT:
+            break
+        if float(change.max()) < _SETTLED:
             break
         weight = support.weight.clone()
         weight[left_out.rows] *= trust.clamp_min(_LEAST_TRUST)
