@@ -362,7 +362,7 @@ class FewShotClassifier(
         )
 
     def _read_texts(self, X: Any, rows: NDArray) -> Prototypes:
-        """Return the texts of `classes_`, and set what is known of their source."""
+        """Return the texts of `classes_`, and set where they are from."""
         prototypes = resolve_prototypes(
             self.text_features,
             classes=self.classes_,

@@ -158,7 +158,8 @@ def test_gap_of_a_pipeline_and_of_its_parts(cmm):
         X,
         cmm.text_features_,
         cmm.transform(X),
-        cmm.prototypes_,
+        cmm.text_features_ - cmm.text_features_.mean(axis=0),
+        prototypes=cmm.prototypes_,
         labels=Y,
         classes=CLASSES,
     )
@@ -170,8 +171,23 @@ def test_gap_of_a_pipeline_and_of_its_parts(cmm):
             if name not in ("ax_", "figure_"):
                 assert_array_equal(getattr(display, name), value)
     assert by_hand.gap_after < by_hand.gap_before
+    assert by_hand.nearest_after >= by_hand.nearest_before > 0.8
     predicted = ModalityGapDisplay.from_estimator(cmm, X)
     assert_array_equal(CLASSES[predicted.labels], cmm.predict(X))
+
+
+def test_texts_are_drawn_as_mapped_images_are_compared_with_them(cmm):
+    features = dict(zip(CLASSES, TEXTS, strict=True))
+    paper = CMMClassifier(text_features=features, solver="paper").fit(X, Y)
+    display = ModalityGapDisplay.from_estimator(paper, X, Y)
+    # As published texts stay where they are, and only images move.
+    assert_array_equal(display.mapped_texts, display.texts)
+    nearest = (paper.transform(X) @ TEXTS.T).argmax(axis=1)
+    assert display.nearest_after == np.mean(CLASSES[nearest] == Y)
+    centred = ModalityGapDisplay.from_estimator(cmm, X, Y)
+    assert not np.allclose(centred.mapped_texts, centred.texts)
+    alone = gap_of_predictions()
+    assert alone.prototypes is None
 
 
 @pytest.mark.parametrize(
@@ -227,7 +243,8 @@ BAD_GAPS = [
     ({"labels": Y[:5]}, r"labels must hold .* \(30,\); got shape \(5,\)"),
     ({"labels": Y[:20].repeat(2)[:30]}, "each of the 3 texts, each once; got"),
     ({"mapped_images": X[:5]}, r"mapped_images must be shaped like images, \(30, 6\)"),
-    ({"refined_texts": TEXTS[:2]}, r"refined_texts must be shaped like texts"),
+    ({"mapped_texts": TEXTS[:2]}, r"mapped_texts must be shaped like texts"),
+    ({"prototypes": TEXTS[:2]}, r"prototypes must be shaped like texts"),
     ({"texts": TEXTS * np.nan}, "texts contains NaN"),
     ({"ax": [1, 2, 3]}, r"ax must be 2 matplotlib axes, .* got shape \(3,\)"),
     ({"labels": ["cat"] * 30, "classes": ["cat", "cat", "dog"]}, "each once; got "),
@@ -238,7 +255,7 @@ BAD_GAPS = [
 @pytest.mark.parametrize(("changed", "message"), BAD_GAPS)
 def test_bad_gaps(changed, message):
     arguments = {"images": X, "texts": TEXTS, "mapped_images": X, "labels": Y}
-    arguments["refined_texts"] = TEXTS
+    arguments["mapped_texts"] = TEXTS
     with pytest.raises(ValueError, match=message):
         ModalityGapDisplay.from_predictions(**arguments | changed)
 

@@ -30,15 +30,16 @@ from skfewshot.cmm._scales import (
 
 # Rows a class that its own deviation from its text is worth at most, of which the best
 # is taken; and where no class has rows to spare, or no text.
-_TEXT_PENALTIES, _TEXT_PENALTY = (1.0, 3.0, 10.0), 3.0
+_TEXT_PENALTIES, _TEXT_PENALTY = (2.0, 8.0), 3.0
 # The slope of class means on their texts, where those of images stand in for texts.
 _SLOPES = 0.05, 1.0
 # Rows that are left out, one at a time, to find intercepts; fewer where classes are so
 # many that memory would run out; and so many to find the weights, which are but two.
-_MOST_LEFT_OUT, _MOST_LOGITS, _MOST_FOR_SCALES = 4096, 2**23, 1024
-# Other rows of a class, at least, by which the label of one is judged; the trust below
-# which a label is in doubt, and the support solved once more; and the least trust.
-_JUDGES, _DOUBT, _LEAST_TRUST = 1.5, 0.5, 1e-3
+_MOST_LEFT_OUT, _MOST_LOGITS, _MOST_FOR_SCALES = 4096, 2**23, 512
+# Other rows of a class, at least, by which the label of one is judged; the least trust
+# in a label; what its distrust has to come to for the support to be solved again, and
+# to change by for another time; and how often it is solved at most.
+_JUDGES, _LEAST_TRUST, _DOUBT, _SETTLED, _MOST_SOLVED = 1.5, 1e-3, 0.8, 0.1, 8
 # Share of the identity in what the rotation onto the texts is found from.
 _STAY = 1e-3
 
@@ -154,14 +155,18 @@ def solve_gaussian(
     )
     penalties = _TEXT_PENALTIES if is_free else (_TEXT_PENALTY,)
     fit, n_iter = _fit(support, alpha, penalties), 1
-    trust = trust_labels(
-        fit.logits(fit.left_out), fit.left_out.y, fit.left_out.others > _JUDGES
-    )
-    if alpha != 0 and bool((trust < _DOUBT).any()):
+    before = torch.ones_like(fit.left_out.weight)
+    while alpha != 0 and n_iter < _MOST_SOLVED:
+        left_out = fit.left_out
+        judged = left_out.others > _JUDGES
+        trust = trust_labels(fit.logits(left_out), left_out.y, judged)
+        change, before = (trust - before).abs().max(), trust
+        if float(change) < (_DOUBT if n_iter == 1 else _SETTLED):
+            break
         weight = support.weight.clone()
-        weight[fit.left_out.rows] *= trust.clamp_min(_LEAST_TRUST)
+        weight[left_out.rows] *= trust.clamp_min(_LEAST_TRUST)
         fit = _fit(replace(support, weight=weight), alpha, (fit.text_penalty,))
-        n_iter = 2
+        n_iter += 1
     return _solution(fit, alpha, n_iter, keep_left_out)
 
 

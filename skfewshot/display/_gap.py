@@ -41,24 +41,34 @@ _RADIUS = 4
 _DIRECTIONS = np.array([*np.eye(2), *-np.eye(2), (1, 1), (-1, 1), (1, -1), (-1, -1)])
 #: How texts are drawn.
 _STAR: dict[str, Any] = {"s": 110, "marker": "*", "edgecolors": "black", "zorder": 3}
+#: How prototypes are.
+_DIAMOND = _STAR | {"s": 34, "marker": "D"}
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class ModalityGapDisplay:
     """The modality gap before and after the mapping of a classifier by CMM.
 
-    Images, texts, mapped images and refined texts, all unit norm, in the plane of their
-    first two principal components. It is the same plane for both halves.
+    Images and texts before and after, and the prototypes after, all of unit norm, in
+    the plane of their first two principal components. It is the same plane for both
+    halves. Nothing is learned of texts: with ``solver="gaussian"`` images are centred
+    and mapped, and texts are only centred, which alone takes most of the gap away. How
+    many images come to lie by the text of their own class is told by `nearest_after`.
 
     Parameters
     ----------
     images, mapped_images : ndarray of shape (n_samples, 2)
         Image embeddings and their mapped features, projected.
-    texts, refined_texts : ndarray of shape (n_classes, 2)
-        Text prototypes before and after the fit, projected.
+    texts, mapped_texts : ndarray of shape (n_classes, 2)
+        Texts, and the same where mapped images are compared with them, projected.
+    prototypes : ndarray of shape (n_classes, 2) or None
+        Of the classifier, in the space of the mapped images, projected.
     gap_before, gap_after : float
-        Distance between the mean image and the mean text on the unit sphere, before
-        projection. It lies between 0 and 2.
+        Distance between the mean image and the mean text, before projection. It lies
+        between 0 and 2.
+    nearest_before, nearest_after : float
+        Share of the images whose nearest text, by the cosine before projection, is that
+        of their label.
     labels : ndarray of shape (n_samples,)
         Index of each image's class, which gives the colour.
     classes : ndarray of shape (n_classes,)
@@ -82,14 +92,19 @@ class ModalityGapDisplay:
     >>> display = ModalityGapDisplay.from_estimator(CMMClassifier().fit(X, names), X)
     >>> display.gap_after < display.gap_before
     True
+    >>> display.nearest_after
+    1.0
     """
 
     images: NDArray
     mapped_images: NDArray
     texts: NDArray
-    refined_texts: NDArray
+    mapped_texts: NDArray
+    prototypes: NDArray | None
     gap_before: float
     gap_after: float
+    nearest_before: float
+    nearest_after: float
     labels: NDArray[np.intp]
     classes: NDArray
 
@@ -113,7 +128,7 @@ class ModalityGapDisplay:
             a :class:`~skfewshot.CLIPFeaturizer` images; best of those that were not in
             the support.
         y : array-like of shape (n_samples,), default=None
-            Their classes, for the colours; predictions by default.
+            Their classes, for the colours and `nearest_before`; predictions by default.
         ax : array-like of 2 matplotlib axes, default=None
             Where to draw; a new figure by default.
 
@@ -137,11 +152,15 @@ class ModalityGapDisplay:
                 "estimator must be a CMMClassifier, or a pipeline that ends in one; "
                 f"got {classifier!r}, which does not map images to texts."
             )
+        texts = classifier.text_features_
+        # The Gaussian map takes the mean of the class means from images.
+        is_centred = classifier.solver == "gaussian"
         return cls.from_predictions(
             X,
-            classifier.text_features_,
+            texts,
             classifier.transform(X),
-            classifier.prototypes_,
+            unit_rows(texts - texts.mean(axis=0)) if is_centred else texts,
+            prototypes=classifier.prototypes_,
             labels=classifier.predict(X) if y is None else y,
             classes=classifier.classes_,
             ax=ax,
@@ -153,9 +172,10 @@ class ModalityGapDisplay:
         images: Any,
         texts: Any,
         mapped_images: Any,
-        refined_texts: Any,
+        mapped_texts: Any,
         *,
         labels: Any,
+        prototypes: Any = None,
         classes: ArrayLike | None = None,
         ax: Any = None,
     ) -> Self:
@@ -165,10 +185,13 @@ class ModalityGapDisplay:
         ----------
         images, mapped_images : array-like of shape (n_samples, n_features)
             Image embeddings before and after the mapping; rows are scaled to unit norm.
-        texts, refined_texts : array-like of shape (n_classes, n_features)
-            Text prototypes before and after, a row for each of `classes`.
+        texts, mapped_texts : array-like of shape (n_classes, n_features)
+            Texts before and after, a row for each of `classes`: what `images` and
+            `mapped_images` are compared with.
         labels : array-like of shape (n_samples,)
-            The class of each image, for the colours.
+            The class of each image.
+        prototypes : array-like of shape (n_classes, n_features), default=None
+            What else stands for the classes after the mapping; drawn beside the texts.
         classes : array-like of shape (n_classes,), default=None
             The class of each text; by default the sorted classes of `labels`.
         ax : array-like of 2 matplotlib axes, default=None
@@ -184,21 +207,27 @@ class ModalityGapDisplay:
             If shapes do not match, or a label is not among `classes`.
         """
         images, mapped = _read_pair(images, mapped_images, "images")
-        texts, refined = _read_pair(texts, refined_texts, "texts")
+        texts, mapped_texts = _read_pair(texts, mapped_texts, "texts")
+        shown = [texts, mapped_texts]
+        if prototypes is not None:
+            shown.append(_read_pair(texts, prototypes, "texts", "prototypes")[1])
         labels, classes = read_classes(labels, classes, len(images), len(texts))
         plane = PCA(n_components=2, random_state=0)
         # Each text as many times as there are images of a class: otherwise the few
         # texts would have no say, and the gap would not show.
         times = max(1, len(images) // len(texts))
-        both_texts = np.repeat(np.concatenate([texts, refined]), times, axis=0)
-        plane.fit(np.concatenate([images, mapped, both_texts]))
+        all_texts = np.repeat(np.concatenate(shown), times, axis=0)
+        plane.fit(np.concatenate([images, mapped, all_texts]))
         display = cls(
             images=plane.transform(images),
             mapped_images=plane.transform(mapped),
             texts=plane.transform(texts),
-            refined_texts=plane.transform(refined),
+            mapped_texts=plane.transform(mapped_texts),
+            prototypes=None if prototypes is None else plane.transform(shown[2]),
             gap_before=_gap(images, texts),
-            gap_after=_gap(mapped, refined),
+            gap_after=_gap(mapped, mapped_texts),
+            nearest_before=_nearest(images, texts, labels),
+            nearest_after=_nearest(mapped, mapped_texts, labels),
             labels=labels,
             classes=classes,
         )
@@ -231,24 +260,36 @@ class ModalityGapDisplay:
         ax = check_axes(ax, (2,), "2 matplotlib axes, for before and after the mapping")
         self.ax_, self.figure_ = ax, ax[0].figure
         halves = [
-            ("Before", self.images, self.texts, self.gap_before),
-            ("After", self.mapped_images, self.refined_texts, self.gap_after),
+            ("Before", self.images, self.texts, self.gap_before, self.nearest_before),
+            (
+                *("After", self.mapped_images, self.mapped_texts),
+                *(self.gap_after, self.nearest_after),
+            ),
         ]
-        everything = np.concatenate([part for half in halves for part in half[1:3]])
+        parts: list[NDArray] = [part for half in halves for part in half[1:3]]
+        if self.prototypes is not None:
+            parts.append(self.prototypes)
+        everything = np.concatenate(parts)
         low, high = everything.min(axis=0), everything.max(axis=0)
         pad = 0.08 * (high - low)
         (left, bottom), (right, top) = low - pad, high + pad
-        for cell, (when, images, texts, gap) in zip(ax, halves, strict=True):
+        for cell, (when, images, texts, gap, nearest) in zip(ax, halves, strict=True):
             self._draw_half(cell, images, texts)
-            cell.set_title(f"{when} the mapping\ngap {gap:.2f}", fontsize="medium")
+            title = f"{when} the mapping\ngap {gap:.2f}, own text nearest {nearest:.0%}"
+            cell.set_title(title, fontsize="medium")
             cell.set(xlim=(left, right), ylim=(bottom, top), xticks=[], yticks=[])
             cell.set_xlabel("First principal component")
         ax[0].set_ylabel("Second principal component")
+        self._draw_prototypes(ax[1])
+        for name, style in (("image", {"s": 14}), ("text", _STAR)):
+            ax[0].scatter([], [], c="grey", label=name, **style)
+        if self.prototypes is not None:
+            ax[0].scatter([], [], c="grey", label="prototype", **_DIAMOND)
         legend = ax[0].legend(loc="best", framealpha=0.9, fontsize="small")
         names = [str(name) for name in self.classes]
         if len(names) <= _MOST_NAMED:
             name_points(ax[0], self.texts, names, taken=[legend])
-            name_points(ax[1], self.refined_texts, names)
+            name_points(ax[1], self.mapped_texts, names)
         return self
 
     def _draw_half(self, ax: Axes, images: NDArray, texts: NDArray) -> None:
@@ -264,15 +305,20 @@ class ModalityGapDisplay:
             if len(members):
                 ends = np.stack([text, members.mean(axis=0)])
                 ax.plot(*ends.T, color=color, linewidth=0.9, alpha=0.8, zorder=2)
-        ax.scatter([], [], c="grey", s=14, label="image")
-        ax.scatter([], [], c="grey", label="text", **_STAR)
+
+    def _draw_prototypes(self, ax: Axes) -> None:
+        if self.prototypes is not None:
+            colors = [COLORS[c % len(COLORS)] for c in range(len(self.prototypes))]
+            ax.scatter(*self.prototypes.T, c=colors, linewidths=0.8, **_DIAMOND)
 
 
-def _read_pair(before: Any, after: Any, name: str) -> tuple[NDArray, NDArray]:
+def _read_pair(
+    before: Any, after: Any, name: str, other: str | None = None
+) -> tuple[NDArray, NDArray]:
     """Return features before and after the mapping, all of unit norm."""
     dtype = [np.float64, np.float32]
     before = check_array(np.asarray(as_numpy(before)), dtype=dtype, input_name=name)
-    other = "mapped_images" if name == "images" else "refined_texts"
+    other = other or f"mapped_{name}"
     after = check_array(np.asarray(as_numpy(after)), dtype=dtype, input_name=other)
     if before.shape != after.shape:
         raise ValueError(
@@ -284,6 +330,11 @@ def _read_pair(before: Any, after: Any, name: str) -> tuple[NDArray, NDArray]:
 def _gap(images: NDArray, texts: NDArray) -> float:
     """Distance between the mean image and the mean text."""
     return float(np.linalg.norm(images.mean(axis=0) - texts.mean(axis=0)))
+
+
+def _nearest(images: NDArray, texts: NDArray, labels: NDArray[np.intp]) -> float:
+    """Share of the images whose nearest text is that of their label."""
+    return float(np.mean((images @ texts.T).argmax(axis=1) == labels))
 
 
 def name_points(
