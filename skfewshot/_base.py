@@ -134,6 +134,11 @@ class Support:
             self, features=features, y=y, weight=weight, copy=copy, rows=rows
         )
 
+    def of_classes_with_rows(self) -> "Support":
+        """Return the support without classes all of whose rows have weight zero."""
+        kept, y = np.unique(self.y, return_inverse=True)
+        return replace(self, y=y, text=self.text[kept], seen=self.seen[kept])
+
     def on_device(self, device: Any) -> "Support":
         """Return the support with tensors in the place of arrays.
 

@@ -311,7 +311,7 @@ class CMMClassifier(
                 "rows out."
             )
         if not is_paper:
-            support = support.without_near_copies()
+            support = support.without_near_copies().of_classes_with_rows()
         fitted = train(
             support,
             self.device,
@@ -369,6 +369,9 @@ class CMMClassifier(
         prototypes = _prototypes_of(texts, fitted)
         prototypes[seen] = unit_rows(array(solution.prototypes)[rank])
         frozen, trust = texts.copy(), np.ones_like(texts[:, 0])
+        if self.solver == "gaussian" and self.prototype_source_ == "image":
+            # Class means are no texts, also of classes whose rows weigh nothing.
+            frozen[:], trust[:] = 0, 0
         frozen[seen] = array(solution.frozen)[rank]
         trust[seen] = array(solution.trust)[rank]
         intercept = np.full_like(trust, solution.newcomer)

@@ -378,5 +378,5 @@ def _move_of_centre(
         is_alone[:, None], model.centre / damped, model.class_means[label]
     )
     share = weight / rest.clamp_min(1e-9 * weight) / n_classes
-    share = torch.where(is_alone, 1 / (n_classes - 1), share)
+    share = torch.where(is_alone, 1 / max(n_classes - 1, 1), share)
     return others, damped * share

@@ -182,3 +182,19 @@ def test_trust_and_frozen_prototypes_of_classes_without_rows(draw):
     paper = CMMClassifier(text, solver="paper", max_iter=1).fit(X, y)
     assert_array_equal(paper.text_trust_, 1)
     assert_array_equal(paper.frozen_prototypes_, paper.text_features_)
+
+
+@pytest.mark.parametrize("with_text", [True, False])
+@pytest.mark.parametrize("n_classes", [2, 3, 5])
+def test_a_class_of_weight_zero_is_one_without_rows(draw, n_classes, with_text):
+    X, y, text, queries, _ = draw(4, n_classes=n_classes)
+    model = CMMClassifier(text if with_text else None, class_weight={0: 0.0})
+    model.set_params(store_left_out=True).fit(X, y)
+    proba = model.predict_proba(queries)
+    assert proba.shape == (len(queries), n_classes)
+    assert np.isfinite(proba).all()
+    assert np.isnan(model.left_out_proba_[y == 0]).all()
+    assert np.isfinite(model.left_out_proba_[y > 0]).all()
+    if with_text and n_classes > 2:
+        extra = CMMClassifier(text, extra_classes=[0]).fit(X[y > 0], y[y > 0])
+        assert_allclose(proba, extra.predict_proba(queries), atol=1e-9)
