@@ -46,13 +46,11 @@ def test_support(features, labels, weight, message):
         ("alpha", -0.1),
         ("triplet_weight", -1),
         ("margin", -1e-3),
-        ("map_penalty", -1.0),
-        ("text_penalty", "strong"),
+        ("store_left_out", "yes"),
         ("logit_scale", 0),
         ("logit_scale", "big"),
         ("learning_rate", 0),
         ("max_iter", -1),
-        ("tol", -1e-9),
         ("class_weight", "uneven"),
         ("chunk_size", 0),
         ("random_state", "seed"),
@@ -104,7 +102,7 @@ def test_absurd_parameters_do_not_pass_for_convergence():
     text = np.eye(3, 4)
     with pytest.raises(ValueError, match="logit_scale is out of all proportion"):
         CMMClassifier(text, logit_scale=1e200).fit(X.astype(np.float32), Y)
-    tiny = CMMClassifier(text, map_penalty=1e-310).fit(X, Y)
+    tiny = CMMClassifier(text, alpha=1e-310).fit(X, Y)
     assert np.isfinite(tiny.map_).all()
 
 

@@ -28,7 +28,7 @@ ELSEWHERE = torch.device("lazy")
 N_ROWS, N_CLASSES, WIDTH = 300, 5, 24
 #: Those that compute with torch.
 MODELS = [
-    CMMClassifier(max_iter=5),
+    CMMClassifier(store_left_out=True),
     CMMClassifier(solver="paper", max_iter=5),
     CLAPClassifier(max_iter=5),
     TaskResClassifier(max_iter=3, random_state=0),

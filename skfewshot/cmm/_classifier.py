@@ -182,12 +182,13 @@ class CMMClassifier(
     which changes no cosine.
 
     **Rows left out.** Without a row, its class's mean and :math:`\hat\Sigma` change by
-    a multiple of its residual and its square: both are exact, and cost matrix
-    products. *m*, :math:`\beta`, the shrinkage and the trust are kept. At most 4096
-    rows are left out for the intercepts, and 1024 for the weights.
+    a multiple of its residual and its square, and *m* by a share of the row: all are
+    exact, and cost matrix products. :math:`\beta`, the shrinkage and the trust are
+    kept. At most 4096
+    rows are left out for the intercepts, and 512 for the weights.
 
     **The weights.** With the logits as :math:`a z_0 + b v T^\top` for zero-shot logits
-    :math:`z_0` by trusted texts, :math:`\lambda_T` in {1, 3, 10}, *a* and *b* maximise
+    :math:`z_0` by trusted texts, :math:`\lambda_T` in {2, 8}, *a* and *b* maximise
     the likelihood of the left-out rows whose class has others, times log-normal priors
     of median :math:`0.78 / g` and :math:`9 g` and spread 0.5 and 0.4, with
     :math:`g = (\lambda_T \bar n)^{0.2}` for :math:`\bar n` rows a class. Where
@@ -202,9 +203,9 @@ class CMMClassifier(
     row's own say in them is taken back, to first order.
 
     **The labels.** A label is right, or wrong and any other class's, with log odds of
-    :math:`-4 \pm 1.5` before. Where a left-out row makes it wrong, more likely than
-    not, all rows are weighted by the probability that theirs is right and the support is
-    solved again, until these change by less than 0.1, or 8 times in all. Rows are
+    :math:`-4 \pm 1.5` before. Where a left-out row makes it wrong by four to one,
+    all rows are weighted by the probability that theirs is right and the support
+    is solved again, until these change by less than 0.1, or 8 times in all. Rows are
     judged by two others of their class, at least.
 
     **Classes without rows.** Their prototypes follow from their texts by the Gaussian

@@ -39,6 +39,8 @@ SURPRISE, _LEAST_SURPRISE, _SURPRISE_POWER = 0.8, 0.2, 0.35
 # ... of images, more by this share where no text is trusted.
 _ALONE = 0.45
 _TEXT_SPREAD, _IMAGE_SPREAD = 0.5, 0.4
+# Share of the weight of its class beside which a row has no others.
+_ALONE_SHARE = 1e-3
 # Standard deviation of the intercepts of the classes.
 _INTERCEPT_SPREAD = 1.0
 _MOST_NEWCOMER_INTERCEPT = 10.0
@@ -75,7 +77,7 @@ class LeftOut(NamedTuple):
     @property
     def spare(self) -> Tensor:
         """Whether the class has other rows."""
-        return self.others > 1e-3 * self.weight
+        return self.others > _ALONE_SHARE * self.weight
 
     def some(self, rows: slice | Tensor) -> "LeftOut":
         """Return what some of the rows say."""
@@ -246,7 +248,8 @@ def find_intercepts(logits: Tensor, y: Tensor, weight: Tensor) -> Tensor:
 
     Zero-shot CLIP says some names too readily, and others hardly ever. The intercepts
     maximise the likelihood of the left-out rows times a normal prior. Each class has
-    the same weight, so that they do not take unequal numbers of rows for a preference.
+    the same weight, so that they do not take unequal numbers of rows for a preference;
+    those without rows have none.
 
     Parameters
     ----------
@@ -263,18 +266,21 @@ def find_intercepts(logits: Tensor, y: Tensor, weight: Tensor) -> Tensor:
     if not len(y):
         return logits.new_zeros(n_classes)
     weight = _balanced(weight, y, n_classes)
+    # Rows of others alone would only hold a class back.
+    spread = logits.new_zeros(n_classes).index_fill(0, y, _INTERCEPT_SPREAD)
     x, _ = _mode(
-        lambda x: weighted_entropy(logits + _INTERCEPT_SPREAD * x, y, weight),
+        lambda x: weighted_entropy(logits + spread * x, y, weight),
         *(logits, n_classes),
     )
-    return _INTERCEPT_SPREAD * x
+    return spread * x
 
 
 def without_own_say(logits: Tensor, y: Tensor, weight: Tensor) -> Tensor:
     """Return logits with intercepts on which each row itself had no say.
 
     To first order: each row moves the intercepts by its gradient times the inverse of
-    the curvature of their loss, and that is taken back.
+    the curvature of their loss, and that is taken back. The other rows of its class
+    have its weight then.
 
     Parameters
     ----------
@@ -289,13 +295,20 @@ def without_own_say(logits: Tensor, y: Tensor, weight: Tensor) -> Tensor:
     tensor of shape (m, C)
     """
     n_classes = logits.shape[1]
-    weight = _balanced(weight, y, n_classes)[:, None]
-    p = torch.softmax(logits, dim=1)
-    curvature = torch.diag((weight * p).sum(dim=0) + _INTERCEPT_SPREAD**-2)
-    curvature = curvature - p.T @ (weight * p)
-    pulls = weight * p
-    pulls[torch.arange(len(y), device=y.device), y] -= weight[:, 0]
-    return logits + torch.linalg.solve(curvature.double(), pulls.T.double()).T.to(p)
+    # Beside heavy rows the prior is lost to single precision, and MPS has no other.
+    wide = _balanced(weight, y, n_classes).cpu().double()[:, None]
+    p = torch.softmax(logits.cpu().double(), dim=1)
+    curvature = torch.diag((wide * p).sum(dim=0) + _INTERCEPT_SPREAD**-2)
+    curvature -= p.T @ (wide * p)
+    pulls = wide * p
+    label = y.cpu()
+    pulls[torch.arange(len(y)), label] -= wide[:, 0]
+    of_class = pulls.new_zeros(n_classes, n_classes).index_add_(0, label, pulls)
+    share = wide / wide.new_zeros(n_classes, 1).index_add_(0, label, wide)[label]
+    is_alone = share > 1 - _ALONE_SHARE
+    others = (pulls - share * of_class[label]) / (1 - share).clamp_min(_ALONE_SHARE)
+    pulls = torch.where(is_alone, pulls, others)
+    return logits + torch.linalg.solve(curvature, pulls.T).T.to(logits)
 
 
 def find_newcomer_intercept(
@@ -365,7 +378,8 @@ def _mode(
         np.zeros(size),
         jac=True,
         method="L-BFGS-B",
+        bounds=[(-_MOST_MOVE, _MOST_MOVE)] * size,
         options={"maxiter": _MAX_ITER, "maxfun": 10**6, "ftol": _FTOL, "gtol": 0},
     )
     x = torch.tensor(found.x, dtype=like.dtype, device=like.device)
-    return x.clamp(-_MOST_MOVE, _MOST_MOVE), float(found.fun)
+    return x, float(found.fun)

@@ -30,16 +30,16 @@ from skfewshot.cmm._scales import (
 
 # Rows a class that its own deviation from its text is worth at most, of which the best
 # is taken; and where no class has rows to spare, or no text.
-_TEXT_PENALTIES, _TEXT_PENALTY = (1.0, 3.0, 10.0), 3.0
+_TEXT_PENALTIES, _TEXT_PENALTY = (2.0, 8.0), 3.0
 # The slope of class means on their texts, where those of images stand in for texts.
 _SLOPES = 0.05, 1.0
 # Rows that are left out, one at a time, to find intercepts; fewer where classes are so
 # many that memory would run out; and so many to find the weights, which are but two.
-_MOST_LEFT_OUT, _MOST_LOGITS, _MOST_FOR_SCALES = 4096, 2**23, 1024
+_MOST_LEFT_OUT, _MOST_LOGITS, _MOST_FOR_SCALES = 4096, 2**23, 512
 # Other rows of a class, at least, by which the label of one is judged; the least trust
 # in a label; what its distrust has to come to for the support to be solved again, and
 # to change by for another time; and how often it is solved at most.
-_JUDGES, _LEAST_TRUST, _DOUBT, _SETTLED, _MOST_SOLVED = 1.5, 1e-3, 0.5, 0.1, 8
+_JUDGES, _LEAST_TRUST, _DOUBT, _SETTLED, _MOST_SOLVED = 1.5, 1e-3, 0.8, 0.1, 8
 # Share of the identity in what the rotation onto the texts is found from.
 _STAY = 1e-3
 
@@ -128,9 +128,8 @@ class _Fit(NamedTuple):
     left_out: LeftOut
 
     def logits(self, left_out: LeftOut) -> Tensor:
-        return (
-            self.weights.text * left_out.frozen + self.weights.image * left_out.mapped
-        )
+        text, image, _ = self.weights
+        return text * left_out.frozen + image * left_out.mapped
 
 
 def solve_gaussian(
@@ -275,6 +274,11 @@ def _solution(
         newcomer = _newcomer(fit, intercept)
     turned = turn(normalize(model.prototypes), support.text)
     map_ = model.map @ turned
+    left_out = None
+    if keep_left_out:
+        left_out = support.logit_scale * support.features @ support.text.T
+        if alpha != 0:
+            left_out = _left_out_logits(fit, intercept, newcomer)
     alpha, temperature = _as_published(fit, alpha)
     return Solution(
         map=map_,
@@ -290,7 +294,7 @@ def _solution(
         trust=frozen.trust,
         loss_curve=[],
         n_iter=n_iter,
-        left_out=_left_out_logits(fit, intercept) if keep_left_out else None,
+        left_out=left_out,
     )
 
 
@@ -328,13 +332,22 @@ def _newcomer(fit: _Fit, intercept: Tensor) -> float:
     )
 
 
-def _left_out_logits(fit: _Fit, intercept: Tensor) -> Tensor:
+def _left_out_logits(fit: _Fit, intercept: Tensor, newcomer: float) -> Tensor:
     """Return the logits of all rows when each is left out, of the intercepts too."""
     support = fit.support
     rows = torch.arange(len(support.y), device=support.y.device)
     left_out = leave_out(support, fit.model, fit.frozen, rows)
-    logits = fit.logits(left_out) + intercept
-    return without_own_say(logits, left_out.y, left_out.weight)
+    label, logits = left_out.y, fit.logits(left_out) + intercept
+    without = without_own_say(logits, label, left_out.weight)
+    if support.text_seen:
+        # Rows that are alone have no say, so without one of two their class has none.
+        keeps_intercept = torch.bincount(label)[label] > 2
+        without = torch.where(keeps_intercept[:, None], without, logits)
+    else:
+        # Without a row that is alone its class is a newcomer.
+        keeps_intercept = left_out.spare
+    without[rows, label] += torch.where(keeps_intercept, 0, newcomer - intercept[label])
+    return without
 
 
 def turn(prototypes: Tensor, text: Tensor) -> Tensor:

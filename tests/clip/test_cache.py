@@ -274,7 +274,7 @@ def test_a_search_embeds_each_image_once(small, folder, tmp_path, embedded):
     pipeline = Pipeline(
         [("clip", CLIPFeaturizer(small, cache=folder)), ("cmm", CMMClassifier())]
     )
-    grid = {"cmm__map_penalty": [0.3, 1.0], "cmm__text_penalty": [3.0, 10.0]}
+    grid = {"cmm__alpha": ["auto", 0.3, 1.0, 3.0]}
     folds = StratifiedKFold(3, shuffle=True, random_state=0)
     search = GridSearchCV(pipeline, grid, cv=folds)
     search.fit([str(path) for path in paths], names)

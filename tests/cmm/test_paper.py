@@ -7,18 +7,14 @@ from numpy.testing import assert_allclose, assert_array_equal
 from torch.nn.functional import normalize
 
 from skfewshot import CMMClassifier
-from skfewshot.cmm._objective import Settings
-from skfewshot.cmm._paper import solve_paper
+from skfewshot.cmm._paper import Loss, Settings, solve_paper, triplet
 
 ALL = slice(None)
 SETTINGS = Settings(
     alpha=0.7,
     triplet_weight=1.5,
     margin=0.2,
-    map_penalty=1.0,
-    text_penalty=10.0,
     max_iter=4,
-    tol=1e-2,
     learning_rate=0.01,
 )
 
@@ -121,7 +117,7 @@ def test_batches_by_a_loop(make_support):
     losses, delta, _, T = published(*(part.numpy() for part in parts), batches)
     assert_allclose(found.loss_curve, losses[::2], rtol=1e-7)
     assert_allclose(found.map, np.eye(4) + delta, atol=1e-7)
-    assert_allclose(normalize(found.text), T, atol=1e-7)
+    assert_allclose(normalize(found.prototypes), T, atol=1e-7)
 
 
 def test_the_order_of_rows_and_copies_do_not_matter_in_batches(make_task, model):
@@ -166,12 +162,25 @@ def test_defaults_are_the_documented_guesses(make_task):
     assert_array_equal(named.prototypes_, default.prototypes_)
 
 
-def test_neither_penalties_nor_tol_are_read(make_task, model):
-    X, y, text = make_task()
-    model.set_params(text_features=text)
-    expected = model.fit(X, y).map_
-    unread = {"map_penalty": np.inf, "text_penalty": 0.0, "tol": 1e9}
-    assert_array_equal(model.set_params(**unread).fit(X, y).map_, expected)
+def test_the_loss_of_some_rows_adds_up_to_that_of_all(make_support):
+    support = make_support(n_rows=300, d=4)
+    loss = Loss(support, support.features, SETTINGS)
+    values = {"map": 0.1 * torch.eye(4).double(), "text": support.text}
+    parts = [loss.of_rows(slice(i, i + 100), values) for i in (0, 100, 200)]
+    assert loss.of_all(values) == pytest.approx(float(sum(parts)))
+    order = torch.randperm(300)
+    assert float(loss.of_rows(order, values)) == pytest.approx(float(sum(parts)))
+
+
+def test_the_triplet_term_takes_the_nearest_wrong_class(unit):
+    rng = np.random.default_rng(0)
+    v, p = unit(rng.normal(size=(9, 5))), unit(rng.normal(size=(4, 5)))
+    y = rng.integers(0, 4, 9)
+    found = triplet(torch.tensor(v @ p.T), torch.tensor(y), 0.3)
+    for i, label in enumerate(y):
+        distances = np.linalg.norm(v[i] - p, axis=1)
+        wrong = np.delete(distances, label).min()
+        assert float(found[i]) == pytest.approx(max(0, distances[label] - wrong + 0.3))
 
 
 def test_a_triplet_term_separates_images_by_their_texts(make_task, model):

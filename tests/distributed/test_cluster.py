@@ -259,7 +259,7 @@ def test_grid_search_on_rays_joblib_backend(cluster, files):
 
     X = CLIPFeaturizer("tiny").fit_transform(files)
     names = np.repeat(["plain ball", "striped star"], len(files) // 2)
-    search = GridSearchCV(CMMClassifier(), {"map_penalty": [0.3, 3.0]}, cv=2)
+    search = GridSearchCV(CMMClassifier(), {"alpha": [0.3, 3.0]}, cv=2)
     here = search.fit(X, names).cv_results_
     register_ray()
     with joblib.parallel_config("ray", n_jobs=2):

@@ -21,7 +21,7 @@ ESTIMATORS = {
     "clap": skfewshot.CLAPClassifier(max_iter=3),
     "taskres": skfewshot.TaskResClassifier(max_iter=3),
     "proker": skfewshot.ProKeRClassifier(),
-    "cmm": skfewshot.CMMClassifier(max_iter=20),
+    "cmm": skfewshot.CMMClassifier(),
     "cmm_paper": skfewshot.CMMClassifier(solver="paper", max_iter=5),
     "multi_label": skfewshot.MultiLabelPrototypeClassifier(),
     "multi_label_paper": skfewshot.MultiLabelPrototypeClassifier(

@@ -262,7 +262,8 @@ PARAMETERS = [
     ("proker", "regularization", 1e-100),
     ("gaussian", "alpha", 1e12),
     ("cmm", "logit_scale", 1e12),
-    ("cmm", "map_penalty", np.inf),
+    ("cmm", "alpha", 1e-12),
+    ("cmm", "alpha", 1e12),
     ("zero_shot", "logit_scale", 1e-12),
     ("multi_label", "scale", 1e12),
 ]

@@ -187,7 +187,7 @@ def test_the_warning_reaches_a_classifier(featurizer, images):
     X = featurizer.transform(images)
     y = ["Star", "star", "ring"] * 2
     with pytest.warns(UserWarning, match="'Star' and 'star'") as caught:
-        CMMClassifier(max_iter=2, text_encoder=featurizer).fit(X, y)
+        CMMClassifier(text_encoder=featurizer).fit(X, y)
     assert {w.filename for w in caught} == {__file__}
 
 

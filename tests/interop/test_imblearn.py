@@ -82,7 +82,7 @@ def test_search_over_a_sampler(uneven, clip):
         RandomUnderSampler(random_state=0), CMMClassifier(text_encoder=clip)
     )
     grid = {
-        "cmmclassifier__text_penalty": [3.0, 10.0],
+        "cmmclassifier__alpha": ["auto", 1.0],
         "randomundersampler": [RandomOverSampler(random_state=0), "passthrough"],
     }
     search = GridSearchCV(
