@@ -44,7 +44,7 @@ def main():
     titles_and_places = (
         ("Five images a class,\nand the names", (0.012, 0.02, 0.225, 0.735)),
         (
-            "CLIP embeds both, CMM maps\nimages to the names",
+            "CLIP embeds both, CMM turns\nimages to the names",
             (0.272, 0.085, 0.22, 0.67),
         ),
         ("New images get a name\nand a probability", (0.538, 0.02, 0.21, 0.735)),
@@ -106,12 +106,15 @@ def draw_grid(ax, images, width=1.0, height=1.0):
 
 def draw_map(ax, model, X, labels):
     """Show images and names in one plane, before and after the mapping."""
-    texts, refined = model.text_features_, model.prototypes_
+    texts = model.text_features_
+    # Images are centred by the map; so are the texts that they are compared with.
+    centred = texts - texts.mean(axis=0)
+    centred /= np.linalg.norm(centred, axis=1, keepdims=True)
     images, mapped = np.asarray(X), model.transform(X)
-    plane = gap_plane(np.concatenate([images, mapped]), texts, refined)
+    plane = gap_plane(np.concatenate([images, mapped]), texts)
     halves = (
         ("before", images, texts, 0.53),
-        ("after", mapped, refined, 0.0),
+        ("after", mapped, centred, 0.0),
     )
     for when, points, stars, bottom in halves:
         half = ax.inset_axes((0, bottom, 1, 0.47))
@@ -143,7 +146,7 @@ def draw_map(ax, model, X, labels):
     ax.axis("off")
 
 
-def gap_plane(images, texts, refined):
+def gap_plane(images, texts):
     """Return the direction of the gap, and the one that spreads the classes most."""
     gap = images[: len(images) // 2].mean(axis=0) - texts.mean(axis=0)
     gap /= np.linalg.norm(gap)

@@ -7,8 +7,8 @@ wrong label is a large part of what a class is learned from. Which ones should b
 looked at again?
 
 Let a classifier that has *not* seen an image say how probable its label is. Labels
-that it finds improbable come first. Nothing but
-:func:`~sklearn.model_selection.cross_val_predict` is needed.
+that it finds improbable come first. :class:`~skfewshot.CMMClassifier` leaves each image
+out in its fit anyway, and keeps what it finds.
 """
 
 # %%
@@ -42,19 +42,12 @@ print(f"{is_wrong.sum()} of {len(given)} labels are wrong")
 # %%
 # How probable is each label?
 # ---------------------------
-# Every image is judged by a classifier that was fitted on the other folds.
-# ``cross_val_predict`` numbers the classes before it fits, so that the names have to be
-# told by ``class_names``.
+# Every image is judged by the classifier without it. Labels that it doubts have lost
+# their weight by then: ``n_iter_`` says how often it weighed them anew.
 
-from sklearn.model_selection import StratifiedKFold, cross_val_predict
-
-probabilities = cross_val_predict(
-    CMMClassifier(class_names=classes),
-    X,
-    given,
-    cv=StratifiedKFold(5, shuffle=True, random_state=0),
-    method="predict_proba",
-)
+model = CMMClassifier(store_left_out=True).fit(X, given)
+probabilities = model.left_out_proba_
+print(f"solved {model.n_iter_} times")
 own = probabilities[np.arange(len(given)), np.searchsorted(classes, given)]
 suspects = np.argsort(own)
 
@@ -102,7 +95,8 @@ print(f"all found after {looked[found == n_errors][0]} of {len(given)} labels")
 # Is it worth it?
 # ---------------
 # Somebody looks at the fifteen least probable labels and corrects those that are wrong.
-# Compare the accuracy on new images, whose labels are right, before and after.
+# Compare the accuracy on new images, whose labels are right, before and after. There is
+# less to gain than one would think, as labels in doubt count for little.
 
 checked = given.copy()
 checked[suspects[:15]] = truth[suspects[:15]]
@@ -121,7 +115,10 @@ for name, labels in [
 #   unusual, and such images teach most.
 # - Wrong labels that follow a rule, such as two classes that are always confused, are
 #   learned by the classifier and do not stand out.
-# - Images with a twin in another fold vouch for each other: find copies first.
+# - Near copies leave together, but two photographs of one thing with one wrong label
+#   vouch for each other: say by ``groups`` which belong together.
+# - For other classifiers :func:`~sklearn.model_selection.cross_val_predict` gives such
+#   probabilities, with ``class_names=classes``, as it numbers the classes.
 # - `cleanlab <https://docs.cleanlab.ai>`_ takes the same probabilities and also says
 #   how many errors there are:
 #   ``cleanlab.filter.find_label_issues(np.searchsorted(classes, given),

@@ -59,11 +59,15 @@ plt.show()
 #
 # Map images to where the texts are
 # ---------------------------------
-# :class:`~skfewshot.CMMClassifier` learns a linear map from the few images that it is
-# given, and moves the texts a little. ``transform`` applies the map.
-# :class:`~skfewshot.display.ModalityGapDisplay` shows both sides in one
-# plane, with images that were not learned from. The gap in the titles is the distance
-# of the mean image to the mean text, before anything is projected.
+# :class:`~skfewshot.CMMClassifier` centres the images and learns a linear map from the
+# few that it is given. The map makes classes round, and is turned so that the
+# *prototypes*, which the images of a class are compared with, lie by the texts as
+# nearly as they can. ``transform`` applies it.
+# :class:`~skfewshot.display.ModalityGapDisplay` shows both sides in one plane, with
+# images that were not learned from. Texts are not mapped: after the mapping they are
+# shown less their mean, as images are. The gap in the titles is the distance
+# of the mean image to the mean text, before anything is projected; beside it is how
+# many images have the text of their own class for the nearest one.
 
 from skfewshot.display import ModalityGapDisplay
 
@@ -74,13 +78,16 @@ plt.show()
 # %%
 # What it brings
 # --------------
-# The gap alone is not the point. Once images and texts share a place, distances say
-# more, and the same images are told apart better.
+# The gap alone is not the point: to centre both closes it. Nor is the nearest text how
+# the classifier decides. It adds what the prototypes say of the mapped image to what
+# the texts say of the image as it is.
 
 zero_shot = ZeroShotClassifier().fit(X, pool.labels)
 print(f"gap before the mapping:  {display.gap_before:.2f}")
 print(f"gap after it:            {display.gap_after:.2f}")
-print(f"accuracy of the names:   {zero_shot.score(X_test, test.labels):.1%}")
+print(f"nearest text, before:    {display.nearest_before:.1%}")
+print(f"nearest text, after:     {display.nearest_after:.1%}")
+print(f"accuracy of zero-shot:   {zero_shot.score(X_test, test.labels):.1%}")
 print(f"accuracy of CMM:         {model.score(X_test, test.labels):.1%}")
 
 # %%
@@ -116,8 +123,9 @@ plt.show()
 # With your own images
 # --------------------
 # Draw ``ModalityGapDisplay.from_estimator(model, X, y)`` with images that were kept
-# aside. A star far from the dots of its colour, also after the mapping, is a class
-# whose name misleads: give it a better one with ``class_names``.
+# aside. A star far from the dots of its colour, also after the mapping, may be a class
+# whose name misleads; ``text_trust_`` of the classifier says so in a number. Give it a
+# better one with ``class_names``.
 #
 # .. seealso::
 #

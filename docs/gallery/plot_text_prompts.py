@@ -152,7 +152,9 @@ plt.show()
 #   {}."``, ``"a photo of a {}, a type of flower."``. Write them down once and leave it
 #   at that: choosing among them wants more images than a support has. See the example
 #   on searching.
-# - If no name says anything (``"defect type B"``), pass ``text_features=None``, and
-#   look at both curves if in doubt.
+# - Look at ``text_trust_`` of a fitted :class:`~skfewshot.CMMClassifier`: a class with
+#   little trust has images that its name does not fit. The classifier goes by the
+#   images then, but a better name would give more.
+# - If no name says anything (``"defect type B"``), pass ``text_features=None``.
 
 # sphinx_gallery_thumbnail_number = 2

@@ -207,6 +207,7 @@ def _draw(results: Results, task: Task, arguments: argparse.Namespace) -> "Figur
     ModalityGapDisplay.from_estimator(model, task.query, task.query_labels, ax=axes[1:])
     figure.suptitle(
         f"skfewshot: {arguments.model}, {len(model.classes_)} classes; the mapping was "
-        f"learned from {shots[-1]} shots and is shown on images kept aside"
+        f"learned from {shots[-1]} shots; images shown were kept aside, and texts are "
+        "centred after it, as images are"
     )
     return figure

@@ -155,8 +155,8 @@ class MultiLabelPrototypePrior(CallbackSupportMixin, Estimator):
 
     References
     ----------
-    .. [1] Multi-Label Few-Shot Image Classification via Multi-Modal Cross-Interaction,
-       arXiv:2412.13732, 2024.
+    .. [1] Modeling Multi-modal Cross-interaction for Multi-label Few-shot Image
+       Classification Based on Local Feature Selection, arXiv:2412.13732v2.
 
     Examples
     --------
