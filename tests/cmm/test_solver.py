@@ -158,11 +158,13 @@ def test_the_turn_of_few_classes_in_many_dimensions_is_as_good(unit):
 # Labels in doubt.
 
 
-def planted(unit, n_classes=6, shots=8, d=60, n_wrong=6):
+def planted(unit, n_classes=6, shots=16, d=60, n_wrong=6):
     rng = np.random.default_rng(0)
     concepts = rng.normal(size=(n_classes, d))
     right = np.repeat(np.arange(n_classes), shots)
-    X = unit(rng.normal(size=d) + concepts[right] + 0.3 * rng.normal(size=(48, d)))
+    X = unit(
+        rng.normal(size=d) + concepts[right] + 0.3 * rng.normal(size=(len(right), d))
+    )
     text = unit(rng.normal(size=d) + concepts + 0.5 * rng.normal(size=(n_classes, d)))
     y = right.copy()
     wrong = np.arange(0, n_wrong * shots, shots)
