@@ -172,10 +172,8 @@ def planted(unit, n_classes=6, shots=16, d=60, n_wrong=6):
     return X, y, text, wrong, right
 
 
-@pytest.mark.parametrize("with_text", [True, False])
-def test_wrong_labels_lose_their_weight(unit, with_text):
+def test_wrong_labels_lose_their_weight(unit):
     X, y, text, wrong, right = planted(unit)
-    text = text if with_text else None
     doubting = CMMClassifier(text, store_left_out=True).fit(X, y)
     assert 2 <= doubting.n_iter_ <= 8
     # Rows left out are told their right class.
