@@ -268,8 +268,6 @@ class FewShotClassifier(
         -----
         UserWarning
             If class means stand in for texts that were to be expected.
-        ConvergenceWarning
-            If a method that has a `tol` reached `max_iter` first.
         """
         support = self._read_support(X, y, sample_weight, groups)
         context = self._init_callback_context(max_subtasks=self._most_iterations())
