@@ -1,6 +1,7 @@
 """Cross-Modal Mapping: a residual linear map of images into the space of the texts."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -29,6 +30,10 @@ from skfewshot._torch import to_numpy
 if TYPE_CHECKING:
     from skfewshot.cmm._paper import OnEpoch
     from skfewshot.cmm._solver import Solution
+
+
+# Of the logits that are trained where there is no text; photographs have 20 to 30.
+_LEAST_SCALE = 20.0
 
 
 @shared_docs
@@ -312,6 +317,10 @@ class CMMClassifier(
             )
         if not is_paper:
             support = support.without_near_copies().of_classes_with_rows()
+        elif support.text_seen and self.logit_scale == "auto":
+            # Rows that tell nothing apart leave no scale, and so nothing to train by.
+            self.logit_scale_ = max(support.logit_scale, _LEAST_SCALE)
+            support = replace(support, logit_scale=self.logit_scale_)
         fitted = train(
             support,
             self.device,

@@ -248,8 +248,8 @@ def find_intercepts(logits: Tensor, y: Tensor, weight: Tensor) -> Tensor:
 
     Zero-shot CLIP says some names too readily, and others hardly ever. The intercepts
     maximise the likelihood of the left-out rows times a normal prior. Each class has
-    the same weight, so that they do not take unequal numbers of rows for a preference;
-    those without rows have none.
+    the same weight, so that they do not take unequal numbers of rows for a preference,
+    unless it has less than a row of weight; those without rows have none.
 
     Parameters
     ----------
@@ -353,9 +353,12 @@ def weighted_entropy(logits: Tensor, y: Tensor, weight: Tensor) -> Tensor:
 
 
 def _balanced(weight: Tensor, y: Tensor, n_classes: int) -> Tensor:
-    """Return weights of the same sum that are the same for each class that has any."""
+    """Return weights of the same sum that are the same for each class of a row or more.
+
+    What has less is no class to be as likely as the others.
+    """
     counts = weight.new_zeros(n_classes).index_add_(0, y, weight)
-    shares = weight / counts[y]
+    shares = weight / counts[y] * counts[y].clamp_max(1.0)
     return shares / shares.sum() * weight.sum()
 
 

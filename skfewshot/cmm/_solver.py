@@ -41,7 +41,7 @@ _MOST_LEFT_OUT, _MOST_LOGITS, _MOST_FOR_SCALES = 4096, 2**23, 512
 # again, and some trust to change by for another time; and how often at most.
 _JUDGES, _LEAST_TRUST, _DOUBT, _SETTLED, _MOST_SOLVED = 1.5, 1e-3, 0.02, 0.1, 8
 # Share of the identity in what the rotation onto the texts is found from.
-_STAY = 1e-3
+_STAY = 0.03
 
 
 class Solution(NamedTuple):

@@ -309,7 +309,8 @@ class ModalityGapDisplay:
     def _draw_prototypes(self, ax: Axes) -> None:
         if self.prototypes is not None:
             colors = [COLORS[c % len(COLORS)] for c in range(len(self.prototypes))]
-            ax.scatter(*self.prototypes.T, c=colors, linewidths=0.8, **_DIAMOND)
+            x, y = self.prototypes.T
+            ax.scatter(x, y, c=colors, linewidths=0.8, **_DIAMOND)
 
 
 def _read_pair(

@@ -257,7 +257,7 @@ def test_callbacks_see_every_epoch(make_task, capsys, solver):
         assert len(monitor.get_logs().data_as_pandas) == model.n_iter_ == 5
         assert "CMMClassifier" in capsys.readouterr().out
     else:
-        assert model.n_iter_ == 1
+        assert 1 <= model.n_iter_ <= 8
     assert_same_learned(
         model, CMMClassifier(text, solver=solver, **QUICK[solver]).fit(X, y)
     )

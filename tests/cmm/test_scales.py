@@ -277,9 +277,10 @@ def test_extreme_weights_are_finite(weight, n_classes, signs):
 
 
 def even_weights(y, weight):
-    """Weights of the same sum, the same for each class."""
+    """Weights of the same sum, the same for each class of a row or more."""
     counts = np.bincount(y, weights=weight)
-    return weight * counts.sum() / (counts > 0).sum() / counts[y]
+    even = weight / counts[y] * np.minimum(counts, 1)[y]
+    return even * weight.sum() / even.sum()
 
 
 def reference_intercepts(logits, y, even):
