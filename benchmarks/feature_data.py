@@ -135,3 +135,31 @@ def stand_ins(X, n_rows, rng):
     noise[rows < len(X)] = 0
     taken = taken + noise
     return taken / np.linalg.norm(taken, axis=1, keepdims=True)
+
+
+def draw_task(name, data, shots, seed):
+    """Support of some rows a class, and tuning rows that are not among them."""
+    if name == "imagenet1000":
+        X, y = imagenet_support(data, shots, 0)
+        return X, y, *imagenet_queries(data, X, "tuning"), data["text"]
+    pool = "val" if name == "dtd47" else "train16"
+    X, y = data[f"{pool}_X"], data[f"{pool}_y"]
+    rows = draw_rows(y, shots, seed)
+    if pool == "val":
+        rest = np.setdiff1d(np.arange(len(y)), rows)
+        return X[rows], y[rows], X[rest], y[rest], data["text"]
+    return X[rows], y[rows], data["val_X"], data["val_y"], data.get("text")
+
+
+def keep_classes(task, n_classes, seed):
+    X, y, X_query, y_query, text = task
+    rng = np.random.default_rng(seed)
+    classes = np.sort(rng.permutation(len(text))[:n_classes])
+    seen, asked = np.isin(y, classes), np.isin(y_query, classes)
+    return (
+        X[seen],
+        np.searchsorted(classes, y[seen]),
+        X_query[asked],
+        np.searchsorted(classes, y_query[asked]),
+        text[classes],
+    )

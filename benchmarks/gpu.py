@@ -109,7 +109,7 @@ def time_predict(arguments):
     """Predictions of CMM, which NumPy makes, against the matrix products in them."""
     X, y, text = make_features(arguments.classes, 2, arguments.width)
     # A prediction takes as long whatever the prototypes are.
-    model = CMMClassifier(text, max_iter=2, device=arguments.device).fit(X, y)
+    model = CMMClassifier(text, device=arguments.device).fit(X, y)
     shots = -(-arguments.queries // arguments.classes)
     queries = make_features(arguments.classes, shots, arguments.width, seed=1)[0]
     queries = queries[: arguments.queries]

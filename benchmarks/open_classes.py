@@ -3,16 +3,15 @@
     python benchmarks/open_classes.py --data ../shared/data/features
 
 A quarter of the classes has no images in the support (``extra_classes=``). Rows are
-those that tune (``tune_cmm.py``), so that no reported accuracy is touched; ImageNet is
-100 drawn classes of it.
+tuning rows (``feature_data.draw_task``), so that no reported accuracy is touched;
+ImageNet is 100 drawn classes of it.
 """
 
 import argparse
 from pathlib import Path
 
 import numpy as np
-from feature_data import load
-from tune_cmm import draw_task, keep_classes
+from feature_data import draw_task, keep_classes, load
 
 from skfewshot import CMMClassifier
 

@@ -21,12 +21,8 @@ from skfewshot import CMMClassifier
 
 #: The default comes first: of settings with equal scores the first one wins.
 GRIDS = {
-    "map_penalty, 3 candidates": {"map_penalty": [1.0, 0.3, 3.0]},
-    "both penalties and alpha, 24": {
-        "map_penalty": [1.0, 0.3, 3.0],
-        "text_penalty": [10.0, 3.0, 30.0, 100.0],
-        "alpha": ["auto", 0.3],
-    },
+    "alpha, 3 candidates": {"alpha": ["auto", 0.2, 1.0]},
+    "alpha, 8 candidates": {"alpha": ["auto", 0.03, 0.1, 0.2, 0.3, 0.5, 1.0, 3.0]},
 }
 
 

@@ -23,10 +23,7 @@ from report import Results, describe, markdown_table
 from sklearn.exceptions import ConvergenceWarning
 from speed_measures import (
     alternate,
-    cmm_flops,
     cmm_products,
-    count_evaluations,
-    matmul_gflops,
     peak_of,
 )
 
@@ -34,7 +31,7 @@ from speed_measures import (
 SIZES = ((47, 16), (196, 16), (397, 8), (1000, 4), (1000, 16))
 TIMED = (OURS, *TRAINED, "GDA", "ProKeR", "zero-shot", LOGISTIC)
 CHOICES = {**METHODS, **SPEED_ONLY}
-PARTS = ("fit", "matmul", "predict", "memory")
+PARTS = ("fit", "predict", "memory")
 
 
 def main():
@@ -60,8 +57,6 @@ def measure(arguments, results):
         X, y, text = timing_support(arguments.data, *size)
         if "fit" in arguments.parts:
             store(results, "fit", size, time_fits(arguments, X, y, text))
-        if "matmul" in arguments.parts:
-            store(results, "matmul", size, compare_with_matmul(X, y, text))
         if "predict" in arguments.parts:
             found = time_predictions(arguments, X, y, text)
             store(results, "predict", size, found)
@@ -102,21 +97,10 @@ def warm_up(methods, X, y, text):
         make_method(method, text[:5]).fit(X[few], y[few])
 
 
-def compare_with_matmul(X, y, text):
-    """Return what CMM's products would take at the machine's rate."""
-    evaluations = count_evaluations(make_method(OURS, text), X, y)
-    n, (n_classes, d) = len(X), text.shape
-    return {
-        "evaluations": evaluations,
-        "gflop": cmm_flops(n, n_classes, d, evaluations) / 1e9,
-        "gflops": matmul_gflops(n, n_classes, d),
-    }
-
-
 def time_predictions(arguments, X, y, text):
     """Return the seconds of CMM's predictions, and of the bare matrix products."""
     # A prediction takes as long whatever the prototypes are.
-    model = make_method(OURS, text).set_params(max_iter=2).fit(X, y)
+    model = make_method(OURS, text).fit(X, y)
     queries = stand_ins(X, arguments.queries, np.random.default_rng(1))
     products = cmm_products(model, queries)
 
@@ -167,8 +151,6 @@ def report(results):
     print("\n" + describe(results))
     if of["fit"]:
         print_fits(of["fit"])
-    if of["matmul"]:
-        print_matmul(of["matmul"], dict(of["fit"]))
     if of["predict"]:
         print_predictions(of["predict"])
     for size, run in of["memory"]:
@@ -208,24 +190,6 @@ def ratio(medians, other):
         return "-"
     name = f" ({other})" if other in PEERS else ""
     return f"{medians[OURS] / medians[other]:.2f}{name}"
-
-
-def print_matmul(runs, fits):
-    """Print how far a fit of CMM is from the machine's rate of matrix products."""
-    rows = []
-    for size, run in runs:
-        least = run["gflop"] / run["gflops"]
-        seconds = fits.get(size, {}).get("seconds", {}).get(OURS)
-        row = [size, run["evaluations"], f"{run['gflop']:.1f}", f"{run['gflops']:.0f}"]
-        row.append(f"{least:.3f}")
-        if seconds:
-            row += [f"{np.median(seconds):.3f}", f"{np.median(seconds) / least:.2f}"]
-        else:
-            row += ["-", "-"]
-        rows.append(row)
-    header = ["size", "evaluations", "GFLOP", "matmul GFLOP/s", "s at that rate"]
-    print(f"\nA fit of {OURS} against the products in it (float32)\n")
-    print(markdown_table([*header, "s of a fit", "ratio"], rows))
 
 
 def print_predictions(runs):

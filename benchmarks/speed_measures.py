@@ -1,7 +1,7 @@
 """What ``speed.py`` measures: time, the matrix products of CMM, memory.
 
-Nothing runs here. :func:`cmm_flops` and :func:`cmm_products` describe CMM's algorithm
-and have to change with it.
+Nothing runs here. :func:`cmm_products` describes the predictions of CMM and has to
+change with them.
 """
 
 import ctypes
@@ -12,22 +12,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-
-
-def cmm_flops(n, n_classes, d, evaluations):
-    """Return the floating-point operations of the matrix products in a fit of CMM.
-
-    The rows are mapped, and their residuals multiplied for the covariance; they are
-    compared with the texts; at most 4096 of them, left out, are mapped and compared
-    with the means. Each evaluation of the loss and its gradient compares the mapped
-    rows with the prototypes and goes back. The class means take some products of width
-    d in double precision, counted twice.
-    """
-    left_out = min(n, 4096)
-    start = 2 * (2 * n * d * d) + 2 * n * n_classes * d
-    start += 2 * left_out * d * (d + n_classes)
-    start += 2 * (4 * (2 * n_classes * d * d) + d**3)
-    return start + evaluations * 2 * (2 * n * n_classes * d)
 
 
 def cmm_products(model, F):
@@ -91,28 +75,6 @@ def matmul_gflops(n, n_classes, d, repeats=5):
     seconds, _ = alternate(products, repeats)
     flops = sum(2 * np.prod(shape, dtype=float) for shape in shapes)
     return flops / sum(np.median(seconds[shape]) for shape in shapes) / 1e9
-
-
-def count_evaluations(estimator, X, y):
-    """Fit, and return how often the loss and its gradient were evaluated."""
-    from skfewshot.cmm import _objective as objective
-
-    counted = []
-    original = objective.minimise
-
-    def minimise(parts, *arguments, **settings):
-        def count(x):
-            counted.append(1)
-            return parts(x)
-
-        return original(count, *arguments, **settings)
-
-    objective.minimise = minimise
-    try:
-        estimator.fit(X, y)
-    finally:
-        objective.minimise = original
-    return len(counted)
 
 
 def peak_of(action):

@@ -36,8 +36,7 @@ from threadpoolctl import threadpool_limits
 
 from skfewshot import CLIPFeaturizer, CMMClassifier
 
-GRID = {"map_penalty": [1.0, 0.3, 3.0], "text_penalty": [10.0, 3.0, 30.0, 100.0]}
-ALPHAS = ["auto", 0.3]
+GRID = {"alpha": ["auto", *(0.05 * k for k in range(1, 24))]}
 #: (classes, shots)
 FITS = ((5, 16), (47, 4), (47, 16), (196, 16))
 POLICIES = ("default", "passive")
@@ -112,7 +111,7 @@ def inside_workers(arguments):
 def search_embeddings(arguments):
     """A search over CMM: 24 candidates, 5 folds, 47 classes of 16 shots, d = 512."""
     X, y, text = clusters(47, 16, 512)
-    grid = {**GRID, "alpha": ALPHAS}
+    grid = GRID
 
     def search(n_jobs):
         model = CMMClassifier(text, device="cpu")
@@ -144,7 +143,7 @@ def search_images(arguments, cache=None):
                 ("clip", CLIPFeaturizer("tiny", None, device="cpu", cache=folder)),
                 ("cmm", CMMClassifier(device="cpu")),
             ]
-            grid = {"cmm__map_penalty": [0.3, 1.0, 3.0, 10.0]}
+            grid = {"cmm__alpha": ["auto", 0.1, 0.3, 1.0]}
             search = GridSearchCV(Pipeline(steps), grid, cv=4, n_jobs=n_jobs)
             return search.fit(paths, y)
 
