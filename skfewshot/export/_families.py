@@ -83,7 +83,7 @@ def _add_discriminant(graph: Graph, classifier: Any) -> None:
 def _add_cmm(graph: Graph, classifier: Any) -> None:
     alpha = classifier.alpha_
     scale = classifier.logit_scale_ / classifier.temperature_ / (1 + alpha)
-    coef = scale * classifier.text_features_
+    coef = scale * classifier.frozen_prototypes_
     _add_linear(graph, coef, classifier.intercept_, logits="fixed")
     graph.add(
         "moved = Gemm(rows, map, map_intercept)",

@@ -135,7 +135,7 @@ def test_the_turn_is_orthogonal_and_nothing_turns_beyond_the_span(seed, n_classe
 
 @given(seed=seeds, n_classes=st.integers(6, 12), d=st.integers(2, 5))
 def test_the_turn_is_that_of_scipy(seed, n_classes, d):
-    """But for a thousandth of the identity: as near to the texts as can be."""
+    """But for a little of the identity: as near to the texts as can be."""
     prototypes, text = turned_task(seed, n_classes, d)
     centred = torch.nn.functional.normalize(text - text.mean(dim=0)).numpy()
     expected, _ = orthogonal_procrustes(prototypes.numpy(), centred)
@@ -143,7 +143,7 @@ def test_the_turn_is_that_of_scipy(seed, n_classes, d):
     found = np.trace(centred.T @ prototypes.numpy() @ turn(prototypes, text).numpy())
     assert found <= best + 1e-9
     product = np.linalg.norm(prototypes.numpy().T @ centred, 2)
-    assert found > best - 4e-3 * d * product
+    assert found > best - 0.12 * d * product
 
 
 def test_the_turn_of_few_classes_in_many_dimensions_is_as_good(unit):
