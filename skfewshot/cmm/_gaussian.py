@@ -39,6 +39,8 @@ _LEAST_SLOPE = 0.05
 # A covariance is shrunk to a sphere as much as so many times d rows of that would, and
 # has at least this share of it, so that it has an inverse.
 _SPHERE_ROWS, _LEAST_SHRINKAGE = 1.0, 1e-4
+# Share of the weight of a row below which the others of its class are none.
+ALONE_SHARE = 1e-3
 # A mean of which one row leaves less than this, squared, was that row: what is left is
 # rounding errors, and has no direction.
 _LEAST_SHARE = 1e-6
@@ -307,9 +309,9 @@ def newcomer_cosines(model: GaussianModel, F: Tensor) -> Tensor:
 def left_out_cosines(model: GaussianModel, support: Support, rows: Tensor) -> Tensor:
     """Cosines of some rows to all classes, had that row not been in the support.
 
-    Class means and covariance are exactly those without the row. What is kept are the
-    centre, the slope of the texts and how far the covariance is shrunk, of which a row
-    is but a small part.
+    Centre, class means and covariance are exactly those without the row. What is kept
+    are the slope of the texts and how far the covariance is shrunk, of which a row is
+    but a small part.
 
     Parameters
     ----------
@@ -373,7 +375,7 @@ def _move_of_centre(
     total, n_classes = support.weight.sum(), len(support.text)
     damped = total / (total + 1)
     rest = model.posterior.counts.to(weight.dtype)[label] - weight
-    is_alone = rest <= 1e-3 * weight
+    is_alone = rest <= ALONE_SHARE * weight
     others = torch.where(
         is_alone[:, None], model.centre / damped, model.class_means[label]
     )

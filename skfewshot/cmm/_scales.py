@@ -14,6 +14,8 @@ from scipy.optimize import minimize
 from torch import Tensor
 from torch.nn.functional import cross_entropy, logsigmoid, softplus
 
+from skfewshot.cmm._gaussian import ALONE_SHARE
+
 # Spread over the classes, a standard deviation, that a trained encoder's own logits
 # have: 2 to 5. Wider ones are over-sure.
 _MOST_WIDTH = 5.0
@@ -39,8 +41,6 @@ SURPRISE, _LEAST_SURPRISE, _SURPRISE_POWER = 0.8, 0.2, 0.35
 # ... of images, more by this share where no text is trusted.
 _ALONE = 0.45
 _TEXT_SPREAD, _IMAGE_SPREAD = 0.5, 0.4
-# Share of the weight of its class beside which a row has no others.
-_ALONE_SHARE = 1e-3
 # Standard deviation of the intercepts of the classes.
 _INTERCEPT_SPREAD = 1.0
 _MOST_NEWCOMER_INTERCEPT = 10.0
@@ -77,7 +77,7 @@ class LeftOut(NamedTuple):
     @property
     def spare(self) -> Tensor:
         """Whether the class has other rows."""
-        return self.others > _ALONE_SHARE * self.weight
+        return self.others > ALONE_SHARE * self.weight
 
     def some(self, rows: slice | Tensor) -> "LeftOut":
         """Return what some of the rows say."""
@@ -305,8 +305,8 @@ def without_own_say(logits: Tensor, y: Tensor, weight: Tensor) -> Tensor:
     pulls[torch.arange(len(y)), label] -= wide[:, 0]
     of_class = pulls.new_zeros(n_classes, n_classes).index_add_(0, label, pulls)
     share = wide / wide.new_zeros(n_classes, 1).index_add_(0, label, wide)[label]
-    is_alone = share > 1 - _ALONE_SHARE
-    others = (pulls - share * of_class[label]) / (1 - share).clamp_min(_ALONE_SHARE)
+    is_alone = share > 1 - ALONE_SHARE
+    others = (pulls - share * of_class[label]) / (1 - share).clamp_min(ALONE_SHARE)
     pulls = torch.where(is_alone, pulls, others)
     return logits + torch.linalg.solve(curvature, pulls.T).T.to(logits)
 

@@ -103,8 +103,6 @@ class Frozen(NamedTuple):
         Mean cross-entropy of trusted texts on the support.
     trust : tensor of shape (C,)
         In each text, from 0 to 1.
-    means : tensor of shape (C, d)
-        Of the rows of the classes.
     share : tensor of shape (C,)
         How much of its mean image, less that of all, stands in for a class's text.
     """
@@ -113,7 +111,6 @@ class Frozen(NamedTuple):
     scale: float
     surprise: float
     trust: Tensor
-    means: Tensor
     share: Tensor
 
 
@@ -183,23 +180,24 @@ def _fit(support: Support, alpha: float | None, penalties: tuple[float, ...]) ->
     if alpha and not support.text_seen:
         # b / a for logits a frozen + b mapped: the factor of the texts is in `frozen`.
         ratio = alpha * frozen.scale
-    best: tuple[GaussianModel, Weights, float] | None = None
+    best: _Fit | None = None
     for penalty in penalties:
         model = fit_gaussian(sample, frozen.trust, text_penalty=penalty)
+        left_out = leave_out(support, model, frozen, some)
         weights = find_weights(
-            leave_out(support, model, frozen, some),
+            left_out,
             shots=float(sample.counts.mean()),
             trust=float(frozen.trust.mean()),
             surprise=frozen.surprise,
             text_penalty=penalty,
             ratio=ratio,
         )
-        if best is None or weights.loss < best[1].loss:
-            best = model, weights, penalty
+        if best is None or weights.loss < best.weights.loss:
+            best = _Fit(support, frozen, model, weights, penalty, left_out)
     assert best is not None
-    model, weights, penalty = best
-    left_out = leave_out(support, model, frozen, rows)
-    return _Fit(support, frozen, model, weights, penalty, left_out)
+    if len(some) < len(rows):
+        best = best._replace(left_out=leave_out(support, best.model, frozen, rows))
+    return best
 
 
 def freeze(sample: Sample, alpha: float | None = None) -> Frozen:
@@ -212,20 +210,21 @@ def freeze(sample: Sample, alpha: float | None = None) -> Frozen:
     """
     support = sample.support
     text, scale = support.text, support.logit_scale
-    means, none = sample.means.to(text.dtype), torch.zeros_like(text[:, 0])
+    none = torch.zeros_like(text[:, 0])
     if alpha == 0:
         # Zero-shot CLIP as it stands.
-        return Frozen(text, scale, SURPRISE, none + 1, means, none)
+        return Frozen(text, scale, SURPRISE, none + 1, none)
     if support.text_seen:
-        return Frozen(torch.zeros_like(text), scale, SURPRISE, none, means, none)
+        return Frozen(torch.zeros_like(text), scale, SURPRISE, none, none)
     logits = scale * support.features @ text.T
     trust, factor, surprise = trust_texts(logits, support.y, support.weight)
+    means = sample.means.to(text.dtype)
     ways, texts = means - means.mean(dim=0), text - text.mean(dim=0)
     told = trust[:, None] * ways
     slope = (told * texts).sum() / (told * ways).sum().clamp_min(1e-9)
     share = slope.clamp(*_SLOPES) * trust.mean() * (1 - trust)
     prototypes = text.mean(dim=0) + trust[:, None] * texts + share[:, None] * ways
-    return Frozen(prototypes, scale * factor, surprise, trust, means, share)
+    return Frozen(prototypes, scale * factor, surprise, trust, share)
 
 
 def _rows_to_leave_out(support: Support) -> Tensor:
@@ -253,8 +252,9 @@ def leave_out(
         others=others,
     )
     # Without the row, the mean image of its class is that of the others, or none.
-    without = (weight / others.clamp_min(1e-9))[:, None] * (frozen.means[y] - F)
-    nothing = frozen.means.mean(dim=0) - frozen.means[y]
+    means = model.class_means
+    without = (weight / others.clamp_min(1e-9))[:, None] * (means[y] - F)
+    nothing = means.mean(dim=0) - means[y]
     change = torch.where(left_out.spare[:, None], without, nothing)
     change = frozen.scale * frozen.share[y] * (F * change).sum(dim=1)
     left_out.frozen[torch.arange(len(y), device=y.device), y] += change
@@ -338,7 +338,9 @@ def _left_out_logits(fit: _Fit, intercept: Tensor, newcomer: float) -> Tensor:
     """Return the logits of all rows when each is left out, of the intercepts too."""
     support = fit.support
     rows = torch.arange(len(support.y), device=support.y.device)
-    left_out = leave_out(support, fit.model, fit.frozen, rows)
+    left_out = fit.left_out
+    if len(left_out.rows) < len(rows):
+        left_out = leave_out(support, fit.model, fit.frozen, rows)
     label, logits = left_out.y, fit.logits(left_out) + intercept
     without = without_own_say(logits, label, left_out.weight)
     if support.text_seen:
