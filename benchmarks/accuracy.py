@@ -215,25 +215,30 @@ def is_asked_for(run, arguments):
     )
 
 
-def _parse():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, default="../shared/data/features")
-    parser.add_argument("--json", type=Path, required=True, help="file of the runs")
-    parser.add_argument("--datasets", nargs="+", choices=SHOTS, default=list(SHOTS))
+def add_run_options(parser, methods, seeds):
+    """Add what says which runs are made, made again, or only reported."""
     parser.add_argument("--shots", nargs="+", type=int, help="default: all there are")
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument(
-        "--methods", nargs="+", choices=METHODS, default=list(METHODS), metavar="METHOD"
-    )
+    parser.add_argument("--seeds", type=int, default=seeds)
     parser.add_argument(
         "--redo",
         nargs="+",
-        choices=METHODS,
+        choices=methods,
         default=[],
         metavar="METHOD",
         help="make the chosen runs of these methods again",
     )
     parser.add_argument("--report", action="store_true", help="make no runs")
+
+
+def _parse():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, default="../shared/data/features")
+    parser.add_argument("--json", type=Path, required=True, help="file of the runs")
+    parser.add_argument("--datasets", nargs="+", choices=SHOTS, default=list(SHOTS))
+    add_run_options(parser, METHODS, seeds=3)
+    parser.add_argument(
+        "--methods", nargs="+", choices=METHODS, default=list(METHODS), metavar="METHOD"
+    )
     parser.add_argument("--plot", type=Path, help="write a figure of the accuracy")
     parser.add_argument(
         "--whole-imagenet",

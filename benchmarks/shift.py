@@ -20,14 +20,14 @@ import warnings
 from pathlib import Path
 
 import numpy as np
-from accuracy import run_missing, warm_up
+from accuracy import add_run_options, run_missing, warm_up
 from accuracy_summary import collect, means
 from feature_data import NEAR_DUPLICATE, draw_rows, load, view_support
-from methods import OURS, PEERS, settings_of
+from methods import OURS, PEERS
 from PIL import Image, ImageFilter
 from report import Results, describe, markdown_table
 from scipy.sparse.csgraph import connected_components
-from texts import MEASURES, METHODS
+from texts import MEASURES, METHODS, current_runs
 from trouble import N_TEST, RENDER_SEED, SHOTS, embed, render, rendered
 from trouble_summary import excess_rows, gaps, group_rows, peer_rows
 
@@ -194,14 +194,7 @@ def asked(run, arguments):
 
 def report(arguments, results):
     """Print the tables."""
-    runs = [
-        run
-        for run in results.runs
-        if asked(run, arguments) and run["params"] == settings_of(run["method"])
-    ]
-    if not runs:
-        raise SystemExit(f"{arguments.json} has no run of what was asked for.")
-    methods = [m for m in METHODS if m in {run["method"] for run in runs}]
+    runs, methods = current_runs(arguments, results, asked)
     print("\n" + describe(results))
     for title, key, digits in MEASURES:
         cells = ordered(means(collect(runs, key, NAMES)))
@@ -260,10 +253,7 @@ def _parse():
             metavar=name[:-1].upper(),
             help="default: all; of " + ", ".join(map(repr, choices)),
         )
-    parser.add_argument("--shots", nargs="+", type=int, help="default: all there are")
-    parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--redo", nargs="+", choices=METHODS, default=[])
-    parser.add_argument("--report", action="store_true", help="make no runs")
+    add_run_options(parser, METHODS, seeds=1)
     return parser.parse_args()
 
 

@@ -18,7 +18,7 @@ from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
-from accuracy import run_missing, warm_up
+from accuracy import add_run_options, run_missing, warm_up
 from accuracy_summary import collect, means
 from methods import FREE_OF_TEXT, OURS, PEERS, TROUBLE_ONLY, WITHOUT_TEXT, settings_of
 from report import Results, describe, markdown_table
@@ -112,8 +112,8 @@ def spread(cells, kinds):
     )
 
 
-def report(arguments, results):
-    """Print the tables."""
+def current_runs(arguments, results, asked):
+    """Return the runs that were asked for, with today's settings, and their methods."""
     runs = [
         run
         for run in results.runs
@@ -122,6 +122,12 @@ def report(arguments, results):
     if not runs:
         raise SystemExit(f"{arguments.json} has no run of what was asked for.")
     methods = [m for m in METHODS if m in {run["method"] for run in runs}]
+    return runs, methods
+
+
+def report(arguments, results):
+    """Print the tables."""
+    runs, methods = current_runs(arguments, results, asked)
     cells = {
         key: spread(means(collect(runs, key, NAMES)), arguments.kinds)
         for _, key, _ in MEASURES
@@ -200,17 +206,7 @@ def _parse():
             metavar=name[:-1].upper(),
             help="default: all; of " + ", ".join(map(repr, choices)).replace("%", "%%"),
         )
-    parser.add_argument("--shots", nargs="+", type=int, help="default: all there are")
-    parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument(
-        "--redo",
-        nargs="+",
-        choices=METHODS,
-        default=[],
-        metavar="METHOD",
-        help="make the chosen runs of these methods again",
-    )
-    parser.add_argument("--report", action="store_true", help="make no runs")
+    add_run_options(parser, METHODS, seeds=1)
     return parser.parse_args()
 
 

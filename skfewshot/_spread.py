@@ -83,7 +83,7 @@ def image_scale(
     # Whatever the classes are called, sums have one order.
     order = row_order(means)
     means, y = means[order], np.argsort(order)[y]
-    scores, truth, judges = left_out_cosines(features, y, weight, len(means))
+    scores, truth, judges = fold_cosines(features, y, weight, len(means))
     factor, _ = likely_scale(scores, truth, judges, guess=EXPECTED)
     return factor / spread_of(means)
 
@@ -139,7 +139,7 @@ def likely_scale(
     return float(guess * np.exp(_SURPRISE * move)), float(loss)
 
 
-def left_out_cosines(
+def fold_cosines(
     features: NDArray, y: NDArray, weight: NDArray, n_classes: int
 ) -> tuple[NDArray, NDArray, NDArray]:
     """Cosines of rows to class means without them, over the spread of those means.
