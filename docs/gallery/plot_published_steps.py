@@ -110,13 +110,13 @@ for row, image in zip(axes, shown, strict=True):
     label = np.flatnonzero(Y[image])[0]
     row[0].imshow(images[image])
     row[0].set_ylabel(NOVEL_KINDS[label])
-    for ax, (title, (patches, step)) in zip(row[1:], columns.items(), strict=True):
+    for ax, (patches, step) in zip(row[1:], columns.values(), strict=True):
         lit = np.zeros(64)
         lit[patches(steps[step], image, label)] = 1
         lit = lit.reshape(8, 8).repeat(8, axis=0).repeat(8, axis=1)[:, :, None]
         ax.imshow((images[image] * (0.2 + 0.8 * lit)).astype(np.uint8))
-        if row is axes[0]:
-            ax.set_title(title, fontsize=10)
+for ax, title in zip(axes[0, 1:], columns, strict=True):
+    ax.set_title(title, fontsize=10)
 for ax in axes.flat:
     ax.set(xticks=[], yticks=[])
 plt.show()
@@ -142,13 +142,15 @@ print(f"{'all patches':20} {np.mean(shares):.0%}")
 # %%
 # What is seen here
 # -----------------
-# - The maps learn, on these scenes, to tell novel kinds by their names, and the
-#   interaction adds to that.
-# - One mask for all labels of an image, by the size of its change and not its sign,
-#   keeps patches of the background as well as those of objects. The signed change of
-#   each label by itself does not, and is the library's default.
-# - Most of the distance to ours is in the last line of the paper's method: queries are
-#   scored by their global feature. See
-#   :ref:`sphx_glr_auto_examples_plot_multilabel_evidence.py`.
+# - The maps learn on base scenes to tell novel kinds by their names: the patches most
+#   like the words lie on the object.
+# - The published selection has one mask for all labels of an image, and goes by the
+#   size of a change and not its sign. It keeps the other objects, and background.
+# - The interaction turns this into prototypes that rank whole images better. Queries
+#   are scored by their global features, and single patches near such a prototype lie
+#   anywhere.
+# - Ours selects for each label by itself, adds the text, and scores queries by their
+#   patches, in which most of the distance lies
+#   (:ref:`sphx_glr_auto_examples_plot_multilabel_evidence.py`).
 
 # sphinx_gallery_thumbnail_number = 1
