@@ -27,8 +27,9 @@ def require(path: Path) -> Path:
     """Return a path that exists; else say what lies in its place."""
     if path.exists():
         return path
-    above = next(parent for parent in path.parents if parent.is_dir())
-    raise FileNotFoundError(f"there is no {path}; {above} has {_shown(above)}.")
+    above = next((parent for parent in path.parents if parent.is_dir()), None)
+    has = f"; {above} has {_shown(above)}" if above else ""
+    raise FileNotFoundError(f"there is no {path}{has}.")
 
 
 def first_of(root: Path, *places: str) -> Path:
@@ -37,7 +38,7 @@ def first_of(root: Path, *places: str) -> Path:
         if (root / place).exists():
             return root / place
     if not root.is_dir():
-        require(root)
+        require(root / places[0])
     raise FileNotFoundError(
         f"there is no {' and no '.join(places)} in {root}, which has {_shown(root)}."
     )
@@ -256,19 +257,15 @@ def photos(
     """
 
     def read(root: Path) -> Benchmark:
-        for folder in folders if zhou else ():
-            if (root / folder / zhou).is_file():
-                there = first_of(root / folder, *images)
-                return _read_zhou(root / folder / zhou, there, proper)
-        folder = first_of(root, *folders)
-        return official(folder, first_of(folder, *images))
+        for base in [root / folder for folder in folders if zhou]:
+            if (base / zhou).is_file():
+                return _read_zhou(base / zhou, first_of(base, *images), proper)
+        base = first_of(root, *folders)
+        return official(base, first_of(base, *images))
 
     places = tuple(f"{folder}/{images[0]}".removesuffix("/.") for folder in folders)
-    if zhou:
-        download += (
-            f"; and, for the split of papers, {zhou}, to lie in that folder, by {COOP}"
-        )
-    return Source(name, download, places, read)
+    split = f"; for the split of papers, {zhou} beside it, see {COOP}" if zhou else ""
+    return Source(name, download + split, places, read)
 
 
 def _read_zhou(path: Path, images: Path, proper: bool) -> Benchmark:

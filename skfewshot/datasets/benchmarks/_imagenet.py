@@ -92,7 +92,7 @@ def _answers(base: Path) -> tuple[Path, dict[str, str]]:
 
 
 def _shift(*places: str, numbered: bool = False) -> Callable[[Path], Benchmark]:
-    """Return the reader of a set that is one folder of class folders, all of it test."""
+    """Return the reader of a set of class folders, all of it test."""
 
     def read(root: Path) -> Benchmark:
         labels = wordnet_labels()

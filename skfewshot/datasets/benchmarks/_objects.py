@@ -3,8 +3,6 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
 from skfewshot.datasets.benchmarks._files import (
     deal,
     list_classes,
@@ -66,16 +64,16 @@ def _pets(folder: Path, images: Path) -> Benchmark:
     labels = []
     for split, file in (("train", "trainval.txt"), ("test", "test.txt")):
         path = folder / "annotations" / file
-        lines = [line for line in read_lines(path) if not line.startswith("#")]
         with reading(path):
             # "great_pyrenees_12 16 2 9": image, breed from 1, cat or dog, breed of it.
-            rows = [(line.split()[0], int(line.split()[1]) - 1) for line in lines]
+            words = [line.split()[:2] for line in read_lines(path)]
+            rows = [(image, int(number) - 1) for image, number in words]
         listed[split] = [f"{image}.jpg" for image, _ in rows]
         labels += [label for _, label in rows]
         names |= {label: image.rpartition("_")[0] for image, label in rows}
     with reading(folder / "annotations"):
-        words = [spoken(names[label]) for label in range(len(names))]
-    return make_benchmark(images, listed, labels, words)
+        breeds = [spoken(names[label]) for label in range(len(names))]
+    return make_benchmark(images, listed, labels, breeds)
 
 
 def _cars(folder: Path, images: Path) -> Benchmark:

@@ -1,7 +1,6 @@
 """Sets of places, textures, land and actions, one label an image."""
 
 import re
-from collections.abc import Iterable
 from pathlib import Path
 
 from skfewshot.datasets.benchmarks._files import (
@@ -34,7 +33,8 @@ LAND = {
 
 
 def _sun(folder: Path, images: Path) -> Benchmark:
-    classes = [name.strip("/") for name in read_lines(folder / "ClassName.txt")]
+    index = first_of(folder, "ClassName.txt", "SUN397/ClassName.txt")
+    classes = [name.strip("/") for name in read_lines(index)]
     number = {name: label for label, name in enumerate(classes)}
     listed: dict[str, list[str]] = {}
     labels: list[int] = []
@@ -49,7 +49,8 @@ def _sun(folder: Path, images: Path) -> Benchmark:
 
 
 def _textures(folder: Path, images: Path) -> Benchmark:
-    listed = {part: read_lines(folder / "labels" / f"{part}1.txt") for part in PARTS}
+    lists = images.parent / "labels"
+    listed = {part: read_lines(lists / f"{part}1.txt") for part in PARTS}
     owners = [path.rpartition("/")[0] for paths in listed.values() for path in paths]
     classes = sorted(set(owners))
     number = {name: label for label, name in enumerate(classes)}
@@ -92,7 +93,7 @@ def _words(action: str) -> str:
 
 SUN = photos(
     "SUN397",
-    "SUN397.tar.gz and, to lie beside its ClassName.txt or in the folder above, "
+    "SUN397.tar.gz and, for Training_01.txt and Testing_01.txt in the same folder, "
     "Partitions.zip from https://vision.princeton.edu/projects/2010/SUN/",
     ("sun397", "SUN397"),
     ("SUN397", "."),
@@ -102,14 +103,14 @@ SUN = photos(
 TEXTURES = photos(
     "DTD",
     "dtd-r1.0.1.tar.gz from https://www.robots.ox.ac.uk/~vgg/data/dtd/",
-    ("dtd/dtd", "dtd"),
-    ("images",),
+    ("dtd",),
+    ("images", "dtd/images"),
     _textures,
     zhou="split_zhou_DescribableTextures.json",
 )
 LAND_USE = photos(
     "EuroSAT",
-    "EuroSAT.zip from https://zenodo.org/records/7711810 (EuroSAT_RGB.zip)",
+    "EuroSAT_RGB.zip from https://zenodo.org/records/7711810 (once EuroSAT.zip)",
     ("eurosat",),
     ("2750", "EuroSAT_RGB"),
     _land,
