@@ -136,10 +136,10 @@ def make_benchmark(
 
 def _inside(folder: Path, path: str) -> str:
     """Return the absolute path of an image that a file of the set names."""
-    full = os.path.join(folder, path)
+    full = os.path.normpath(os.path.join(folder, path))
     if ".." in re.split(r"[\\/]", path) or not full.startswith(f"{folder}{os.sep}"):
         raise ValueError(f"The set lists the image {path!r}, which is not in {folder}.")
-    return os.path.normpath(full)
+    return full
 
 
 def _check_there(images: Sequence[str]) -> None:
