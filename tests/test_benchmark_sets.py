@@ -143,6 +143,17 @@ def test_a_listed_image_that_is_not_there_is_named(fresh, name, layout):
     assert str(lost) in str(caught.value)
 
 
+def test_coops_split_file_is_used_in_torchvisions_folder_too(tmp_path):
+    wanted = SINGLE["pets"](
+        tmp_path, np.random.default_rng(0), base="oxford-iiit-pet", with_zhou=True
+    )
+    (tmp_path / "oxford_pets").mkdir()
+    benchmark = load_benchmark("OxfordPets", tmp_path)
+    assert list(benchmark.splits) == ["train", "val", "test"]
+    for split, rows in wanted.items():
+        assert rows_of(benchmark, tmp_path, split) == sorted(rows)
+
+
 # --- names and roots --------------------------------------------------------------
 
 

@@ -98,7 +98,7 @@ def load_benchmark(name: str, root: str | PathLike[str]) -> Benchmark:
         places = " or ".join(str(folder / place) for place in source.places)
         raise FileNotFoundError(
             f"{source.name} is not complete: {error} Download {source.download} and "
-            f"put it so that there is {places}."
+            f"put it so that there is {places}. {source.note}".rstrip()
         ) from None
 
 

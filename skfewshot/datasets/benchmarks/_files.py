@@ -40,7 +40,8 @@ def first_of(root: Path, *places: str) -> Path:
     if not root.is_dir():
         require(root / places[0])
     raise FileNotFoundError(
-        f"there is no {' and no '.join(places)} in {root}, which has {_shown(root)}."
+        f"there is no {' and no '.join(map(repr, places))} in {root}, which has "
+        f"{_shown(root)}."
     )
 
 
@@ -263,9 +264,11 @@ def photos(
         base = first_of(root, *folders)
         return official(base, first_of(base, *images))
 
-    places = tuple(f"{folder}/{images[0]}".removesuffix("/.") for folder in folders)
-    split = f"; for the split of papers, {zhou} beside it, see {COOP}" if zhou else ""
-    return Source(name, download + split, places, read)
+    place = f"{folders[0]}/{images[0]}".removesuffix("/.")
+    note = (
+        f"For the split of papers, {zhou} is to lie in {folders[0]}; {COOP} links it."
+    )
+    return Source(name, download, (place,), read, note if zhou else "")
 
 
 def _read_zhou(path: Path, images: Path, proper: bool) -> Benchmark:

@@ -116,8 +116,9 @@ IMAGENET = Source(
     "the training and validation images of ILSVRC 2012 from "
     "https://image-net.org/download.php (or https://www.kaggle.com/c/"
     "imagenet-object-localization-challenge)",
-    tuple(f"imagenet/{place} (with val beside it)" for place in _TRAIN),
+    tuple(f"imagenet/{place}" for place in _TRAIN),
     _read_imagenet,
+    "The folder val is to lie beside train.",
 )
 
 SHIFTS = (

@@ -43,3 +43,5 @@ class Source(NamedTuple):
     #: Reads it from ``root``, an absolute path. Raises FileNotFoundError with a
     #: sentence on what is not there; what to download and where to put it is added.
     read: Callable[[Path], Benchmark]
+    #: A sentence on what else may be put there.
+    note: str = ""
