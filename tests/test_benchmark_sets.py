@@ -273,6 +273,14 @@ def test_a_split_file_that_says_something_else_is_named(fresh, text):
         load_benchmark("EuroSAT", root)
 
 
+def test_a_set_that_lists_nothing_is_refused(fresh):
+    root = fresh("DTD")
+    file = root / "dtd" / "split_zhou_DescribableTextures.json"
+    file.write_text('{"train": [], "val": [], "test": []}')
+    with pytest.raises(ValueError, match="no image"):
+        load_benchmark("DTD", root)
+
+
 @pytest.mark.parametrize(
     ("name", "layout", "list_", "text"),
     [

@@ -121,11 +121,13 @@ def make_benchmark(
     Raises
     ------
     ValueError
-        If a path leads out of `folder`.
+        If a path leads out of `folder`, or none is listed.
     FileNotFoundError
         If an image is not there.
     """
     images = [_inside(folder, path) for paths in listed.values() for path in paths]
+    if not images:
+        raise ValueError(f"The set lists no image in {folder}.")
     _check_there(images)
     ends = np.cumsum([len(paths) for paths in listed.values()])
     splits = {
