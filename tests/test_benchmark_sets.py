@@ -330,11 +330,15 @@ def test_imagenet_has_a_thousand_names_and_shifts_the_same(built):
         assert list(shift.splits) == ["test"]
 
 
-def test_a_class_of_imagenet_without_training_images_is_missed(fresh):
+@pytest.mark.parametrize("part", ["train", "val"])
+@pytest.mark.parametrize("keep_folder", [False, True])
+def test_a_class_of_imagenet_without_images_is_missed(fresh, part, keep_folder):
     root = fresh("ImageNet")
-    train = root / "imagenet" / "images" / "train" / "n02007558"
-    train.rename(root / "aside")
-    with pytest.raises(FileNotFoundError, match="n02007558"):
+    folder = root / "imagenet" / "images" / part / "n02007558"
+    folder.rename(root / "aside")
+    if keep_folder:
+        folder.mkdir()
+    with pytest.raises(FileNotFoundError, match=f"{part} has no .* as n02007558"):
         load_benchmark("ImageNet", root)
 
 

@@ -48,10 +48,14 @@ def _read_imagenet(root: Path) -> Benchmark:
         test_images, test_y = list_classes(val, labels)
     else:
         test_images, test_y = _flat(val, root / "imagenet", labels)
-    absent = sorted(set(test_y.tolist()) - set(y.tolist()))
-    if absent:
-        known = {label: ID for ID, label in labels.items()}
-        require(train / known[absent[0]])
+    for folder, there, wanted in ((train, y, test_y), (val, test_y, y)):
+        absent = set(wanted.tolist()) - set(there.tolist())
+        if absent:
+            first = next(ID for ID, label in labels.items() if label in absent)
+            raise FileNotFoundError(
+                f"{folder} has no images of {len(absent)} of the classes that its "
+                f"neighbour has, such as {first}."
+            )
     splits = {
         "train": np.arange(len(y), dtype=np.int64),
         "test": np.arange(len(y), len(y) + len(test_y), dtype=np.int64),
