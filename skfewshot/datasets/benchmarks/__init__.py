@@ -5,11 +5,12 @@ import re
 from os import PathLike
 from pathlib import Path
 
+from skfewshot.datasets.benchmarks._several_labels import SOURCES as _LABELLED
 from skfewshot.datasets.benchmarks._source import Benchmark, Source
 
 __all__ = ["BENCHMARKS", "Benchmark", "load_benchmark"]
 
-_SOURCES: dict[str, Source] = {source.name: source for source in ()}
+_SOURCES: dict[str, Source] = {source.name: source for source in (*_LABELLED,)}
 
 #: The names that :func:`load_benchmark` takes, in the order of the papers' tables.
 BENCHMARKS: tuple[str, ...] = tuple(_SOURCES)
