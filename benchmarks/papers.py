@@ -1,7 +1,7 @@
 """The experiments of both papers, on the data sets that they used.
 
-    python benchmarks/papers.py cmm --root FOLDER --model ViT-B-16 --pretrained openai \\
-        --shots 1 2 4 8 16 --seeds 3 --out FOLDER
+    python benchmarks/papers.py cmm --root FOLDER --model ViT-B-16 \\
+        --pretrained openai --shots 1 2 4 8 16 --seeds 3 --out FOLDER
     python benchmarks/papers.py mlfsic --root FOLDER --model ViT-B-16 \\
         --pretrained openai --shots 1 5 --supports 10 --out FOLDER
 
@@ -12,8 +12,8 @@ weights of the model.
 
 Under ``--out`` come ``cmm.json`` or ``mlfsic.json``, one line a cell, the tables as
 Markdown and a plot, and the embeddings under ``features/``. All may be interrupted at
-any time: the next call embeds and runs what is missing. Cells of another model, version,
-setting or list of images stay in the file, and are not shown with these.
+any time: the next call embeds and runs what is missing. Cells of another model,
+version, setting or list of images stay in the file, and are not shown with these.
 """
 
 import argparse

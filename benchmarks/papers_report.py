@@ -4,6 +4,7 @@ from collections import defaultdict
 
 import numpy as np
 from accuracy_summary import (
+    STYLES,
     collect,
     means,
     plot,
@@ -12,6 +13,11 @@ from accuracy_summary import (
     table_rows,
 )
 from methods import OURS, PEERS
+from papers_labels import METHODS as LABEL_METHODS
+from papers_labels import NOVEL, WITH_PRIOR
+from papers_labels import OURS as OUR_LABELS
+from papers_labels import PEERS as LABEL_PEERS
+from papers_labels import PUBLISHED as PUBLISHED_LABELS
 from papers_run import METHODS, PUBLISHED, SETS, SHIFTS
 from report import describe, markdown_table
 
@@ -19,6 +25,19 @@ MEASURES = (
     ("Top-1 accuracy, %", "accuracy", 1),
     ("Expected calibration error, 15 bins", "ece", 3),
 )
+RED = {"color": "#D00000", "marker": "o"}
+CMM_STYLES = {**STYLES, PUBLISHED: {**RED, "linestyle": "--"}}
+LABEL_STYLES = {
+    "text, global feature": {"color": "0.55", "linestyle": "--"},
+    "text, local features": {"color": "0.55", "linestyle": ":"},
+    "mean of tokens": {"color": "#56B4E9", "marker": "s"},
+    "logistic regression": {"color": "#0072B2", "marker": "s"},
+    "k-nearest neighbours": {"color": "#009E73", "marker": "D"},
+    "Tip-Adapter": {"color": "#E69F00", "marker": "^"},
+    PUBLISHED_LABELS: {**RED, "linestyle": "--"},
+    OUR_LABELS: {**RED, "linestyle": ":"},
+    WITH_PRIOR: {**RED, "linewidth": 3, "markersize": 7},
+}
 
 
 def write_cmm(runs, results, missing, stem):
@@ -45,17 +64,68 @@ def write_cmm(runs, results, missing, stem):
     parts += missing_part(missing)
     stem.with_suffix(".md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
     cells = collect(in_order(runs, (*SETS, *SHIFTS)), "accuracy")
-    plot({**means_over_sets(cells, SETS), **cells}, stem.with_suffix(".png"), OURS)
+    plot(
+        {**means_over_sets(cells, SETS), **cells},
+        stem.with_suffix(".png"),
+        OURS,
+        CMM_STYLES,
+    )
+
+
+def write_mlfsic(runs, results, missing, stem):
+    """Write the Markdown tables and the plot of several labels; see `write_cmm`."""
+    methods = [m for m in LABEL_METHODS if m in {run["method"] for run in runs}]
+    runs = in_order(runs, list(NOVEL))
+    cells = collect(runs, "map")
+    mean = means_over_sets(cells, NOVEL)
+    parts = ["# Several labels an image, on the papers' data sets", describe(results)]
+    parts.append(
+        f"Model: {_models(runs)}. Macro mean average precision of the novel labels, in "
+        "%, on test images that show one; mean and standard deviation over supports."
+    )
+    parts.append("### Mean average precision (bold: the best peer)")
+    peers = [method for method in methods if method in LABEL_PEERS]
+    rows = [
+        row
+        for part in (cells, mean)
+        for row in table_rows(part, methods, peers, digits=1)
+    ]
+    parts.append(markdown_table(["data", "shots", *methods], rows))
+    for ours in (OUR_LABELS, WITH_PRIOR, PUBLISHED_LABELS):
+        if ours in methods:
+            found = summarize(means(cells), {}, peers, ours)
+            parts.append(f"### {ours[0].upper()}{ours[1:]}, beside the peers")
+            parts.append("\n".join(summary_lines(found, methods, means(cells), ours)))
+    left_out = {run["data"]: run["left_out"] for run in runs if run["left_out"]}
+    parts += [
+        f"Of {name} these novel labels have no positive among the queries and are left "
+        f"out: {', '.join(labels)}."
+        for name, labels in left_out.items()
+    ]
+    parts += missing_part(missing)
+    stem.with_suffix(".md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+    measure = "mean average precision (%)"
+    plot(
+        {**mean, **cells},
+        stem.with_suffix(".png"),
+        WITH_PRIOR if WITH_PRIOR in methods else OUR_LABELS,
+        LABEL_STYLES,
+        measure,
+    )
 
 
 def _protocol(runs):
-    models = sorted({f"{run['model']} ({run['pretrained'] or '-'})" for run in runs})
     return (
-        f"Model: {', '.join(models)}. Supports are drawn from the training images by "
+        f"Model: {_models(runs)}. Supports are drawn from the training images by "
         "the seed and scored on the test images; mean and standard deviation over "
         "seeds. One setting of each method for all; nothing is chosen on test images. "
         "The shifts are scored by what was fitted on ImageNet, among their own classes."
     )
+
+
+def _models(runs):
+    found = {(run["model"], run["pretrained"]) for run in runs}
+    return ", ".join(" ".join(filter(None, pair)) for pair in sorted(found, key=str))
 
 
 def in_order(runs, sets):

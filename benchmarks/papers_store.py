@@ -50,7 +50,7 @@ class FeatureStore:
 
     def __init__(self, folder, name, featurizer, images, dtype=np.float32):
         model = f"{featurizer.model_name}-{featurizer.pretrained or ''}".strip("-")
-        stem = re.sub(r"[^\w.-]+", "_", f"{name}-{model}")
+        stem = file_name(f"{name}-{model}")
         self._data, self._index = folder / f"{stem}.bin", folder / f"{stem}.json"
         self._texts = folder / f"{stem}.texts.npz"
         self._featurizer, self._images = featurizer, images
@@ -150,6 +150,11 @@ class FeatureStore:
         return EmbeddingArray(np.asarray(texts), self.identity)
 
 
+def file_name(text):
+    """Return a text as a part of a file's name: tags may be paths."""
+    return re.sub(r"[^\w.-]+", "_", text)
+
+
 @contextmanager
 def _replacing(path):
     """Open a file that takes the place of another once it is complete."""
@@ -169,6 +174,8 @@ def digest_of(images, *others):
     for image in images:
         digest.update(os.path.relpath(image, root).encode() + b"\0")
     for other in others:
-        part = other.tobytes() if isinstance(other, np.ndarray) else repr(other).encode()
+        part = (
+            other.tobytes() if isinstance(other, np.ndarray) else repr(other).encode()
+        )
         digest.update(part)
     return digest.hexdigest()[:12]
