@@ -109,6 +109,12 @@ def _parse(arguments):
         help="most images that a prior learns from; all are in memory at once, with "
         "the patches of ViT-B/16 four gigabytes for 10,000",
     )
+    labels.add_argument(
+        "--episodes",
+        type=_positive,
+        help="most episodes that a prior is trained for, for a quick try; default: as "
+        "many as its own default says",
+    )
     return parser.parse_args(arguments)
 
 

@@ -120,7 +120,7 @@ def cells_of(arguments, sources):
     """Return what names each cell that was asked for, of the sets that are there."""
     common = {"model": arguments.model, "pretrained": arguments.pretrained}
     common["version"] = skfewshot.__version__
-    learned = {"base_images": arguments.base_images}
+    learned = {"base_images": arguments.base_images, "n_episodes": arguments.episodes}
     return [
         {
             **common,
@@ -222,8 +222,10 @@ def _maker(task, method, cell, folder):
     prior, options = MultiLabelPrototypePrior(random_state=0), {}
     if method == PUBLISHED:
         prior, options = published(0)
-    names = (cell[key] for key in ("data", "encoder", "images", "version"))
-    name = "-".join(["prior", *names, str(cell["params"]["base_images"]), method])
+    if cell["params"]["n_episodes"]:
+        prior.set_params(n_episodes=cell["params"]["n_episodes"])
+    names = [cell[key] for key in ("data", "encoder", "images", "version", "method")]
+    name = "-".join(map(str, ["prior", *names, *cell["params"].values()]))
     path = folder / f"{file_name(name)}.safetensors"
     if path.exists():
         prior = MultiLabelPrototypePrior.load(path)

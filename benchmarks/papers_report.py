@@ -1,6 +1,7 @@
 """Tables and pictures of the cells of ``papers.py``, and what was missing."""
 
 from collections import defaultdict
+from types import SimpleNamespace
 
 import numpy as np
 from accuracy_summary import (
@@ -55,7 +56,10 @@ def write_cmm(runs, results, missing, stem):
         ``stem.md`` and ``stem.png`` are written.
     """
     methods = [m for m in METHODS if m in {run["method"] for run in runs}]
-    parts = ["# CMM and its peers on the papers' data sets", describe(results)]
+    parts = [
+        "# CMM and its peers on the papers' data sets",
+        describe(_only(runs, results)),
+    ]
     parts.append(_protocol(runs))
     for title, sets in (("The eleven data sets", SETS), ("The four shifts", SHIFTS)):
         chosen = in_order([run for run in runs if run["data"] in sets], sets)
@@ -78,7 +82,10 @@ def write_mlfsic(runs, results, missing, stem):
     runs = in_order(runs, list(NOVEL))
     cells = collect(runs, "map")
     mean = means_over_sets(cells, NOVEL)
-    parts = ["# Several labels an image, on the papers' data sets", describe(results)]
+    parts = [
+        "# Several labels an image, on the papers' data sets",
+        describe(_only(runs, results)),
+    ]
     parts.append(
         f"Model: {_models(runs)}. Macro mean average precision of the novel labels, in "
         "%, on test images that show one; mean and standard deviation over supports."
@@ -95,7 +102,7 @@ def write_mlfsic(runs, results, missing, stem):
         if ours in methods:
             found = summarize(means(cells), {}, peers, ours)
             parts.append(f"### {ours[0].upper()}{ours[1:]}, beside the peers")
-            parts.append("\n".join(summary_lines(found, methods, means(cells), ours)))
+            parts.append(_beside(found, methods, means(cells), ours))
     left_out = {run["data"]: run["left_out"] for run in runs if run["left_out"]}
     parts += [
         f"Of {name} these novel labels have no positive among the queries and are left "
@@ -128,6 +135,10 @@ def _models(runs):
     return ", ".join(" ".join(filter(None, pair)) for pair in sorted(found, key=str))
 
 
+def _only(runs, results):
+    return SimpleNamespace(runs=runs, sessions=results.sessions)
+
+
 def in_order(runs, sets):
     """Return the runs set by set, then by shots and seed."""
     return sorted(
@@ -153,8 +164,16 @@ def _group(title, runs, methods):
         if ours in methods:
             found = summarize(accuracy, ece, peers, ours)
             parts.append(f"### {ours} beside its peers")
-            parts.append("\n".join(summary_lines(found, methods, accuracy, ours)))
+            parts.append(_beside(found, methods, accuracy, ours))
     return parts
+
+
+def _beside(found, methods, cells, ours):
+    """Return how one method stands to its peers; the means stand in the table."""
+    lines = summary_lines(found, methods, cells, ours)
+    return "\n".join(
+        line for line in lines if not line.startswith(("    ", "- Mean over"))
+    )
 
 
 def means_over_sets(cells, names):

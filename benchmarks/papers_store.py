@@ -32,10 +32,10 @@ class FeatureStore:
     ----------
     folder : Path
         Where the files are, or will be.
-    name : str
-        Of the data set and what it is embedded for; a part of the files' names.
     featurizer : CLIPFeaturizer
         Only loaded if an image has to be embedded.
+    name : str
+        Of the data set and what it is embedded for; a part of the files' names.
     images : list of str
         The paths of all images of the data set.
     dtype : dtype
@@ -48,7 +48,7 @@ class FeatureStore:
         written anew; that the content of an image has changed is not seen.
     """
 
-    def __init__(self, folder, name, featurizer, images, dtype=np.float32):
+    def __init__(self, folder, featurizer, name, images, dtype=np.float32):
         model = f"{featurizer.model_name}-{featurizer.pretrained or ''}".strip("-")
         stem = file_name(f"{name}-{model}")
         self._data, self._index = folder / f"{stem}.bin", folder / f"{stem}.json"
