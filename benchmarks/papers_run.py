@@ -25,7 +25,7 @@ SETS = (
     *("ImageNet", "Caltech101", "OxfordPets", "StanfordCars", "Flowers102"),
     *("Food101", "FGVCAircraft", "SUN397", "DTD", "EuroSAT", "UCF101"),
 )
-SHIFTS = ("ImageNetV2", "ImageNetSketch", "ImageNetA", "ImageNetR")
+SHIFTS = ("ImageNetV2", "ImageNet-Sketch", "ImageNet-A", "ImageNet-R")
 SOURCE = "ImageNet"
 PUBLISHED = "CMM, as published"
 METHODS = (*PEERS, OURS, PUBLISHED)
@@ -67,6 +67,10 @@ class Source:
     def take(self, rows):
         """Return (X, y) of some rows, embedded before."""
         return self.store.take(rows), self.benchmark.labels[rows]
+
+    def classes(self, split):
+        """Return the labels that images of a split have: for some shifts, 200."""
+        return np.unique(self.benchmark.labels[self.rows(split)])
 
     def support_rows(self, shots, seed):
         """Return so many rows of each class of the training images, or all it has."""
@@ -157,20 +161,20 @@ def _run_set(source, left, sources, results):
     for name in {cell["data"] for cells in left.values() for cell in cells}:
         sources[name].store.embed(sources[name].rows("test"))
         queries[name] = sources[name].take(sources[name].rows("test"))
-    names = source.benchmark.names
-    text = source.store.texts(names)
+    classes = source.classes("train")
+    text = source.store.texts(source.benchmark.names)[classes]
+    columns = {name: _columns(classes, sources[name]) for name in queries}
     for (seed, shots, method), cells in left.items():
         X, y = source.take(supports[seed, shots])
-        if len(np.unique(y)) < len(names):
-            raise ValueError(f"{source.name} has classes without training images.")
         with as_in(method):
             estimator = make(method, text, seed)
             start = time.perf_counter()
-            estimator.fit(X, y)
+            estimator.fit(X, np.searchsorted(classes, y))
             seconds = time.perf_counter() - start
             for cell in cells:
-                columns = columns_of(names, sources[cell["data"]].benchmark.names)
-                found = measure(estimator, *queries[cell["data"]], columns)
+                found = measure(
+                    estimator, *queries[cell["data"]], columns[cell["data"]]
+                )
                 results.add({**cell, **found, "fit_seconds": seconds})
                 print(_progress(results.runs[-1]), flush=True)
 
@@ -187,13 +191,14 @@ def chosen(cells, results):
     return [run for run in results.runs if run_key(run) in wanted]
 
 
-def columns_of(names, scored_names):
-    """Return which classes are scored: all, or those of a shift, by their names."""
-    place = {name: column for column, name in enumerate(names)}
-    unknown = [name for name in scored_names if name not in place]
-    if unknown:
-        raise ValueError(f"Classes that the support does not have: {unknown[:5]}")
-    return np.array([place[name] for name in scored_names])
+def _columns(classes, scored):
+    """Return which of the classes of a support are among those of a set's test."""
+    asked = scored.classes("test")
+    unknown = np.setdiff1d(asked, classes)
+    if len(unknown):
+        names = [scored.benchmark.names[label] for label in unknown[:5]]
+        raise ValueError(f"{scored.name} asks for {names}, without training images.")
+    return np.searchsorted(classes, asked)
 
 
 def measure(estimator, query, target, columns):
@@ -205,10 +210,11 @@ def measure(estimator, query, target, columns):
         Fitted, of classes 0, 1, ...
     query : array of shape (n, d)
     target : ndarray of shape (n,)
-        Indices into `columns`.
+        Labels, of which the sorted ones are those of `columns`.
     columns : ndarray of int
         The classes that compete.
     """
+    target = np.unique(target, return_inverse=True)[1]
     with np.errstate(divide="ignore"):
         found = np.asarray(estimator.predict_log_proba(query), dtype=np.float64)
     # A probability of zero, of LogisticRegression, must not stay one of no class.
@@ -221,6 +227,7 @@ def measure(estimator, query, target, columns):
         "ece": expected_calibration_error(target, proba, labels=labels),
         "log_loss": -float(log_proba[np.arange(len(target)), target].mean()),
         "n_queries": len(target),
+        "n_classes": len(columns),
     }
 
 

@@ -1,16 +1,32 @@
 """Readers of the data sets that papers compare on, as they lie on disk."""
 
 import difflib
+import os
 import re
 from os import PathLike
 from pathlib import Path
 
-from skfewshot.datasets.benchmarks._several_labels import SOURCES as _LABELLED
+from skfewshot.datasets.benchmarks import (
+    _imagenet,
+    _objects,
+    _places,
+    _several_labels,
+)
 from skfewshot.datasets.benchmarks._source import Benchmark, Source
 
 __all__ = ["BENCHMARKS", "Benchmark", "load_benchmark"]
 
-_SOURCES: dict[str, Source] = {source.name: source for source in (*_LABELLED,)}
+_SOURCES: dict[str, Source] = {
+    source.name: source
+    for source in (
+        _imagenet.IMAGENET,
+        *(_objects.CALTECH, _objects.PETS, _objects.CARS, _objects.FLOWERS102),
+        *(_objects.FOOD, _objects.AIRCRAFT),
+        *(_places.SUN, _places.TEXTURES, _places.LAND_USE, _places.ACTIONS),
+        *_imagenet.SHIFTS,
+        *_several_labels.SOURCES,
+    )
+}
 
 #: The names that :func:`load_benchmark` takes, in the order of the papers' tables.
 BENCHMARKS: tuple[str, ...] = tuple(_SOURCES)
@@ -43,7 +59,7 @@ def load_benchmark(name: str, root: str | PathLike[str]) -> Benchmark:
     """
     source = _SOURCES[_known(name)]
     try:
-        folder = Path(root).expanduser().absolute()
+        folder = Path(os.path.abspath(Path(root).expanduser()))
     except TypeError:
         raise TypeError(f"root must be a path; got {root!r}.") from None
     try:

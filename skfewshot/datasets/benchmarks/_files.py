@@ -1,18 +1,24 @@
 """Files of a set: found, read, and the images they list checked against the disk."""
 
 import csv
+import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from skfewshot.datasets.benchmarks._source import Benchmark
+from skfewshot.datasets.benchmarks._source import Benchmark, Source
 
+#: The splits, in the order of rows.
+PARTS = ("train", "val", "test")
+#: Where CoOp's split files are linked, with all of its layout.
+COOP = "https://github.com/KaiyangZhou/CoOp/blob/main/DATASETS.md"
 #: How many names an error shows.
 SHOWN = 8
 
@@ -21,8 +27,9 @@ def require(path: Path) -> Path:
     """Return a path that exists; else say what lies in its place."""
     if path.exists():
         return path
-    above = next(parent for parent in path.parents if parent.is_dir())
-    raise FileNotFoundError(f"there is no {path}; {above} has {_shown(above)}.")
+    above = next((parent for parent in path.parents if parent.is_dir()), None)
+    has = f"; {above} has {_shown(above)}" if above else ""
+    raise FileNotFoundError(f"there is no {path}{has}.")
 
 
 def first_of(root: Path, *places: str) -> Path:
@@ -31,11 +38,9 @@ def first_of(root: Path, *places: str) -> Path:
         if (root / place).exists():
             return root / place
     if not root.is_dir():
-        require(root)
+        require(root / places[0])
     raise FileNotFoundError(
-        f"there is neither {' nor '.join(places)} in {root}, which has {_shown(root)}."
-        if len(places) > 1
-        else f"there is no {places[0]} in {root}, which has {_shown(root)}."
+        f"there is no {' and no '.join(places)} in {root}, which has {_shown(root)}."
     )
 
 
@@ -45,41 +50,52 @@ def _shown(folder: Path) -> str:
     return ", ".join(found[:SHOWN]) + more if found else "nothing"
 
 
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turn what goes wrong into a ValueError that names the file."""
+    try:
+        yield
+    except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{path} does not say what it should; {type(error).__name__}: {error}."
+        ) from error
+
+
 def read_lines(path: Path) -> list[str]:
     """Return the lines of a text file, stripped, without empty ones."""
-    text = require(path).read_text(encoding="utf-8-sig")
+    with reading(path):
+        text = require(path).read_text(encoding="utf-8-sig")
     return [line.strip() for line in text.splitlines() if line.strip()]
 
 
 def read_table(path: Path, *columns: str) -> list[dict[str, str]]:
     """Return the rows of a CSV file that has a header with these columns."""
-    with open(require(path), encoding="utf-8-sig", newline="") as file:
+    with reading(path), open(require(path), encoding="utf-8-sig", newline="") as file:
         reader = csv.DictReader(file)
         if not set(columns) <= set(reader.fieldnames or ()):
             raise ValueError(
-                f"{path} must have the columns {', '.join(columns)}; it has "
-                f"{', '.join(reader.fieldnames or ['none'])}."
+                f"the columns must include {', '.join(columns)}; got "
+                f"{', '.join(reader.fieldnames or ['none'])}"
             )
         return list(reader)
 
 
 def read_json(path: Path) -> Any:
     """Return what a JSON file says."""
-    try:
+    with reading(path):
         return json.loads(require(path).read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is no JSON: {error}.") from None
 
 
-def read_matlab(path: Path) -> dict[str, Any]:
-    """Return the variables of a .mat file, arrays of one element as that element."""
+def read_matlab(path: Path, variable: str) -> NDArray[Any]:
+    """Return a variable of a .mat file as a vector; a struct array has named fields."""
     from scipy.io import loadmat
     from scipy.io.matlab import MatReadError
 
-    try:
-        return dict(loadmat(require(path), squeeze_me=True))
-    except (MatReadError, ValueError, NotImplementedError) as error:
-        raise ValueError(f"{path} is no .mat file that can be read: {error}.") from None
+    with reading(path):
+        try:
+            return np.atleast_1d(loadmat(require(path), squeeze_me=True)[variable])
+        except (MatReadError, NotImplementedError) as error:
+            raise ValueError(str(error)) from None
 
 
 def make_benchmark(
@@ -168,12 +184,42 @@ def list_classes(
     # macOS leaves a "._name.jpg" beside "name.jpg" in an archive.
     found = [pair for pair in found if not os.path.basename(pair[0]).startswith(".")]
     if not found:
-        first, last = list(labels)[0], list(labels)[-1]
         raise FileNotFoundError(
-            f"{folder} has no images in folders such as {first} and {last}; it has "
-            f"{_shown(folder)}."
+            f"there are no images in {folder / next(iter(labels))} or folders beside "
+            f"it; {folder} has {_shown(folder)}."
         )
     return [path for path, _ in found], np.array([y for _, y in found], dtype=np.int64)
+
+
+def deal(
+    folder: Path, images: Sequence[str], labels: NDArray[np.int64]
+) -> dict[str, NDArray[np.int64]]:
+    """Return splits for a set that has none: half, a fifth and the rest of each class.
+
+    The images of a class go to train, val and test in the order of the SHA-256 of
+    their paths in the set, which is the same on all machines.
+
+    Parameters
+    ----------
+    folder : Path
+        The folder that the paths are counted from.
+    images : sequence of n str
+        Paths of the images.
+    labels : int64 array of shape (n,)
+        Their labels.
+    """
+    order = [
+        hashlib.sha256(Path(os.path.relpath(path, folder)).as_posix().encode()).digest()
+        for path in images
+    ]
+    parts: dict[str, list[int]] = {part: [] for part in PARTS}
+    for label in np.unique(labels):
+        rows = sorted(np.flatnonzero(labels == label).tolist(), key=order.__getitem__)
+        train, val = round(len(rows) * 0.5), round(len(rows) * 0.2)
+        parts["train"] += rows[:train]
+        parts["val"] += rows[train : train + val]
+        parts["test"] += rows[train + val :]
+    return {part: np.array(sorted(rows), np.int64) for part, rows in parts.items()}
 
 
 def spoken(name: str) -> str:
@@ -181,44 +227,62 @@ def spoken(name: str) -> str:
     return " ".join(name.replace("_", " ").split()).lower()
 
 
-def read_zhou(path: Path, images: Path, *, proper: bool = False) -> Benchmark:
-    """Return a set by its split file of CoOp, ``split_zhou_*.json``.
+def photos(
+    name: str,
+    download: str,
+    folders: tuple[str, ...],
+    images: tuple[str, ...],
+    official: Callable[[Path, Path], Benchmark],
+    *,
+    zhou: str = "",
+    proper: bool = False,
+) -> Source:
+    """Return the source of a set that is read by CoOp's split file or by its own lists.
 
     Parameters
     ----------
-    path : Path
-        The file: for "train", "val" and "test" a list of [path of the image, label,
-        class name].
-    images : Path
-        The folder that the paths in it are relative to.
+    name, download : str
+        As in :class:`Source`.
+    folders : tuple of str
+        The folders under the root in which the set may lie.
+    images : tuple of str
+        The folders in it that may have the images; "." is the folder itself.
+    official : callable
+        Reads the set by its own lists, from its folder and that of the images.
+    zhou : str, default=""
+        The name of CoOp's split file, ``split_zhou_*.json``, if there is one. It lies
+        in the folder of the set, and is used if it does.
     proper : bool, default=False
         Whether the class names are proper names, which keep their capitals.
     """
+
+    def read(root: Path) -> Benchmark:
+        for base in [root / folder for folder in folders if zhou]:
+            if (base / zhou).is_file():
+                return _read_zhou(base / zhou, first_of(base, *images), proper)
+        base = first_of(root, *folders)
+        return official(base, first_of(base, *images))
+
+    places = tuple(f"{folder}/{images[0]}".removesuffix("/.") for folder in folders)
+    split = f"; for the split of papers, {zhou} beside it, see {COOP}" if zhou else ""
+    return Source(name, download + split, places, read)
+
+
+def _read_zhou(path: Path, images: Path, proper: bool) -> Benchmark:
+    """Read for "train", "val" and "test" a list of [path of image, label, name]."""
     split = read_json(path)
-    names: dict[int, str] = {}
-    try:
-        listed = {part: [str(row[0]) for row in split[part]] for part in _PARTS}
-        labels = [row[1] for part in _PARTS for row in split[part]]
-        for part in _PARTS:
-            for _, label, name in split[part]:
-                if names.setdefault(label, name) != name:
-                    raise ValueError(
-                        f"label {label!r} is {names[label]!r} and {name!r}"
-                    )
-        if not all(type(label) is int for label in names):
-            raise ValueError("a label is no integer")
-        if sorted(names) != list(range(len(names))):
-            raise ValueError("the labels are not 0, 1, ... without a gap")
-    except (KeyError, IndexError, TypeError, ValueError) as error:
-        raise ValueError(
-            f"{path} must have the keys 'train', 'val' and 'test', each a list of "
-            f"[image, label, name]; {type(error).__name__}: {error}."
-        ) from None
-    words = [" ".join(names[label].split("_")) for label in range(len(names))]
-    if not proper:
-        words = [spoken(name) for name in words]
+    with reading(path):
+        rows = {part: [_zhou_row(*row) for row in split[part]] for part in PARTS}
+        pairs = sorted({row[1:] for part in PARTS for row in rows[part]})
+        if [label for label, _ in pairs] != list(range(len(pairs))):
+            raise ValueError("each of the labels 0, 1, ... must have one name")
+    listed = {part: [image for image, _, _ in rows[part]] for part in PARTS}
+    labels = [label for part in PARTS for _, label, _ in rows[part]]
+    words = [" ".join(n.split("_")) if proper else spoken(n) for _, n in pairs]
     return make_benchmark(images, listed, labels, words)
 
 
-#: The splits, in the order of rows.
-_PARTS = ("train", "val", "test")
+def _zhou_row(image: Any, label: Any, name: Any) -> tuple[str, int, str]:
+    if not (isinstance(image, str) and type(label) is int and isinstance(name, str)):
+        raise TypeError(f"{[image, label, name]} is no [image, label, name]")
+    return image, label, name

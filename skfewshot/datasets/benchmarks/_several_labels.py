@@ -1,8 +1,6 @@
 """The sets whose images show several labels: COCO, VOC2007, NUS-WIDE, iMaterialist."""
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +14,7 @@ from skfewshot.datasets.benchmarks._files import (
     read_json,
     read_lines,
     read_table,
+    reading,
 )
 from skfewshot.datasets.benchmarks._source import Benchmark, Source
 
@@ -46,8 +45,9 @@ def _read_coco(root: Path) -> Benchmark:
     for split, called in (("train", "train"), ("val", "test")):
         path = folder / "annotations" / f"instances_{split}{year}.json"
         images = first_of(folder, f"{split}{year}", f"images/{split}{year}")
-        with _told(path):
-            files, shown, categories = _read_instances(read_json(path))
+        content = read_json(path)
+        with reading(path):
+            files, shown, categories = _read_instances(content)
         listed[called] = [str(images / file) for file in files]
         labels.append(shown)
         names.append(categories)
@@ -80,8 +80,9 @@ def _read_voc(root: Path) -> Benchmark:
         images, columns = list[str](), []
         for name in _VOC_NAMES:
             path = folder / "ImageSets" / "Main" / f"{name}_{split}.txt"
-            with _told(path):
-                entries = [line.split() for line in read_lines(path)]
+            lines = read_lines(path)
+            with reading(path):
+                entries = [line.split() for line in lines]
                 found = [image for image, _ in entries]
                 columns.append([int(value) >= 0 for _, value in entries])
                 if images and found != images:
@@ -107,8 +108,9 @@ def _read_nus_wide(root: Path) -> Benchmark:
         columns = []
         for name in names:
             place = f"Groundtruth/TrainTestLabels/Labels_{name}_{split}.txt"
-            with _told(folder / place):
-                columns.append([int(line) for line in read_lines(folder / place)])
+            lines = read_lines(folder / place)
+            with reading(folder / place):
+                columns.append([int(line) for line in lines])
                 if len(columns[-1]) != len(files) or not {0, 1}.issuperset(columns[-1]):
                     raise ValueError(f"wanted {len(files)} lines of 0 or 1")
         found = _those_there(folder, files, path)
@@ -124,15 +126,15 @@ def _read_imaterialist(root: Path) -> Benchmark:
     """
     folder = first_of(root, "iMaterialist", "imaterialist")
     path = first_of(folder, _IMATERIALIST_NAMES)
-    with _told(path):
-        entries = read_table(path, "labelId", "labelName")
+    entries = read_table(path, "labelId", "labelName")
+    with reading(path):
         entries.sort(key=lambda entry: int(entry["labelId"]))
         columns = {int(entry["labelId"]): at for at, entry in enumerate(entries)}
     listed, labels = {}, []
     for split, called in (("train", "train"), ("validation", "test")):
         path = folder / f"{split}.json"
-        with _told(path):
-            content = read_json(path)
+        content = read_json(path)
+        with reading(path):
             rows = {str(e["imageId"]): at for at, e in enumerate(content["images"])}
             shown = np.zeros((len(rows), len(columns)), dtype=np.int64)
             for entry in content["annotations"]:
@@ -144,17 +146,6 @@ def _read_imaterialist(root: Path) -> Benchmark:
         labels.append(shown[found])
     names = [entry["labelName"] for entry in entries]
     return make_benchmark(folder, listed, np.concatenate(labels), names)
-
-
-@contextmanager
-def _told(path: Path) -> Iterator[None]:
-    """Name the file that does not say what it should."""
-    try:
-        yield
-    except (LookupError, TypeError, ValueError) as error:
-        raise ValueError(
-            f"{path} is not as the set has it; {type(error).__name__}: {error}."
-        ) from error
 
 
 def _those_there(folder: Path, files: list[str], path: Path) -> list[int]:

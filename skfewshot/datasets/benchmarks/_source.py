@@ -40,6 +40,6 @@ class Source(NamedTuple):
     download: str
     #: Where to put it: paths under ``root``, one for each layout that is read.
     places: tuple[str, ...]
-    #: Reads it from ``root``, an absolute path. Raises FileNotFoundError with a sentence
-    #: on what is not there; what to download and where to put it is added to it.
+    #: Reads it from ``root``, an absolute path. Raises FileNotFoundError with a
+    #: sentence on what is not there; what to download and where to put it is added.
     read: Callable[[Path], Benchmark]
