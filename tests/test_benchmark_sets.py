@@ -92,40 +92,37 @@ def test_a_set_is_read_as_it_was_written(built, name, layout, monkeypatch):
 
 
 @pytest.mark.parametrize("name", MINIATURES)
-def test_an_empty_root_says_what_to_download_and_where_to_put_it(name, tmp_path):
+def test_an_empty_root_says_what_to_download_and_where_to_put_it(built, name, tmp_path):
     (tmp_path / "holidays").mkdir()
     with pytest.raises(FileNotFoundError) as caught:
         load_benchmark(name, tmp_path)
     message = str(caught.value)
     assert name in message and "https://" in message
-    for layout in MINIATURES[name].values():
-        layout(tmp_path / "made", np.random.default_rng(0))
-        break
-    place = next((tmp_path / "made").iterdir()).name
-    assert str(tmp_path / place) in message
-    assert "holidays" in message or name == "ImageNet"
+    assert f"in {tmp_path}, which has holidays." in message
+    root, _ = built(name, "coop")
+    assert str(tmp_path / next(root.iterdir()).name) in message
 
 
-@pytest.mark.parametrize(("name", "layout"), CASES)
-def test_each_file_is_missed_by_its_name(name, layout, tmp_path):
-    """Without any one of its lists a set is refused, and an image that is listed too."""
-    MINIATURES[name][layout](tmp_path, np.random.default_rng(0))
-    before = load_benchmark(name, tmp_path)
-    files = [path for path in tmp_path.rglob("*") if path.is_file()]
-    lists = [path for path in files if path.suffix.lower() not in (".jpg", ".jpeg")]
-    unused = {"classnames.txt", "README.txt"}
-    if layout == "coop":
-        # Without CoOp's file the set is read by its own lists, which some have.
-        lists = [path for path in lists if "split_zhou" not in path.name]
-        unused |= {path.name for path in lists if name not in ("FGVCAircraft",)}
-    for path in lists:
-        aside = path.with_name("aside")
-        path.rename(aside)
-        if path.name in unused or path.stem[-1:] == "2":
-            assert load_benchmark(name, tmp_path).images == before.images
+# Without CoOp's split file a set is read by its own lists, so only these need theirs.
+@pytest.mark.parametrize(
+    ("name", "layout"),
+    [case for case in CASES if case[1] != "coop" or case[0] == "FGVCAircraft"],
+)
+def test_each_list_is_missed_by_its_name(fresh, name, layout):
+    root = fresh(name, layout)
+    before = load_benchmark(name, root)
+    files = [path for path in root.rglob("*") if path.is_file()]
+    for path in files:
+        is_image = path.suffix.lower() in (".jpg", ".jpeg")
+        # Of DTD's ten partitions the first is read.
+        if is_image or path.stem.endswith("2"):
+            continue
+        aside = path.rename(path.with_name("aside"))
+        if path.name in ("classnames.txt", "README.txt"):
+            assert load_benchmark(name, root).images == before.images
         else:
             with pytest.raises(FileNotFoundError, match=path.stem):
-                load_benchmark(name, tmp_path)
+                load_benchmark(name, root)
         aside.rename(path)
 
 
@@ -144,6 +141,17 @@ def test_a_listed_image_that_is_not_there_is_named(fresh, name, layout):
     with pytest.raises(FileNotFoundError, match="1 of .* images") as caught:
         load_benchmark(name, root)
     assert str(lost) in str(caught.value)
+
+
+def test_coops_split_file_is_used_in_torchvisions_folder_too(tmp_path):
+    wanted = SINGLE["pets"](
+        tmp_path, np.random.default_rng(0), base="oxford-iiit-pet", with_zhou=True
+    )
+    (tmp_path / "oxford_pets").mkdir()
+    benchmark = load_benchmark("OxfordPets", tmp_path)
+    assert list(benchmark.splits) == ["train", "val", "test"]
+    for split, rows in wanted.items():
+        assert rows_of(benchmark, tmp_path, split) == sorted(rows)
 
 
 # --- names and roots --------------------------------------------------------------
@@ -265,6 +273,14 @@ def test_a_split_file_that_says_something_else_is_named(fresh, text):
         load_benchmark("EuroSAT", root)
 
 
+def test_a_set_that_lists_nothing_is_refused(fresh):
+    root = fresh("DTD")
+    file = root / "dtd" / "split_zhou_DescribableTextures.json"
+    file.write_text('{"train": [], "val": [], "test": []}')
+    with pytest.raises(ValueError, match="no image"):
+        load_benchmark("DTD", root)
+
+
 @pytest.mark.parametrize(
     ("name", "layout", "list_", "text"),
     [
@@ -314,11 +330,15 @@ def test_imagenet_has_a_thousand_names_and_shifts_the_same(built):
         assert list(shift.splits) == ["test"]
 
 
-def test_a_class_of_imagenet_without_training_images_is_missed(fresh):
+@pytest.mark.parametrize("part", ["train", "val"])
+@pytest.mark.parametrize("keep_folder", [False, True])
+def test_a_class_of_imagenet_without_images_is_missed(fresh, part, keep_folder):
     root = fresh("ImageNet")
-    train = root / "imagenet" / "images" / "train" / "n02007558"
-    train.rename(root / "aside")
-    with pytest.raises(FileNotFoundError, match="n02007558"):
+    folder = root / "imagenet" / "images" / part / "n02007558"
+    folder.rename(root / "aside")
+    if keep_folder:
+        folder.mkdir()
+    with pytest.raises(FileNotFoundError, match=f"{part} has no .* as n02007558"):
         load_benchmark("ImageNet", root)
 
 
@@ -372,6 +392,8 @@ def test_flowers_have_all_names_by_their_own_lists(built):
         "rose",
         "blackberry lily",
     )
+    # Only newer versions of torchvision know them.
+    assert names == getattr(torchvision.datasets.Flowers102, "classes", names)
 
 
 @pytest.mark.parametrize(

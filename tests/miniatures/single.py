@@ -1,7 +1,7 @@
 """Miniatures of the single-label sets in their real layouts and file formats.
 
-``MINIATURES[name][layout](root, rng)`` writes one and returns what it has: for each split
-a list of (path relative to the root, class name), in no order.
+``MINIATURES[name][layout](root, rng)`` writes one and returns what it has: for each
+split a list of (path relative to the root, class name), in no order.
 """
 
 import json

@@ -40,7 +40,8 @@ def first_of(root: Path, *places: str) -> Path:
     if not root.is_dir():
         require(root / places[0])
     raise FileNotFoundError(
-        f"there is no {' and no '.join(places)} in {root}, which has {_shown(root)}."
+        f"there is no {' and no '.join(map(repr, places))} in {root}, which has "
+        f"{_shown(root)}."
     )
 
 
@@ -120,11 +121,13 @@ def make_benchmark(
     Raises
     ------
     ValueError
-        If a path leads out of `folder`.
+        If a path leads out of `folder`, or none is listed.
     FileNotFoundError
         If an image is not there.
     """
     images = [_inside(folder, path) for paths in listed.values() for path in paths]
+    if not images:
+        raise ValueError(f"The set lists no image in {folder}.")
     _check_there(images)
     ends = np.cumsum([len(paths) for paths in listed.values()])
     splits = {
@@ -136,10 +139,10 @@ def make_benchmark(
 
 def _inside(folder: Path, path: str) -> str:
     """Return the absolute path of an image that a file of the set names."""
-    full = os.path.join(folder, path)
+    full = os.path.normpath(os.path.join(folder, path))
     if ".." in re.split(r"[\\/]", path) or not full.startswith(f"{folder}{os.sep}"):
         raise ValueError(f"The set lists the image {path!r}, which is not in {folder}.")
-    return os.path.normpath(full)
+    return full
 
 
 def _check_there(images: Sequence[str]) -> None:
@@ -263,9 +266,11 @@ def photos(
         base = first_of(root, *folders)
         return official(base, first_of(base, *images))
 
-    places = tuple(f"{folder}/{images[0]}".removesuffix("/.") for folder in folders)
-    split = f"; for the split of papers, {zhou} beside it, see {COOP}" if zhou else ""
-    return Source(name, download + split, places, read)
+    place = f"{folders[0]}/{images[0]}".removesuffix("/.")
+    note = (
+        f"For the split of papers, {zhou} is to lie in {folders[0]}; {COOP} links it."
+    )
+    return Source(name, download, (place,), read, note if zhou else "")
 
 
 def _read_zhou(path: Path, images: Path, proper: bool) -> Benchmark:

@@ -1,7 +1,9 @@
 """ImageNet and its shifts, whose labels are indices of the same 1,000 names."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,16 +30,17 @@ def class_names() -> list[str]:
     return list(open_clip.IMAGENET_CLASSNAMES)
 
 
-def wordnet_labels() -> dict[str, int]:
-    """Return the label of each WordNet ID, such as "n01440764"."""
-    # The IDs in alphabetical order, as in every file of ImageNet that lists them.
+@cache
+def wordnet_labels() -> Mapping[str, int]:
+    """Return the label of each WordNet ID, such as "n01440764", which are in order."""
     from timm.data import ImageNetInfo
 
-    return {ID: label for label, ID in enumerate(sorted(ImageNetInfo().label_names()))}
+    IDs = sorted(ImageNetInfo().label_names())
+    return MappingProxyType({ID: label for label, ID in enumerate(IDs)})
 
 
 def _read_imagenet(root: Path) -> Benchmark:
-    train = first_of(root / "imagenet", *_TRAIN)
+    train = first_of(first_of(root, "imagenet"), *_TRAIN)
     labels = wordnet_labels()
     images, y = list_classes(train, labels)
     val = require(train.parent / "val")
@@ -45,10 +48,14 @@ def _read_imagenet(root: Path) -> Benchmark:
         test_images, test_y = list_classes(val, labels)
     else:
         test_images, test_y = _flat(val, root / "imagenet", labels)
-    absent = sorted(set(test_y.tolist()) - set(y.tolist()))
-    if absent:
-        known = {label: ID for ID, label in labels.items()}
-        require(train / known[absent[0]])
+    for folder, there, wanted in ((train, y, test_y), (val, test_y, y)):
+        absent = set(wanted.tolist()) - set(there.tolist())
+        if absent:
+            first = next(ID for ID, label in labels.items() if label in absent)
+            raise FileNotFoundError(
+                f"{folder} has no images of {len(absent)} of the classes that its "
+                f"neighbour has, such as {first}."
+            )
     splits = {
         "train": np.arange(len(y), dtype=np.int64),
         "test": np.arange(len(y), len(y) + len(test_y), dtype=np.int64),
@@ -59,7 +66,7 @@ def _read_imagenet(root: Path) -> Benchmark:
 
 
 def _flat(
-    folder: Path, base: Path, labels: dict[str, int]
+    folder: Path, base: Path, labels: Mapping[str, int]
 ) -> tuple[list[str], NDArray[np.int64]]:
     """Return images that lie in one folder, labelled by Kaggle's list or the devkit."""
     images = sorted(folder.glob("ILSVRC2012_val_*.JPEG"))
@@ -95,10 +102,10 @@ def _shift(*places: str, numbered: bool = False) -> Callable[[Path], Benchmark]:
     """Return the reader of a set of class folders, all of it test."""
 
     def read(root: Path) -> Benchmark:
-        labels = wordnet_labels()
+        folders = wordnet_labels()
         if numbered:
-            labels = {str(label): label for label in labels.values()}
-        images, y = list_classes(first_of(root, *places), labels)
+            folders = {str(label): label for label in folders.values()}
+        images, y = list_classes(first_of(root, *places), folders)
         return Benchmark(images, y, class_names(), {"test": np.arange(len(y))})
 
     return read
@@ -113,8 +120,9 @@ IMAGENET = Source(
     "the training and validation images of ILSVRC 2012 from "
     "https://image-net.org/download.php (or https://www.kaggle.com/c/"
     "imagenet-object-localization-challenge)",
-    tuple(f"imagenet/{place} (with val beside it)" for place in _TRAIN),
+    tuple(f"imagenet/{place}" for place in _TRAIN),
     _read_imagenet,
+    "The folder val is to lie beside train.",
 )
 
 SHIFTS = (

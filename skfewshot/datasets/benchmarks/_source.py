@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 
 
 class Benchmark(NamedTuple):
-    """A data set on disk, as :func:`load_benchmark` lists it.
+    """A data set on disk, as :func:`~skfewshot.datasets.load_benchmark` lists it.
 
-    Attributes
+    Parameters
     ----------
     images : list of n str
         Absolute paths of the image files; :class:`~skfewshot.CLIPFeaturizer` reads
@@ -32,7 +32,7 @@ class Benchmark(NamedTuple):
 
 
 class Source(NamedTuple):
-    """A set that :func:`load_benchmark` knows."""
+    """A set that :func:`~skfewshot.datasets.load_benchmark` knows."""
 
     #: As papers write it.
     name: str
@@ -43,3 +43,5 @@ class Source(NamedTuple):
     #: Reads it from ``root``, an absolute path. Raises FileNotFoundError with a
     #: sentence on what is not there; what to download and where to put it is added.
     read: Callable[[Path], Benchmark]
+    #: A sentence on what else may be put there.
+    note: str = ""
