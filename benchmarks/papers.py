@@ -110,6 +110,12 @@ def _parse(arguments):
         "the patches of ViT-B/16 four gigabytes for 10,000",
     )
     labels.add_argument(
+        "--word-vectors",
+        type=Path,
+        help="text file of word vectors, as GloVe's, for the labels of the published "
+        "recipe; default: CLIP's texts, as for the others",
+    )
+    labels.add_argument(
         "--episodes",
         type=_positive,
         help="most episodes that a prior is trained for, for a quick try; default: as "

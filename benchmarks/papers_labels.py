@@ -13,15 +13,18 @@ Guided Attention". Which labels of NUS-WIDE and iMaterialist the papers held out
 known to us: every fifth of the sets' own order is novel here, so that numbers on these
 two are not to be compared with the papers'.
 
-"As published" is the published recipe of prior and classifier on the same features as
-the others, CLIP's, and not on those of a ResNet-50 and GloVe. One prior is trained for
-a data set, by one random state, and serves all supports.
+"As published" is the published recipe, ``MultiLabelPrototypePrior.published()``, on the
+same features of images as the others, CLIP's and not a ResNet-50's; its labels are word
+vectors where a file of them is given (GloVe's 300 in the paper), and else CLIP's texts
+as for the others. One prior is trained for a data set, by one random state, and serves
+all supports.
 """
 
+import re
 import time
 import warnings
 from collections import defaultdict
-from functools import partial
+from functools import lru_cache, partial
 
 import numpy as np
 from label_peers import PEERS, fit_peers
@@ -32,6 +35,9 @@ import skfewshot
 from skfewshot import MultiLabelPrototypeClassifier, MultiLabelPrototypePrior
 from skfewshot.metrics import mean_average_precision
 from skfewshot.model_selection import sample_support
+
+# Private: a file of a gigabyte is read once and not in every fit.
+from skfewshot.multilabel._words import vectors_of_names
 
 #: Novel labels; None is every fifth label.
 NOVEL = {
@@ -63,8 +69,9 @@ class Task:
         prior learns from.
     """
 
-    def __init__(self, source, n_base):
+    def __init__(self, source, n_base, words=None):
         self.source, self.labels = source, source.benchmark.labels
+        self.words = words
         names = source.benchmark.names
         self.novel = novel_labels(source.name, names)
         self.base = np.setdiff1d(np.arange(len(names)), self.novel)
@@ -87,8 +94,10 @@ class Task:
         """Return the indicator of the novel labels of some images."""
         return self.labels[np.ix_(rows, self.novel)]
 
-    def texts(self, columns):
-        """Return the embedded names of some labels."""
+    def texts(self, columns, method=None):
+        """Return the embedded names of some labels, or their word vectors."""
+        if method == PUBLISHED and self.words:
+            return word_vectors(self.words, self.source)[columns]
         return self.source.store.texts(self.source.benchmark.names)[columns]
 
 
@@ -99,21 +108,21 @@ def novel_labels(name, names):
     return np.sort([names.index(label) for label in NOVEL[name]])
 
 
-def published(random_state):
-    """Return the published recipe: an unfitted prior, and the classifier's options."""
-    prior = MultiLabelPrototypePrior(
-        residual=False,
-        selection="lcm_paper",
-        query_scoring="global",
-        alignment_weight=1.0,
-        random_state=random_state,
-    )
-    return prior, {
-        "selection": "lcm_paper",
-        "query_scoring": "global",
-        "pooling": "agreement",
-        "text_weight": 0.0,
-    }
+@lru_cache
+def _read_words(path, names):
+    return vectors_of_names(path, names)
+
+
+def word_vectors(path, source):
+    """Return the word vectors of the labels of a set, by a file as GloVe's.
+
+    "Wear & Tear" is looked up as "Wear Tear": what is no word has no vector.
+    """
+    names = [" ".join(re.findall(r"\w[\w'-]*", n)) for n in source.benchmark.names]
+    try:
+        return _read_words(path, tuple(names))
+    except ValueError as error:
+        raise ValueError(f"Word vectors of {source.name}: {error}") from error
 
 
 def cells_of(arguments, sources):
@@ -121,6 +130,15 @@ def cells_of(arguments, sources):
     common = {"model": arguments.model, "pretrained": arguments.pretrained}
     common["version"] = skfewshot.__version__
     learned = {"base_images": arguments.base_images, "n_episodes": arguments.episodes}
+    params = {WITH_PRIOR: learned}
+    if arguments.word_vectors and PUBLISHED in arguments.methods:
+        # Here already, so that a word that the file lacks is told before hours of work.
+        for source in sources.values():
+            word_vectors(arguments.word_vectors, source)
+        size = arguments.word_vectors.stat().st_size
+        told = f"{arguments.word_vectors.name}, {size} bytes"
+        learned = {**learned, "word_vectors": told}
+    params[PUBLISHED] = learned
     return [
         {
             **common,
@@ -130,7 +148,7 @@ def cells_of(arguments, sources):
             "seed": seed,
             "shots": shots,
             "method": method,
-            "params": learned if method in (WITH_PRIOR, PUBLISHED) else {},
+            "params": params.get(method, {}),
         }
         for name, source in sources.items()
         for seed in range(arguments.seeds)
@@ -148,7 +166,7 @@ def run_all(arguments, cells, sources, results):
             support = cell["shots"], cell["seed"]
             left[cell["data"]][support][cell["method"]] = cell
     for name, supports in left.items():
-        task = Task(sources[name], arguments.base_images)
+        task = Task(sources[name], arguments.base_images, arguments.word_vectors)
         _run_set(task, supports, arguments.out / "features", results)
 
 
@@ -216,12 +234,12 @@ def _score_all(task, scorers):
 
 def _maker(task, method, cell, folder):
     """Return a function that makes the unfitted classifier of one of our methods."""
-    text = task.texts(task.novel)
+    text = task.texts(task.novel, method)
     if method == OURS:
         return partial(MultiLabelPrototypeClassifier, text)
-    prior, options = MultiLabelPrototypePrior(random_state=0), {}
-    if method == PUBLISHED:
-        prior, options = published(0)
+    make = MultiLabelPrototypePrior
+    make = make.published if method == PUBLISHED else make
+    prior = make(random_state=0)
     if cell["params"]["n_episodes"]:
         prior.set_params(n_episodes=cell["params"]["n_episodes"])
     names = [cell[key] for key in ("data", "encoder", "images", "version", "method")]
@@ -232,7 +250,7 @@ def _maker(task, method, cell, folder):
     else:
         prior = _fit_prior(task, prior, method)
         prior.save(path)
-    return partial(MultiLabelPrototypeClassifier, text, prior=prior, **options)
+    return partial(MultiLabelPrototypeClassifier, text, prior=prior)
 
 
 def _fit_prior(task, prior, method):
@@ -240,9 +258,9 @@ def _fit_prior(task, prior, method):
     task.source.store.embed(task.base_rows)
     labels = task.labels[np.ix_(task.base_rows, task.base)]
     seen = labels.any(axis=0)
-    X, texts = task.source.store.take(task.base_rows), task.texts(task.base[seen])
+    X, texts = task.source.store.take(task.base_rows), task.texts(task.base, method)
     start = time.perf_counter()
-    prior.fit(X, labels[:, seen], texts)
+    prior.fit(X, labels[:, seen], texts[seen])
     print(
         f"{task.source.name}, prior, {method}: {len(X)} images of {seen.sum()} base "
         f"labels, {time.perf_counter() - start:.0f} s, best after "

@@ -80,6 +80,7 @@ def scores_of(cells):
     return {(*key_of(cell), key): cell[key] for cell in cells for key in keys}
 
 
+@pytest.mark.slow
 def test_cmm_runs_on_all_fifteen_sets(run, tmp_path):
     cells = run("cmm", "--seeds", 2, methods=FAST, shots=(1, 2))
     names = [name for name in BENCHMARKS if name not in LABELLED]
@@ -315,6 +316,7 @@ def test_no_set_at_all_is_an_error(run, tmp_path):
         assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_several_labels_run_on_all_four_sets(run, tmp_path):
     cells = run("mlfsic", "--supports", 2, methods=FAST_LABELS, shots=[1])
     wanted = {
@@ -347,6 +349,29 @@ def test_every_method_for_several_labels_runs_and_a_prior_is_trained_once(
     more = run("mlfsic", "--supports", 2, *quick, **options)
     assert more[: len(cells)] == cells
     assert len(more) == 2 * len(cells)
+
+
+def test_the_published_recipe_takes_word_vectors(run, root, tmp_path):
+    names = load_benchmark("VOC2007", root).names
+    words = sorted({word for name in names for word in name.split()})
+    rng, path = np.random.default_rng(0), tmp_path / "words.txt"
+    numbers = [" ".join(map(str, rng.normal(size=30).round(4))) for _ in words]
+    lines = [f"{word} {vector}\n" for word, vector in zip(words, numbers, strict=True)]
+    path.write_text("".join(lines))
+    options = {"sets": ["VOC2007"], "shots": [1], "methods": ["as published"]}
+    quick = ("--supports", 1, "--episodes", 1, "--base-images", 30)
+    (by_words,) = run("mlfsic", *quick, "--word-vectors", path, **options)
+    assert by_words["params"]["word_vectors"].startswith("words.txt, ")
+    # With CLIP's texts it is another cell.
+    both = run("mlfsic", *quick, **options)
+    assert [cell["params"].get("word_vectors") is None for cell in both] == [
+        False,
+        True,
+    ]
+    path = tmp_path / "fewer.txt"
+    path.write_text("".join(lines[1:]))
+    with pytest.raises(ValueError, match=f"VOC2007: .*{words[0]}"):
+        run("mlfsic", *quick, "--word-vectors", path, **options)
 
 
 @pytest.mark.parametrize("name", LABELLED)
