@@ -225,7 +225,14 @@ STYLES = {
 ACROSS = 4
 
 
-def plot(cells, path, ours="CMM", styles=STYLES, measure="top-1 accuracy (%)"):
+def plot(
+    cells,
+    path,
+    ours="CMM",
+    styles=STYLES,
+    measure="top-1 accuracy (%)",
+    unit="class",
+):
     """Draw a measure by shots, a panel for each data set, to a file."""
     from matplotlib.figure import Figure
 
@@ -247,7 +254,7 @@ def plot(cells, path, ours="CMM", styles=STYLES, measure="top-1 accuracy (%)"):
                 zorder = 4 if method == ours else 2
                 (line,) = panel.plot(known, values, zorder=zorder, **style)
                 handles.setdefault(method, line)
-        _finish_panel(panel, name, shots)
+        _finish_panel(panel, name, shots, unit)
         _crop(panel, [scores[name, n] for n in shots], ours, styles)
     for panel in grid[:, 0]:
         panel.set_ylabel(measure)
@@ -263,13 +270,13 @@ def plot(cells, path, ours="CMM", styles=STYLES, measure="top-1 accuracy (%)"):
     figure.savefig(path, dpi=150)
 
 
-def _finish_panel(panel, name, shots):
+def _finish_panel(panel, name, shots, unit):
     from matplotlib.ticker import NullLocator
 
     panel.set_xscale("log", base=2)
     panel.set_xticks(shots, labels=[str(count) for count in shots])
     panel.xaxis.set_minor_locator(NullLocator())
-    panel.set_xlabel("images a class")
+    panel.set_xlabel(f"images a {unit}")
     panel.set_title(name)
     panel.grid(color="0.9", linewidth=0.8)
     panel.spines[["top", "right"]].set_visible(False)

@@ -35,8 +35,8 @@ LABEL_STYLES = {
     "logistic regression": {"color": "#0072B2", "marker": "s"},
     "k-nearest neighbours": {"color": "#009E73", "marker": "D"},
     "Tip-Adapter": {"color": "#E69F00", "marker": "^"},
-    PUBLISHED_LABELS: {**RED, "linestyle": "--"},
-    OUR_LABELS: {**RED, "linestyle": ":"},
+    PUBLISHED_LABELS: {**RED, "linestyle": "--", "marker": "P"},
+    OUR_LABELS: {**RED, "linestyle": ":", "marker": "v"},
     WITH_PRIOR: {**RED, "linewidth": 3, "markersize": 7},
 }
 
@@ -111,14 +111,9 @@ def write_mlfsic(runs, results, missing, stem):
     ]
     parts += missing_part(missing)
     stem.with_suffix(".md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
-    measure = "mean average precision (%)"
-    plot(
-        {**mean, **cells},
-        stem.with_suffix(".png"),
-        WITH_PRIOR if WITH_PRIOR in methods else OUR_LABELS,
-        LABEL_STYLES,
-        measure,
-    )
+    ours = WITH_PRIOR if WITH_PRIOR in methods else OUR_LABELS
+    measure, picture = "mean average precision (%)", stem.with_suffix(".png")
+    plot({**mean, **cells}, picture, ours, LABEL_STYLES, measure, "label")
 
 
 def _protocol(runs):

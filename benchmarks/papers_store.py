@@ -172,7 +172,7 @@ def digest_of(images, *others):
     root = os.path.commonpath(images) if len(images) > 1 else os.path.dirname(images[0])
     digest = hashlib.sha256()
     for image in images:
-        digest.update(os.path.relpath(image, root).encode() + b"\0")
+        digest.update(image[len(root) :].encode() + b"\0")
     for other in others:
         part = (
             other.tobytes() if isinstance(other, np.ndarray) else repr(other).encode()
