@@ -6,7 +6,12 @@ import re
 from os import PathLike
 from pathlib import Path
 
-from skfewshot.datasets.benchmarks import _imagenet, _objects, _places
+from skfewshot.datasets.benchmarks import (
+    _imagenet,
+    _objects,
+    _places,
+    _several_labels,
+)
 from skfewshot.datasets.benchmarks._source import Benchmark, Source
 
 __all__ = ["BENCHMARKS", "Benchmark", "load_benchmark"]
@@ -19,6 +24,7 @@ _SOURCES: dict[str, Source] = {
         *(_objects.FOOD, _objects.AIRCRAFT),
         *(_places.SUN, _places.TEXTURES, _places.LAND_USE, _places.ACTIONS),
         *_imagenet.SHIFTS,
+        *_several_labels.SOURCES,
     )
 }
 
