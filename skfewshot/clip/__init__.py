@@ -8,7 +8,7 @@ _PUBLIC = {
     "DEFAULT_PROMPT_TEMPLATES": "_texts",
     "EmbeddingArray": "_embedding",
     "EncoderIdentity": "_embedding",
-    "ImageReadError": "_images",
+    "ImageReadError": "_unreadable",
     "WeightsDownloadError": "_models",
     "clear_model_cache": "_models",
     "encoder_of": "_embedding",

@@ -25,7 +25,7 @@ from skfewshot._torch import import_torch, resolve_device
 from skfewshot.clip._cache import DEFAULT_SIZE, SMALLEST_SIZE, EmbeddingCache
 from skfewshot.clip._dense import DENSE_MODES
 from skfewshot.clip._embedding import EmbeddingArray
-from skfewshot.clip._images import as_images
+from skfewshot.clip._holders import as_images
 from skfewshot.clip._models import DEFAULT_PRETRAINED, CLIPModel, load_clip
 from skfewshot.clip._passes import (
     check_out,
@@ -261,11 +261,17 @@ class CLIPFeaturizer(
         Parameters
         ----------
         X : sequence or iterable of images
-            A list, tuple or 1-D array of PIL images, paths or uint8 arrays (H, W, 3); a
-            uint8 array (n, H, W, 3); or a pandas or polars column of paths. Grey,
-            palette, transparent (laid on white), CMYK, 16-bit and EXIF-rotated images
-            come out right, and arrays may be grey, (H, W) or (H, W, 1), or have a
-            fourth channel of opacity. A generator is read once, a few batches ahead.
+            An image is a PIL image, a path, the content of an image file (bytes, a file
+            that is open for reading bytes, a data URI, base64, or a dict with ``bytes``
+            or ``path``) or a uint8 array (H, W, 3). They may stand in a list, tuple,
+            1-D array, a pandas, polars or pyarrow column (of a table that with the name
+            ``image``, or the only one), or a data set of torch or of Hugging Face, of
+            whose rows the image is taken: the targets are ``dataset.targets``. A uint8
+            array (n, H, W, 3) or a tensor, channels first or last, holds images too.
+            Grey, palette, transparent (laid on white), CMYK, 16-bit and EXIF-rotated
+            images come out right, and arrays may be grey, (H, W) or (H, W, 1), or have
+            a fourth channel of opacity. Images opened by PIL and not read yet stay so.
+            A generator is read once, a few batches ahead.
         out : ndarray of float32 or None, default=None
             Where to write the embeddings, such as a memory map that is larger than the
             memory of the machine: of the shape below, with more rows if need be where
@@ -283,7 +289,10 @@ class CLIPFeaturizer(
         TypeError, ValueError
             If X does not hold images, or `out` has another type, dtype or shape.
         ImageReadError
-            If an image cannot be read, under ``on_error="raise"``. A ValueError.
+            If an image cannot be read, under ``on_error="raise"``. A ValueError. So is
+            a 16-bit or float image that uses less than a quarter of its range, as
+            12-bit X-rays do, which would be all but black; the error has the line that
+            stretches it.
         WeightsDownloadError
             If the weights had to be downloaded, and that failed. A ConnectionError.
         """
