@@ -9,10 +9,10 @@ _PUBLIC = {
     "EmbeddingArray": "_embedding",
     "EncoderIdentity": "_embedding",
     "ImageReadError": "_unreadable",
-    "WeightsDownloadError": "_models",
+    "WeightsDownloadError": "_sources",
     "clear_model_cache": "_models",
     "encoder_of": "_embedding",
-    "tiny_model_path": "_models",
+    "tiny_model_path": "_sources",
 }
 
 __all__ = [

@@ -443,14 +443,17 @@ class Preprocessor:
 
     def __init__(self, transform: Any) -> None:
         *geometry, convert, to_tensor, normalize = transform.transforms
-        names = [type(step).__name__ for step in (convert, to_tensor, normalize)]
+        names = names_of([convert, to_tensor, normalize])
         if names != ["MaybeConvertMode", "MaybeToTensor", "Normalize"]:
             raise RuntimeError(
                 f"This version of open_clip preprocesses by {names}, which "
                 "skfewshot does not know; please report it."
             )
         self._geometry = geometry
-        self._crops = "CenterCrop" in [type(step).__name__ for step in geometry]
+        self._crops = "CenterCrop" in names_of(geometry)
+        self._pads = "CenterCropOrPad" in names_of(geometry)
+        if self._pads:
+            self._side = min(geometry[-1].size)
         self._mean, self._std = normalize.mean, normalize.std
 
     def to_pixels(self, image: "Image") -> NDArray:
@@ -463,6 +466,9 @@ class Preprocessor:
             left, top = max(0, width - longest) // 2, max(0, height - longest) // 2
             right, bottom = left + min(width, longest), top + min(height, longest)
             image = image.crop((left, top, right, bottom))
+        elif self._pads and max(width, height) >= 2 * self._side * min(width, height):
+            # A line: in proportion it would be thinner than a pixel, and not be there.
+            image = image.resize(tuple(min(n, self._side) for n in (width, height)))
         for step in self._geometry:
             image = step(image)
         return np.asarray(image)
@@ -482,6 +488,10 @@ class Preprocessor:
         mean = torch.tensor(self._mean, device=device, dtype=torch.float32)
         std = torch.tensor(self._std, device=device, dtype=torch.float32)
         return images.sub_(mean.view(shape)).div_(std.view(shape)).to(dtype)
+
+
+def names_of(steps: list[Any]) -> list[str]:
+    return [type(step).__name__ for step in steps]
 
 
 # Writing
