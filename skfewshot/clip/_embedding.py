@@ -31,6 +31,8 @@ class EncoderIdentity:
         The trained inverse temperature s of ``softmax(s * cosine)``; 100 for CLIP.
     prompt_templates : str, callable or sequence, default="default"
         What the featurizer that made the embedding would encode class names with.
+    cache : tuple of (str, int), default=None
+        The folder, and its bound in bytes, where that featurizer keeps embeddings.
 
     Examples
     --------
@@ -46,6 +48,7 @@ class EncoderIdentity:
     embedding_dim: int = field(compare=False)
     logit_scale: float = field(compare=False)
     prompt_templates: Any = field(default="default", compare=False, repr=False)
+    cache: tuple[str, int] | None = field(default=None, compare=False, repr=False)
 
     def __str__(self) -> str:
         weights = "" if self.pretrained is None else f", {self.pretrained}"

@@ -24,7 +24,7 @@ from skfewshot._sklearn import (
 from skfewshot._torch import import_torch, resolve_device
 from skfewshot.clip._cache import DEFAULT_SIZE, SMALLEST_SIZE, EmbeddingCache
 from skfewshot.clip._dense import DENSE_MODES
-from skfewshot.clip._embedding import EmbeddingArray
+from skfewshot.clip._embedding import EmbeddingArray, EncoderIdentity
 from skfewshot.clip._images import as_images
 from skfewshot.clip._models import DEFAULT_PRETRAINED, CLIPModel, load_clip
 from skfewshot.clip._passes import (
@@ -34,12 +34,8 @@ from skfewshot.clip._passes import (
     length_of,
     plan_passes,
 )
-from skfewshot.clip._texts import (
-    check_names,
-    check_templates,
-    encode_classes,
-    encode_texts,
-)
+from skfewshot.clip._prompts import check_names, check_templates, check_texts
+from skfewshot.clip._texts import encode_classes, encode_texts
 
 if TYPE_CHECKING:
     import torch
@@ -54,7 +50,8 @@ class CLIPFeaturizer(
     name says how well they fit. Nothing is trained: :meth:`transform`,
     :meth:`encode_text` and :meth:`encode_classes` work without :meth:`fit`, which only
     checks the parameters and notes the encoder. The weights are kept in a cache that
-    all featurizers of the process share, never in the estimator.
+    all featurizers of the process share, never in the estimator, and with them the
+    embeddings of the class names that were encoded last (64 MiB at most).
 
     Parameters
     ----------
@@ -98,7 +95,7 @@ class CLIPFeaturizer(
     prompt_templates : "default", str, callable or sequence of str or callable, \
             default="default"
         Texts with ``{}`` in the place of the class name, or functions from a name to a
-        text, for :meth:`encode_classes`. ``"default"`` is
+        text, or to a list of texts, for :meth:`encode_classes`. ``"default"`` is
         `skfewshot.clip.DEFAULT_PROMPT_TEMPLATES`.
     on_error : {"raise", "nan"}, default="raise"
         What to do about an image that is missing or cannot be read: raise
@@ -110,7 +107,7 @@ class CLIPFeaturizer(
         A folder in which to keep every embedding, under a hash of the content of the
         image, the weights, the preprocessing, `output`, `dense_mode` and the precision.
         No image is then embedded twice: not in other folds of a search, nor in other
-        processes or later runs. A file that has changed is another image. Processes
+        processes or later runs. Class names are kept there too. A file that has changed is another image. Processes
         may share it at the same time, and may be killed at any time. One that may not
         be written to is read, with a warning. On a disk of this machine, not on a
         network file system.
@@ -315,7 +312,7 @@ class CLIPFeaturizer(
         (2, 128)
         """
         self._validate_params()
-        texts = check_names(texts, "texts")
+        texts = check_texts(texts)
         return encode_texts(self.load(), texts, self.batch_size)
 
     def encode_classes(
@@ -325,15 +322,17 @@ class CLIPFeaturizer(
 
         Parameters
         ----------
-        names : sequence of str
-            Taken as they are: write "polar bear", not "polar_bear".
+        names : sequence of str or of sequences of str, or dict with such values
+            A str goes into the templates, its underscores as spaces. A sequence in its
+            place holds descriptions of the class, whole sentences that are encoded as
+            they are. The order of a dict is that of its keys.
         prompt_templates : str, callable, sequence or None, default=None
             As the parameter of the estimator, which ``None`` takes.
 
         Returns
         -------
         EmbeddingArray of float32 of shape (C, d)
-            The mean of the normalised embeddings of a name's prompts, normalised again.
+            The mean of the normalised embeddings of a name's texts, normalised again.
 
         Raises
         ------
@@ -351,7 +350,8 @@ class CLIPFeaturizer(
             prompt_templates = self.prompt_templates
         templates = check_templates(prompt_templates)
         names = check_names(names)
-        return encode_classes(self.load(), names, templates, self.batch_size)
+        cache = None if self.cache is None else (self.cache, int(self.cache_size))
+        return encode_classes(self.load(), names, templates, self.batch_size, cache)
 
     def load(self) -> CLIPModel:
         """Load the model, or find it in the cache.
@@ -464,9 +464,16 @@ class CLIPFeaturizer(
                 out=out,
                 task=nullcontext if context is None else partial(self._task, context),
             )
-        # Class names are to be encoded with these templates later on.
-        encoder = replace(clip.identity, prompt_templates=self.prompt_templates)
-        return EmbeddingArray(embeddings, encoder)
+        return EmbeddingArray(embeddings, self._identity(clip))
+
+    def _identity(self, clip: CLIPModel) -> EncoderIdentity:
+        """Return the identity by which names are to be encoded later on."""
+        cache = None
+        if self.cache is not None:
+            folder = os.path.abspath(os.path.expanduser(self.cache))
+            cache = os.fspath(folder), int(self.cache_size)
+        templates = self.prompt_templates
+        return replace(clip.identity, prompt_templates=templates, cache=cache)
 
     def _open_cache(self, clip: CLIPModel, dense_mode: str | None) -> Any:
         if self.cache is None:

@@ -6,7 +6,7 @@ import json
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -104,6 +104,10 @@ class CLIPModel:
     identity: EncoderIdentity
     preprocess: Any
     source: ModelSource
+    #: What `skfewshot.clip._texts` keeps, by the texts of a name; the oldest use first.
+    encoded_names: OrderedDict[bytes, Any] = field(
+        default_factory=OrderedDict, repr=False
+    )
 
     @property
     def input_size(self) -> tuple[int, int]:
@@ -123,7 +127,7 @@ class CLIPModel:
         return "self-self-no-residual"
 
     @cached_property
-    def tokenizer(self) -> Callable:
+    def tokenizer(self) -> Any:
         """Texts to a tensor of tokens; built when a text is first encoded."""
         import open_clip
 
