@@ -9,7 +9,7 @@ from numpy.typing import DTypeLike, NDArray
 from sklearn.utils import check_array
 
 from skfewshot._rows import are_unit_rows, plain, reading, unit_rows
-from skfewshot._sklearn import warn_user
+from skfewshot._sklearn import show, warn_user
 from skfewshot.clip._embedding import encoder_of
 from skfewshot.clip._prompts import (
     Name,
@@ -165,6 +165,21 @@ def resolve_prototypes(
     return Prototypes(features, source, known, _logit_scale(known))
 
 
+def check_texts_fit(
+    text_features: Any, classes: NDArray, class_names: Any, prompt_templates: Any
+) -> None:
+    """Refuse texts, names and templates that `resolve_prototypes` would refuse.
+
+    The parameters are its own. Nothing is encoded, and nothing warned of.
+    """
+    if prompt_templates is not None:
+        check_templates(prompt_templates)
+    if isinstance(text_features, str):
+        class_names_of(classes, class_names)
+    elif text_features is not None:
+        _rows_of_classes(text_features, classes, CLASSES)
+
+
 def _has_default_prompts(
     text_encoder: Any, encoder: Any, prompt_templates: Any
 ) -> bool:
@@ -229,7 +244,7 @@ def class_names_of(
         return list(map(str, classes)) if are_names else None
     if isinstance(class_names, str):
         raise TypeError(
-            f"{wording.names}={class_names!r:.80} is one string; pass a sequence with "
+            f"{wording.names}={show(class_names)} is one string; pass a sequence with "
             f"a name for each {wording.one}, or a dict from {wording.one} to name."
         )
     if callable(class_names):
@@ -314,7 +329,7 @@ def _encode(
     else:
         raise TypeError(
             "text_encoder must be a CLIPFeaturizer or a callable from a list of names "
-            f"to an array of shape (n_names, n_features); got {text_encoder!r}."
+            f"to an array of shape (n_names, n_features); got {show(text_encoder)}."
         )
     return encoded, encoder_of(encoded)
 
@@ -417,8 +432,8 @@ def _from_mapping(
             "method='predict_proba'."
         )
         raise ValueError(
-            f"{parameter} lacks the {wording.many} {missing[:10]} that y has; its keys "
-            f"start with {list(mapping)[:10]}.{hint if encoded else ''}"
+            f"{parameter} lacks the {wording.many} {show(missing[:10])} that y has; "
+            f"its keys start with {show(list(mapping)[:10])}.{hint if encoded else ''}"
         )
     return [mapping[key] for key in keys]
 

@@ -1,13 +1,14 @@
 """The transformer from images to embeddings on a frozen CLIP model."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sized
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from numbers import Integral
 from typing import TYPE_CHECKING, Any, Self
 
+import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.callback import CallbackSupportMixin
@@ -20,6 +21,7 @@ from skfewshot._sklearn import (
     _fit_context,
     _get_output_config,
     has_callbacks,
+    last_step_of_caller,
 )
 from skfewshot._torch import import_torch, resolve_device
 from skfewshot.clip._cache import DEFAULT_SIZE, SMALLEST_SIZE, EmbeddingCache
@@ -107,10 +109,10 @@ class CLIPFeaturizer(
         A folder in which to keep every embedding, under a hash of the content of the
         image, the weights, the preprocessing, `output`, `dense_mode` and the precision.
         No image is then embedded twice: not in other folds of a search, nor in other
-        processes or later runs. Class names are kept there too. A file that has changed is another image. Processes
-        may share it at the same time, and may be killed at any time. One that may not
-        be written to is read, with a warning. On a disk of this machine, not on a
-        network file system.
+        processes or later runs. Class names are kept there too. A file that has changed
+        is another image. Processes may share it at the same time, and may be killed at
+        any time. One that may not be written to is read, with a warning. On a disk of
+        this machine, not on a network file system.
     cache_size : int, default=10 * 2**30
         The bound on the cache in bytes, at least ``2**20``. A full cache loses what was
         embedded longest ago.
@@ -214,16 +216,19 @@ class CLIPFeaturizer(
         ----------
         X : sequence of images
             See :meth:`transform`. The images themselves are not read.
-        y : ignored
+        y : array-like of length n or None, default=None
+            Labels of the images, see :meth:`fit_transform`.
 
         Returns
         -------
         self : CLIPFeaturizer
         """
         import_torch()
+        _check_labels(X, y)
         context = self._init_callback_context()
         context.call_on_fit_task_begin(estimator=self, X=X, y=y)
-        as_images(X)
+        if X is not None or y is None:
+            as_images(X)
         self._note_encoder()
         context.call_on_fit_task_end(estimator=self, X=X, y=y)
         return self
@@ -236,7 +241,14 @@ class CLIPFeaturizer(
         ----------
         X : sequence of images
             See :meth:`transform`.
-        y : ignored
+            None, with labels as `y`, are no images: a pipeline of a featurizer and a
+            :class:`~skfewshot.ZeroShotClassifier` is fitted on names alone.
+        y : array-like of length n or None, default=None
+            Labels of the images; nothing is learned from them. Another number of them
+            than of images is refused, and in a pipeline that ends in a classifier of
+            this package with one label an image, what that would refuse: labels that
+            are missing or of one class only, its parameters, and names. What only its
+            `fit` can see comes after the embedding: give `cache` not to lose that.
 
         Returns
         -------
@@ -244,6 +256,11 @@ class CLIPFeaturizer(
             See :meth:`transform`.
         """
         import_torch()
+        _check_labels(X, y)
+        if X is None and y is not None and self.output == "embedding":
+            clip = self._note_encoder()
+            nothing = np.empty((0, clip.identity.embedding_dim), np.float32)
+            return EmbeddingArray(nothing, self._identity(clip))
         images = as_images(X)
         n_batches = self._n_batches(images) if has_callbacks(self) else None
         context = self._init_callback_context(max_subtasks=n_batches)
@@ -496,3 +513,22 @@ class CLIPFeaturizer(
         tags.input_tags.string = True
         tags.transformer_tags.preserves_dtype = []
         return tags
+
+
+def _check_labels(X: Any, y: Any) -> None:
+    """Refuse labels before an image is read: their number, and what is wrong in them.
+
+    What else is wrong the classifier knows that the labels are for, where there is one.
+    """
+    n_images, n_labels = (
+        len(it) if isinstance(it, Sized) and not isinstance(it, str | bytes) else None
+        for it in (X, y)
+    )
+    if None not in (n_images, n_labels) and n_images != n_labels:
+        raise ValueError(
+            f"X has {n_images} images, but y has {n_labels} labels: found input "
+            f"variables with inconsistent numbers of samples: [{n_images}, {n_labels}]."
+        )
+    check = getattr(last_step_of_caller(), "_check_before_embedding", None)
+    if check is not None:
+        check(y)
