@@ -10,7 +10,7 @@ from numbers import Real
 from typing import Any, Self
 
 import numpy as np
-from numpy.typing import ArrayLike, DTypeLike, NDArray
+from numpy.typing import ArrayLike, NDArray
 from sklearn.base import ClassifierMixin
 from sklearn.callback import CallbackSupportMixin
 from sklearn.metrics import accuracy_score
@@ -362,9 +362,7 @@ class FewShotClassifier(
             logit_scale=scale,
         )
 
-    def _read_texts(
-        self, X: Any, n_features: int | None, dtype: DTypeLike
-    ) -> Prototypes:
+    def _read_texts(self, X: Any, n_features: int | None, dtype: Any) -> Prototypes:
         """Return the texts of `classes_`, and set where they are from."""
         prototypes = resolve_prototypes(
             self.text_features,
