@@ -384,8 +384,9 @@ class FewShotClassifier(
         """Return rows, labels and weights, checked."""
         if X is None or (encoder_of(X) is not None and len(X) == 0):
             raise ValueError(
-                f"There are no images, and {type(self).__name__} learns from some; "
-                "ZeroShotClassifier does without, from the names in y."
+                "Expected 2D array with a row an image, got none, and "
+                f"{type(self).__name__} learns from images; ZeroShotClassifier does "
+                "without, from the names in y."
             )
         rows, y = check_rows(X), single_labels(y, type(self).__name__)
         with reading("X or y"):

@@ -87,7 +87,7 @@ def single_labels(y: Any, estimator: str, name: str = "y") -> Any:
         What the user calls them.
     """
     y = plain_labels(y, name)
-    shape = np.shape(y) if not issparse(y) else y.shape
+    shape = y.shape if issparse(y) else np.asarray(y).shape
     if issparse(y) or (len(shape) == 2 and shape[1] > 1):
         raise ValueError(
             f"{name} has the shape {shape}, several labels an image, but {estimator} "

@@ -220,11 +220,11 @@ def test_names_alone_with_texts_of_other_sources():
         (ZeroShotClassifier(np.eye(2)), KINDS, "has 2 rows, but y has 3"),
         (ZeroShotClassifier(np.eye(2)), ["a", "a"], "at least 2 classes"),
         (ZeroShotClassifier(np.eye(2)), None, "y to be passed"),
-        (CMMClassifier(np.eye(3)), KINDS, "no images, and CMMClassifier learns"),
+        (CMMClassifier(np.eye(3)), KINDS, "got none, and CMMClassifier learns"),
         (
             make_pipeline(CLIPFeaturizer("tiny"), CMMClassifier()),
             KINDS,
-            "no images, and CMMClassifier learns",
+            "got none, and CMMClassifier learns",
         ),
         (make_pipeline(CLIPFeaturizer("tiny"), ZeroShotClassifier()), None, "is None"),
     ],
