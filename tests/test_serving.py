@@ -3,6 +3,8 @@
 import importlib.util
 import io
 import json
+import struct
+import zlib
 from pathlib import Path
 
 import joblib
@@ -73,7 +75,10 @@ def test_other_formats(client, images, kind):
 
 def test_what_is_no_image(client, serve, images, monkeypatch):
     png = as_bytes(images[0][0])
-    for content in (b"", b"hello", png[: len(png) // 2], b"\x89PNG\r\n\x1a\n"):
+    header = struct.pack(">II5B", 60_000, 60_000, 8, 2, 0, 0, 0)
+    check = struct.pack(">I", zlib.crc32(b"IHDR" + header))
+    bomb = png[:16] + header + check + png[33:]
+    for content in (b"", b"hello", png[: len(png) // 2], b"\x89PNG\r\n\x1a\n", bomb):
         answer = client.post("/classify", content=content)
         assert (answer.status_code, "no image" in answer.text) == (422, True)
     monkeypatch.setattr(serve, "MOST_BYTES", 100)

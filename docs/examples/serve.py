@@ -18,6 +18,8 @@ from fastapi import FastAPI, HTTPException, Request
 from fastapi.concurrency import run_in_threadpool
 from PIL import Image
 
+from skfewshot.clip import ImageReadError
+
 MOST_BYTES = 20 * 2**20
 
 
@@ -57,10 +59,8 @@ def make_app(model_file: str | Path) -> FastAPI:
                 raise HTTPException(413, f"More than {MOST_BYTES:,} bytes.")
         try:
             return await run_in_threadpool(classify_now, content)
-        except (OSError, ValueError) as error:  # an ImageReadError is a ValueError
-            raise HTTPException(
-                422, "The body is no image that can be read."
-            ) from error
+        except (ImageReadError, OSError, Image.DecompressionBombError) as error:
+            raise HTTPException(422, "The body is no image to be read.") from error
 
     @app.get("/classes")
     def classes() -> list[Any]:
