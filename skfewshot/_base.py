@@ -373,6 +373,7 @@ class FewShotClassifier(
             prompt_templates=self.prompt_templates,
             n_features=n_features,
             dtype=dtype,
+            has_images=n_features is not None,
         )
         self.prototype_source_ = prototypes.source
         self.encoder_ = prototypes.encoder

@@ -75,6 +75,7 @@ def resolve_prototypes(
     n_features: int | None,
     dtype: Any,
     wording: Wording = CLASSES,
+    has_images: bool = True,
 ) -> Prototypes:
     """Find the text prototypes of `classes`, by the first rule that applies.
 
@@ -98,13 +99,14 @@ def resolve_prototypes(
     prompt_templates : str, sequence of str, callable or None
         None leaves the encoder's own.
     n_features : int or None
-        The width of the image features; None where there are none, and texts have to
-        do alone.
+        The width of the image features; None takes texts of any width.
     dtype : dtype or list of dtypes
         The dtype of the image features; of a list the texts keep theirs, or get the
         first.
     wording : Wording
         The names of the parameters in messages.
+    has_images : bool
+        Whether class means could stand in for texts.
 
     Returns
     -------
@@ -147,7 +149,7 @@ def resolve_prototypes(
             class_names,
             wording,
             by_default=_has_default_prompts(text_encoder, encoder, prompt_templates),
-            needed=n_features is None or len(classes) == 1,
+            needed=not has_images or len(classes) == 1,
         )
         if names is None:
             return Prototypes(None, "image", encoder, _logit_scale(encoder))
@@ -157,7 +159,11 @@ def resolve_prototypes(
         else:
             source = "text_encoder"
             given, text_identity = _encode(text_encoder, names, prompt_templates)
-    if encoder is not None and text_identity is not None and encoder != text_identity:
+    if (
+        encoder is not None
+        and text_identity is not None
+        and encoder.weights != text_identity.weights
+    ):
         raise ValueError(
             f"The image features come from the encoder {encoder}, but the text "
             f"features come from {text_identity}; both must come from the same model."
@@ -474,10 +480,11 @@ def _checked(
         )
     if n_features is None:
         n_features = features.shape[1]
-    if features.shape != (n_classes, n_features):
+    wanted = n_classes, n_features
+    if features.shape != wanted:
         raise ValueError(
             f"The text features (from {source}) have shape {features.shape}; wanted "
-            f"({n_classes}, {n_features}): one row per {wording.one}, as wide as X. "
+            f"{wanted}: one row per {wording.one}, as wide as X. "
             "Texts and images must be embedded by the same model."
         )
     if not features.any(axis=1).all():

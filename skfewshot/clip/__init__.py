@@ -8,11 +8,11 @@ _PUBLIC = {
     "DEFAULT_PROMPT_TEMPLATES": "_prompts",
     "EmbeddingArray": "_embedding",
     "EncoderIdentity": "_embedding",
-    "ImageReadError": "_images",
-    "WeightsDownloadError": "_models",
+    "ImageReadError": "_unreadable",
+    "WeightsDownloadError": "_sources",
     "clear_model_cache": "_models",
     "encoder_of": "_embedding",
-    "tiny_model_path": "_models",
+    "tiny_model_path": "_sources",
 }
 
 __all__ = [

@@ -27,8 +27,8 @@ from skfewshot._torch import import_torch, resolve_device
 from skfewshot.clip._cache import DEFAULT_SIZE, SMALLEST_SIZE, EmbeddingCache
 from skfewshot.clip._dense import DENSE_MODES
 from skfewshot.clip._embedding import EmbeddingArray, EncoderIdentity
-from skfewshot.clip._images import as_images
-from skfewshot.clip._models import DEFAULT_PRETRAINED, CLIPModel, load_clip
+from skfewshot.clip._holders import as_images
+from skfewshot.clip._models import CLIPModel, load_clip
 from skfewshot.clip._passes import (
     check_out,
     default_num_workers,
@@ -37,6 +37,7 @@ from skfewshot.clip._passes import (
     plan_passes,
 )
 from skfewshot.clip._prompts import check_names, check_templates, check_texts
+from skfewshot.clip._sources import DEFAULT_PRETRAINED
 from skfewshot.clip._texts import encode_classes, encode_texts
 
 if TYPE_CHECKING:
@@ -68,8 +69,10 @@ class CLIPFeaturizer(
         safetensors or PyTorch file (of which only tensors are loaded, no code); or
         ``"local-dir:PATH"``, whose architecture then replaces that of `model_name`.
         ``None`` is refused where it would mean random weights. A file gets the
-        activation and preprocessing of `model_name`: for OpenAI's weights and others
-        trained with QuickGELU that is ``"ViT-B-32-quickgelu"`` and the like.
+        activation and preprocessing of the tag whose name is part of its own
+        (``"ViT-B-32-openai.safetensors"``, or the path in the hub's cache), or else
+        what all tags of `model_name` want; where they want different things, a warning
+        says what was taken.
     output : {"embedding", "tokens"}, default="embedding"
         One embedding an image, or the global embedding followed by one for each patch.
     dense_mode : {"auto", "value", "self-self", "value-no-residual", \
@@ -89,6 +92,13 @@ class CLIPFeaturizer(
     precision : {"auto", "fp32", "fp16", "bf16"}, default="auto"
         The number format of the weights. ``"auto"`` is fp16 on CUDA and fp32 elsewhere;
         fp16 needs CUDA, bf16 CUDA or the CPU. The output is float32 always.
+    resize_mode : {"auto", "crop", "pad", "squash"}, default="auto"
+        How an image comes to the square that the model sees: ``"crop"`` cuts off what
+        is longer than wide (a picture twice as wide as high loses half), ``"pad"``
+        shows all of it between black bars, ``"squash"`` shows all of it out of
+        proportion. ``"auto"`` is what the model was trained with: ``"crop"`` for CLIP,
+        ``"squash"`` for SigLIP. Embeddings by another mode are those of another
+        encoder.
     num_workers : int or None, default=None
         Threads that decode and resize images while the model runs, which on a CPU runs
         in as many threads on parts of a batch; 0 does both in turn in the caller's
@@ -172,6 +182,7 @@ class CLIPFeaturizer(
         "batch_size": [Interval(Integral, 1, None, closed="left")],
         "device": [str, None],
         "precision": [StrOptions({"auto", "fp32", "fp16", "bf16"})],
+        "resize_mode": [StrOptions({"auto", "crop", "pad", "squash"})],
         "num_workers": [Interval(Integral, 0, None, closed="left"), None],
         "prompt_templates": [str, callable, "array-like"],
         "on_error": [StrOptions({"raise", "nan"})],
@@ -189,6 +200,7 @@ class CLIPFeaturizer(
         batch_size: int = 64,
         device: str | None = None,
         precision: str = "auto",
+        resize_mode: str = "auto",
         num_workers: int | None = None,
         prompt_templates: Any = "default",
         on_error: str = "raise",
@@ -202,6 +214,7 @@ class CLIPFeaturizer(
         self.batch_size = batch_size
         self.device = device
         self.precision = precision
+        self.resize_mode = resize_mode
         self.num_workers = num_workers
         self.prompt_templates = prompt_templates
         self.on_error = on_error
@@ -275,11 +288,17 @@ class CLIPFeaturizer(
         Parameters
         ----------
         X : sequence or iterable of images
-            A list, tuple or 1-D array of PIL images, paths or uint8 arrays (H, W, 3); a
-            uint8 array (n, H, W, 3); or a pandas or polars column of paths. Grey,
-            palette, transparent (laid on white), CMYK, 16-bit and EXIF-rotated images
-            come out right, and arrays may be grey, (H, W) or (H, W, 1), or have a
-            fourth channel of opacity. A generator is read once, a few batches ahead.
+            An image is a PIL image, a path, the content of an image file (bytes, a file
+            that is open for reading bytes, a data URI, base64, or a dict with ``bytes``
+            or ``path``) or a uint8 array (H, W, 3). They may stand in a list, tuple,
+            1-D array, a pandas, polars or pyarrow column (of a table that with the name
+            ``image``, or the only one), or a data set of torch or of Hugging Face, of
+            whose rows the image is taken: the targets are ``dataset.targets``. A uint8
+            array (n, H, W, 3) or a tensor, channels first or last, holds images too.
+            Grey, palette, transparent (laid on white), CMYK, 16-bit and EXIF-rotated
+            images come out right, and arrays may be grey, (H, W) or (H, W, 1), or have
+            a fourth channel of opacity. Images opened by PIL and not read yet stay so.
+            A generator is read once, a few batches ahead.
         out : ndarray of float32 or None, default=None
             Where to write the embeddings, such as a memory map that is larger than the
             memory of the machine: of the shape below, with more rows if need be where
@@ -297,7 +316,10 @@ class CLIPFeaturizer(
         TypeError, ValueError
             If X does not hold images, or `out` has another type, dtype or shape.
         ImageReadError
-            If an image cannot be read, under ``on_error="raise"``. A ValueError.
+            If an image cannot be read, under ``on_error="raise"``. A ValueError. So is
+            a 16-bit or float image that uses less than a quarter of its range, as
+            12-bit X-rays do, which would be all but black; the error has the line that
+            stretches it.
         WeightsDownloadError
             If the weights had to be downloaded, and that failed. A ConnectionError.
         """
@@ -389,6 +411,7 @@ class CLIPFeaturizer(
             self.pretrained,
             device=resolve_device(self.device),
             precision=self.precision,
+            resize_mode=self.resize_mode,
         )
         fitted = getattr(self, "encoder_", None)
         if fitted is not None and fitted != clip.identity:

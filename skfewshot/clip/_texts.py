@@ -82,7 +82,12 @@ def encode_names(
         prompt_templates = identity.prompt_templates
     templates, names = check_templates(prompt_templates), check_names(names)
     device = resolve_device(None)
-    clip = load_clip(identity.model_name, identity.pretrained, device=device)
+    clip = load_clip(
+        identity.model_name,
+        identity.pretrained,
+        device=device,
+        resize_mode=identity.resize_mode,
+    )
     if clip.identity != identity:
         raise ValueError(
             f"The embedding was made by {identity}, but that model and those weights "

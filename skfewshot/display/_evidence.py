@@ -17,7 +17,8 @@ from sklearn.base import BaseEstimator
 from skfewshot._labels import plain_labels, read_indicator
 from skfewshot._rows import as_numpy
 from skfewshot._text import class_names_of
-from skfewshot.clip._images import as_images, read_image
+from skfewshot.clip._holders import as_images
+from skfewshot.clip._images import read_image
 from skfewshot.display._shared import (
     against_the_others,
     central_square,
