@@ -10,7 +10,7 @@ from numbers import Real
 from typing import Any, Self
 
 import numpy as np
-from numpy.typing import ArrayLike, DTypeLike, NDArray
+from numpy.typing import ArrayLike, NDArray
 from sklearn.base import ClassifierMixin
 from sklearn.callback import CallbackSupportMixin
 from sklearn.metrics import accuracy_score
@@ -362,9 +362,7 @@ class FewShotClassifier(
             logit_scale=scale,
         )
 
-    def _read_texts(
-        self, X: Any, n_features: int | None, dtype: DTypeLike
-    ) -> Prototypes:
+    def _read_texts(self, X: Any, n_features: int | None, dtype: Any) -> Prototypes:
         """Return the texts of `classes_`, and set where they are from."""
         prototypes = resolve_prototypes(
             self.text_features,
@@ -387,8 +385,9 @@ class FewShotClassifier(
         """Return rows, labels and weights, checked."""
         if X is None or (encoder_of(X) is not None and len(X) == 0):
             raise ValueError(
-                f"There are no images, and {type(self).__name__} learns from some; "
-                "ZeroShotClassifier does without, from the names in y."
+                "Expected 2D array with a row an image, got none, and "
+                f"{type(self).__name__} learns from images; ZeroShotClassifier does "
+                "without, from the names in y."
             )
         rows, y = check_rows(X), single_labels(y, type(self).__name__)
         with reading("X or y"):

@@ -313,7 +313,8 @@ class MultiLabelPrototypeClassifier(ClassifierMixin, Estimator):
             scaled to unit norm.
         y : array-like or sparse matrix of shape (n_samples, n_labels), or array-like \
                 of shape (n_samples,)
-            Indicators, 0 or 1; or one class label an image.
+            Indicators, 0 or 1; or one class label an image. A lone column of zeros and
+            ones is the indicator of one label.
         sample_weight : array-like of shape (n_samples,), default=None
             Weights, from 0 to 1e9. They count images: one of weight 2 is two images.
 
@@ -514,7 +515,8 @@ class MultiLabelPrototypeClassifier(ClassifierMixin, Estimator):
         """
         weight = as_numpy(plain(sample_weight, "sample_weight"))
         # As fit reads them: scikit-learn takes fewer forms.
-        labels = read_labels(y, np.float64)
+        is_column_of_classes = not self._is_multilabel
+        labels = read_labels(y, np.float64, is_column_of_classes=is_column_of_classes)
         truth = labels.indicator.astype(np.int64)
         if not labels.is_multilabel:
             truth = labels.classes[truth.argmax(axis=1)]
