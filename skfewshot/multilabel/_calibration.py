@@ -16,7 +16,7 @@ from skfewshot.multilabel._prototypes import (
     leave_one_out_scores,
     text_shares,
 )
-from skfewshot.multilabel._scoring import Scorer
+from skfewshot.multilabel._scoring import Scorer, blend
 from skfewshot.multilabel._tokens import Support
 
 #: The text's share of a prototype where no label has a second image to judge it by.
@@ -307,3 +307,40 @@ def score_left_out(
         level = border - _BACKGROUND_MARGIN
         scorer = replace(scorer, background=level, sharpness=fitted.slope)
     return scorer, leave_one_out_scores(*given, scorer)[0]
+
+
+def spread_ratio(one: NDArray, other: NDArray, weight: NDArray) -> float:
+    """Return by what to multiply the other scores for them to spread like the first."""
+    weight = np.broadcast_to(weight[:, None], one.shape)
+    wanted, given = (_center_spread(scores, weight)[1] for scores in (one, other))
+    return wanted / given if np.isfinite(wanted) and np.isfinite(given) else 1.0
+
+
+def choose_whole_share(local: NDArray, whole: NDArray, support: Support) -> float:
+    r"""Choose how far the discriminant of the global feature counts beside the patches.
+
+    Each share of 0, 0.1, ..., 1 is judged by the loss of left-one-out scores after
+    calibration.
+
+    Parameters
+    ----------
+    local, whole : ndarray of shape (N, L)
+        Left-one-out scores, of the same spread.
+    support : Support
+    """
+    local, whole, support = (
+        local[:_MOST_JUDGED],
+        whole[:_MOST_JUDGED],
+        support[:_MOST_JUDGED],
+    )
+    size = float(support.weight.sum() * local.shape[1])
+
+    def loss(share: float) -> float:
+        scores = blend(local, whole, share)
+        counts = support.weight @ support.indicator
+        return (
+            size * fit_sigmoid(scores, support.indicator, support.weight, counts).loss
+        )
+
+    losses = np.array([loss(share) for share in _TRIED_SHARES])
+    return _TRIED_SHARES[int(np.argmin(losses))]

@@ -20,9 +20,12 @@ from skfewshot.multilabel._calibration import (
     Calibration,
     calibrate,
     choose_share,
+    choose_whole_share,
     read_thresholds,
     score_left_out,
+    spread_ratio,
 )
+from skfewshot.multilabel._discriminant import Discriminant, fit_discriminant
 from skfewshot.multilabel._prior import CONSTRAINTS, MultiLabelPrototypePrior
 from skfewshot.multilabel._prior_state import (
     check_prior,
@@ -38,7 +41,7 @@ from skfewshot.multilabel._prototypes import (
     mix,
     text_shares,
 )
-from skfewshot.multilabel._scoring import Scorer, explain, score
+from skfewshot.multilabel._scoring import QUERY_SCORINGS, Scorer, blend, explain, score
 from skfewshot.multilabel._selection import select
 from skfewshot.multilabel._tokens import (
     FeatureMap,
@@ -224,6 +227,7 @@ class MultiLabelPrototypeClassifier(ClassifierMixin, Estimator):
         **CONSTRAINTS,
         "label_features": [StrOptions({"auto"}), "array-like", dict, None],
         "prior": [MultiLabelPrototypePrior, None],
+        "query_scoring": [StrOptions({*QUERY_SCORINGS, "combined"})],
         "pooling": [StrOptions({"mean", "agreement"})],
         "text_weight": [StrOptions({"auto"}), Interval(Real, 0, 1, closed="both")],
         "threshold": [
@@ -242,7 +246,7 @@ class MultiLabelPrototypeClassifier(ClassifierMixin, Estimator):
         n_select: int = 5,
         pooling: str = "mean",
         text_weight: float | str = "auto",
-        query_scoring: str = "competitive",
+        query_scoring: str = "combined",
         scale: float = 20.0,
         threshold: ArrayLike = 0.5,
         label_names: Any = None,
@@ -330,15 +334,13 @@ class MultiLabelPrototypeClassifier(ClassifierMixin, Estimator):
             encode = pair_encoder(self.prior, psi, found.features, self.device)
         mapped = support.mapped(feature_map)
         pairs = make_pairs(mapped, selection, psi, self.scale_, self.pooling, encode)
-        scoring = self.query_scoring
-        if scoring == "competitive" and mapped.tokens.parts.shape[1] == 1:
-            scoring = "local"
-        scorer = Scorer(self.scale_, scoring, self.n_select)
+        scorer = Scorer(self.scale_, self._local_scoring(mapped), self.n_select)
         shares = self._text_shares(mapped, pairs, psi, scorer)
         self.prototypes_ = mix(pairs, psi, shares)
         scorer, left_out = score_left_out(mapped, pairs, psi, shares, scorer)
         self.background_, self.sharpness_ = scorer.background, scorer.sharpness
         self._query_scoring, self._n_pooled = scorer.scoring, scorer.n_top
+        left_out = self._learn_discriminant(mapped, psi, left_out)
         fitted, self.thresholds_ = calibrate(
             left_out, support, self._is_multilabel, thresholds
         )
@@ -374,6 +376,37 @@ class MultiLabelPrototypeClassifier(ClassifierMixin, Estimator):
         self.text_weight_ = float(shares[counts > 0].mean())
         return shares
 
+    def _local_scoring(self, support: Support) -> str:
+        scoring = self.query_scoring
+        if scoring not in ("competitive", "combined"):
+            return scoring
+        # All labels of an image would have to share its only local feature.
+        return "local" if support.tokens.parts.shape[1] == 1 else "competitive"
+
+    def _learn_discriminant(
+        self, mapped: Support, psi: NDArray, left_out: NDArray
+    ) -> NDArray:
+        """Set what the global feature says; return the left-out scores with it."""
+        self.coef_ = self.intercept_ = None
+        self.text_scale_ = self.global_share_ = 0.0
+        if self.query_scoring != "combined":
+            return left_out
+        has_text, share = self.prototype_source_ != "image", self.text_weight
+        found, scores, self.text_scale_ = fit_discriminant(
+            mapped.tokens.whole,
+            mapped.indicator,
+            mapped.weight,
+            psi if has_text else None,
+            None if isinstance(share, str) else float(share),
+        )
+        self.global_share_ = 1.0
+        if mapped.tokens.parts.shape[1] > 1:
+            factor = spread_ratio(left_out, scores, mapped.weight)
+            found, scores = found.times(factor), factor * scores
+            self.global_share_ = choose_whole_share(left_out, scores, mapped)
+        self.coef_, self.intercept_ = found.coef, found.intercept
+        return blend(left_out, scores, self.global_share_)
+
     def _feature_map(self) -> FeatureMap:
         return FeatureMap(self.part_mean_, self.whole_mean_, *self._map)
 
@@ -387,8 +420,20 @@ class MultiLabelPrototypeClassifier(ClassifierMixin, Estimator):
         return tokens, self._feature_map(), self.prototypes_, scorer
 
     def _query_logits(self, X: Any) -> NDArray:
-        scores = score(*self._read_query(X))
+        tokens, feature_map, *known = self._read_query(X)
+        if self.global_share_ == 1:
+            scores = self._global_scores(tokens, feature_map)
+        else:
+            scores = score(tokens, feature_map, *known)
+            if self.global_share_ > 0:
+                of_whole = self._global_scores(tokens, feature_map)
+                scores = blend(scores, of_whole, self.global_share_)
         return Calibration(self.slope_, self.biases_).logits(scores)
+
+    def _global_scores(self, tokens: Tokens, feature_map: FeatureMap) -> NDArray:
+        return Discriminant(self.coef_, self.intercept_)(
+            feature_map.whole(tokens.whole)
+        )
 
     def decision_function(self, X: Any) -> NDArray:
         """Return the calibrated log odds of each label.
@@ -497,8 +542,13 @@ class MultiLabelPrototypeClassifier(ClassifierMixin, Estimator):
             where there is padding. For patch tokens of a square image
             ``evidence.reshape(n, n_labels, side, side)`` is a map over the picture.
         """
-        query = self._read_query(X)
-        return explain(*query, Calibration(self.slope_, self.biases_).logits)
+        tokens, feature_map, *known = self._read_query(X)
+        evidence = explain(tokens, feature_map, *known)
+        if self.global_share_ > 0:
+            of_whole = self._global_scores(tokens, feature_map)[:, :, None]
+            evidence = blend(evidence, of_whole, self.global_share_)
+        calibration = Calibration(self.slope_, self.biases_)
+        return calibration.logits(evidence.transpose(0, 2, 1)).transpose(0, 2, 1)
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()

@@ -123,9 +123,12 @@ class FeatureMap:
     def __call__(self, tokens: Tokens) -> Tokens:
         """Map tokens; padding stays zero."""
         parts = self.linear(tokens.parts) + self.intercept(self.part_mean)
-        whole = self.linear(tokens.whole) + self.intercept(self.whole_mean)
         parts = np.where(tokens.present[:, :, None], unit_rows(parts), 0)
-        return Tokens(unit_rows(whole), parts, tokens.present)
+        return Tokens(self.whole(tokens.whole), parts, tokens.present)
+
+    def whole(self, features: NDArray) -> NDArray:
+        """Map global features (n, d)."""
+        return unit_rows(self.linear(features) + self.intercept(self.whole_mean))
 
 
 def feature_means(tokens: Tokens, weight: NDArray) -> tuple[NDArray, NDArray]:
