@@ -146,13 +146,15 @@ def _ridge(x: NDArray, targets: NDArray, weight: NDArray, ridge: float) -> _Ridg
     share = weight / weight.sum()
     mean = share @ targets
     centred, rest = x - share @ x, targets - mean
-    scatter = (weight[:, None] * centred).T @ centred
-    scatter[np.diag_indices_from(scatter)] += ridge
-    factor = cho_factor(scatter)
+    factor = cho_factor(_scatter(centred, weight) + ridge * np.eye(x.shape[1]))
     coef = cho_solve(factor, centred.T @ (weight[:, None] * rest))
     own = np.einsum("nd,dn->n", centred, cho_solve(factor, centred.T))
     left_out = mean + _without(centred @ coef, rest, share + weight * own)
     return _Ridge(coef, left_out, mean + _without(0 * rest, rest, share))
+
+
+def _scatter(centred: NDArray, weight: NDArray) -> NDArray:
+    return (weight[:, None] * centred).T @ centred
 
 
 def _without(fitted: NDArray, targets: NDArray, leverage: NDArray) -> NDArray:
