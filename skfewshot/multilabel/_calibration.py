@@ -316,31 +316,40 @@ def spread_ratio(one: NDArray, other: NDArray, weight: NDArray) -> float:
     return wanted / given if np.isfinite(wanted) and np.isfinite(given) else 1.0
 
 
-def choose_whole_share(local: NDArray, whole: NDArray, support: Support) -> float:
-    r"""Choose how far the discriminant of the global feature counts beside the patches.
+def choose_global_share(
+    local: NDArray,
+    of_whole: NDArray,
+    support: Support,
+    is_multilabel: bool,
+    has_text: bool,
+) -> float:
+    """Choose how far the global feature counts beside the local ones.
 
-    Each share of 0, 0.1, ..., 1 is judged by the loss of left-one-out scores after
-    calibration.
+    Of the shares 0, 0.1, ..., 1 that which gives left-one-out scores the least loss
+    after calibration. Without text a label with one image has none that are worth the
+    name, and where no label has two the share is a half.
 
     Parameters
     ----------
-    local, whole : ndarray of shape (N, L)
+    local, of_whole : ndarray of shape (N, L)
         Left-one-out scores, of the same spread.
     support : Support
+    is_multilabel : bool
+    has_text : bool
     """
-    local, whole, support = (
-        local[:_MOST_JUDGED],
-        whole[:_MOST_JUDGED],
-        support[:_MOST_JUDGED],
-    )
-    size = float(support.weight.sum() * local.shape[1])
+    judged = has_text | ((support.indicator > 0).sum(axis=0) >= 2)
+    if not judged.any():
+        return 0.5
+    support = support[:_MOST_JUDGED]
+    if is_multilabel:
+        support = replace(support, indicator=support.indicator[:, judged])
+        local, of_whole = local[:, judged], of_whole[:, judged]
+    local, of_whole = local[:_MOST_JUDGED], of_whole[:_MOST_JUDGED]
+    thresholds = np.zeros(local.shape[1])
 
     def loss(share: float) -> float:
-        scores = blend(local, whole, share)
-        counts = support.weight @ support.indicator
-        return (
-            size * fit_sigmoid(scores, support.indicator, support.weight, counts).loss
-        )
+        scores = blend(local, of_whole, share)
+        return calibrate(scores, support, is_multilabel, thresholds)[0].loss
 
-    losses = np.array([loss(share) for share in _TRIED_SHARES])
+    losses = [loss(share) for share in _TRIED_SHARES]
     return _TRIED_SHARES[int(np.argmin(losses))]

@@ -149,8 +149,8 @@ def _ridge(x: NDArray, targets: NDArray, weight: NDArray, ridge: float) -> _Ridg
     factor = cho_factor(_scatter(centred, weight) + ridge * np.eye(x.shape[1]))
     coef = cho_solve(factor, centred.T @ (weight[:, None] * rest))
     own = np.einsum("nd,dn->n", centred, cho_solve(factor, centred.T))
-    left_out = mean + _without(centred @ coef, rest, share + weight * own)
-    return _Ridge(coef, left_out, mean + _without(0 * rest, rest, share))
+    left_out = _without(mean + centred @ coef, targets, share + weight * own)
+    return _Ridge(coef, left_out, _without(mean, targets, share))
 
 
 def _scatter(centred: NDArray, weight: NDArray) -> NDArray:

@@ -188,7 +188,7 @@ def explain(
     prototypes: NDArray,
     scorer: Scorer,
 ) -> NDArray:
-    """Return the evidence of patches, shape (n, L, K); NaN for padding.
+    """Return the evidence of patches, shape (n, K, L); NaN for padding.
 
     Parameters
     ----------
@@ -196,12 +196,11 @@ def explain(
         See :func:`score`.
     """
     n, n_parts, _ = tokens.parts.shape
-    maps = np.empty((n, len(prototypes), n_parts), dtype=tokens.parts.dtype)
+    maps = np.empty((n, n_parts, len(prototypes)), dtype=tokens.parts.dtype)
     for rows in blocks(n, 4 * len(prototypes) * n_parts * maps.itemsize):
         mapped = feature_map(tokens[rows])
         evidence = scorer.evidence(mapped.parts @ prototypes.T)
-        shown = np.where(mapped.present[:, :, None], evidence, np.nan)
-        maps[rows] = shown.transpose(0, 2, 1)
+        maps[rows] = np.where(mapped.present[:, :, None], evidence, np.nan)
     return maps
 
 
