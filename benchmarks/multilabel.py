@@ -15,22 +15,14 @@ from pathlib import Path
 import numpy as np
 import sklearn
 import torch
+from label_peers import fit_peers
 from multilabel_data import mosaics, scenes, streets
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
-from sklearn.multiclass import OneVsRestClassifier
 
 from skfewshot import MultiLabelPrototypeClassifier, MultiLabelPrototypePrior
 from skfewshot.metrics import mean_average_precision
 from skfewshot.model_selection import sample_support
 
 SHOTS = (1, 5)
-#: How the peers are usually set.
-TIP_ALPHA, TIP_BETA, CLIP_SCALE = 1.0, 5.5, 100.0
-N_NEIGHBORS = 5
-#: scikit-learn's default, 1, does worse on features of length one.
-PROBE_C = 10.0
-
 ALL_STEPS = ("gate", "convolution", "attention")
 PRIORS = {
     "maps": {"interaction": ()},
@@ -69,37 +61,6 @@ WITHOUT_PRIOR = {
         "pooling": "agreement",
     },
 }
-
-
-def peer_scores(task, rows):
-    """Return {name: scores of the queries} of what is not ours."""
-    X, Y = task.pool[rows], task.pool_labels[rows]
-    whole, query, text = X[:, 0], task.query[:, 0], task.text
-    similarity = query @ whole.T
-    means = _unit(Y.T @ _parts(X).mean(axis=1))
-    clip = CLIP_SCALE * query @ text.T
-    cache = np.exp(-TIP_BETA * (1 - similarity)) @ Y
-    nearest = np.argsort(-similarity, axis=1)[:, :N_NEIGHBORS]
-    weights = np.take_along_axis(similarity, nearest, axis=1)
-    centred_text = _unit(text - text.mean(axis=0))
-    patches = _unit(_parts(task.query) - _parts(X).mean(axis=(0, 1)))
-    best = np.sort(patches @ centred_text.T, axis=1)[:, -5:]
-    return {
-        "text, global feature": clip,
-        "text, local features": best.mean(axis=1),
-        "mean of tokens": query @ means.T,
-        "logistic regression": _probe(whole, Y, query),
-        "k-nearest neighbours": (weights[:, :, None] * Y[nearest]).sum(axis=1),
-        "Tip-Adapter": (clip + TIP_ALPHA * cache) / (1 + TIP_ALPHA),
-    }
-
-
-def _probe(X, Y, query):
-    probe = OneVsRestClassifier(LogisticRegression(C=PROBE_C, max_iter=1000))
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Label .* is present in all|Label not")
-        warnings.filterwarnings("ignore", category=ConvergenceWarning)
-        return probe.fit(X, Y).decision_function(query)
 
 
 def train_priors(task, names, seed):
@@ -161,10 +122,11 @@ def run(task, shots_tried, n_seeds, prior_names, n_priors):
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", "sample_support|.*positive")
                 rows = sample_support(task.pool_labels, shots, random_state=seed)
-            found = peer_scores(task, rows)
+            support = task.pool[rows], task.pool_labels[rows]
+            found = fit_peers(*support, task.text)(task.query)
             for name, model in many_models[seed % n_priors].items():
                 start = time.perf_counter()
-                model.fit(task.pool[rows], task.pool_labels[rows])
+                model.fit(*support)
                 fitted = time.perf_counter()
                 found[name] = model.decision_function(task.query)
                 times = fitted - start, time.perf_counter() - fitted
@@ -197,15 +159,6 @@ def table(results, seconds):
             times = f"{fit:.2f}, {predict:.2f} s"
         lines.append(f"{line} {times} |")
     return "\n".join(lines)
-
-
-def _parts(tokens):
-    return tokens[:, 1:] if tokens.shape[1] > 1 else tokens
-
-
-def _unit(rows):
-    length = np.linalg.norm(rows, axis=-1, keepdims=True)
-    return rows / np.where(length > 0, length, 1)
 
 
 def main():
