@@ -16,7 +16,7 @@ from skfewshot import MultiLabelPrototypeClassifier
 from skfewshot.clip import EmbeddingArray, EncoderIdentity
 from skfewshot.metrics import mean_average_precision
 
-SCORINGS = ["competitive", "local", "global", "both"]
+SCORINGS = ["combined", "competitive", "local", "global", "both"]
 SELECTIONS = ["lcm", "lcm_paper", "text", "none"]
 #: Settings that together take every branch.
 SETTINGS = [
@@ -25,6 +25,7 @@ SETTINGS = [
     {"selection": "text", "query_scoring": "both", "text_weight": 0.3},
     {"selection": "none", "query_scoring": "global", "label_features": None},
     {"label_features": None},
+    {"query_scoring": "competitive", "text_weight": 0.7},
 ]
 OUTPUTS = ("decision_function", "predict_proba", "predict", "explain")
 
@@ -45,7 +46,12 @@ def assert_same_fit(one, other):
     """Compare bit by bit all that two classifiers learned, but for `selected_`."""
     for name in ("prototypes_", "label_vectors_", "thresholds_", "biases_"):
         assert_array_equal(getattr(one, name), getattr(other, name), err_msg=name)
-    for name in ("text_weight_", "slope_", "background_", "sharpness_"):
+    assert (one.coef_ is None) == (other.coef_ is None)
+    if one.coef_ is not None:
+        assert_array_equal(one.coef_, other.coef_)
+        assert_array_equal(one.intercept_, other.intercept_)
+    numbers = "text_weight_", "slope_", "background_", "sharpness_", "global_share_"
+    for name in numbers:
         assert getattr(one, name) == getattr(other, name), name
 
 
@@ -392,7 +398,7 @@ def test_two_labels_stay_two_columns(planted):
 
 
 @pytest.mark.parametrize("n_select", [1, 3, 100])
-@pytest.mark.parametrize("scoring", ["local", "competitive"])
+@pytest.mark.parametrize("scoring", ["local", "competitive", "combined"])
 @pytest.mark.parametrize("features", ["given", None])
 def test_the_best_evidence_is_the_decision(planted, scoring, n_select, features):
     data, queries = planted(12), planted(6, seed=1)
