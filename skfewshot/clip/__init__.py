@@ -5,14 +5,14 @@ from typing import Any
 
 _PUBLIC = {
     "CLIPFeaturizer": "_featurizer",
-    "DEFAULT_PROMPT_TEMPLATES": "_texts",
+    "DEFAULT_PROMPT_TEMPLATES": "_prompts",
     "EmbeddingArray": "_embedding",
     "EncoderIdentity": "_embedding",
-    "ImageReadError": "_images",
-    "WeightsDownloadError": "_models",
+    "ImageReadError": "_unreadable",
+    "WeightsDownloadError": "_sources",
     "clear_model_cache": "_models",
     "encoder_of": "_embedding",
-    "tiny_model_path": "_models",
+    "tiny_model_path": "_sources",
 }
 
 __all__ = [

@@ -28,7 +28,7 @@ DEFAULT_SIZE, SMALLEST_SIZE = 10 * 2**30, 2**20
 
 # To be raised when images are read or embeddings are stored in another way; and a mark,
 # "CLIP" in ASCII: a file that has another one is not ours, and is left alone.
-_FORMAT, _APPLICATION_ID = 2, 0x434C4950
+_FORMAT, _APPLICATION_ID = 3, 0x434C4950
 _TABLE = "embeddings (id INTEGER PRIMARY KEY, key BLOB UNIQUE, value BLOB NOT NULL)"
 _PAGE = 16384
 _TIMEOUT_S = 20  # then embedding waits no longer for another process

@@ -31,6 +31,11 @@ class EncoderIdentity:
         The trained inverse temperature s of ``softmax(s * cosine)``; 100 for CLIP.
     prompt_templates : str, callable or sequence, default="default"
         What the featurizer that made the embedding would encode class names with.
+    resize_mode : {"auto", "crop", "pad", "squash"}, default="auto"
+        How that featurizer resized images, where not as the model was trained. The
+        fingerprint has it too, behind a slash.
+    cache : tuple of (str, int), default=None
+        The folder, and its bound in bytes, where that featurizer keeps embeddings.
 
     Examples
     --------
@@ -46,10 +51,21 @@ class EncoderIdentity:
     embedding_dim: int = field(compare=False)
     logit_scale: float = field(compare=False)
     prompt_templates: Any = field(default="default", compare=False, repr=False)
+    resize_mode: str = field(default="auto", compare=False, repr=False)
+
+    @property
+    def weights(self) -> str:
+        """What of the fingerprint decides texts: not how images are resized."""
+        return self.fingerprint.partition("/")[0]
+
+    cache: tuple[str, int] | None = field(default=None, compare=False, repr=False)
 
     def __str__(self) -> str:
         weights = "" if self.pretrained is None else f", {self.pretrained}"
-        return f"{self.model_name}{weights} (fingerprint {self.fingerprint[:12]})"
+        mode = (
+            "" if self.resize_mode == "auto" else f", resize_mode={self.resize_mode!r}"
+        )
+        return f"{self.model_name}{weights}{mode} (fingerprint {self.fingerprint[:12]})"
 
 
 def read_identity(described: Any) -> EncoderIdentity:
@@ -60,7 +76,7 @@ def read_identity(described: Any) -> EncoderIdentity:
         raise ValueError(f"{described!r:.80} describes no encoder: {error}") from error
     templates, scale = encoder.prompt_templates, encoder.logit_scale
     texts = templates if isinstance(templates, list) else [templates]
-    texts = [*texts, encoder.model_name, encoder.fingerprint]
+    texts = [*texts, encoder.model_name, encoder.fingerprint, encoder.resize_mode]
     texts += [] if encoder.pretrained is None else [encoder.pretrained]
     is_wide = type(encoder.embedding_dim) is int and encoder.embedding_dim > 0
     is_scaled = type(scale) in (int, float) and math.isfinite(scale)

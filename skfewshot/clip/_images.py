@@ -1,119 +1,40 @@
-"""Whatever people hold as images, to pictures: 8-bit RGB, the right way up."""
+"""One image, in whatever form people hold it, to a picture: 8-bit RGB, upright.
+
+Whatever has the content of an image file is read by `file_of`, the one place that knows
+the forms; what has pixels already, by `_pixels_of`.
+"""
 
 import os
-import threading
-from collections.abc import Callable, Iterable, Sized
+import stat
+from collections.abc import Callable, Mapping
 from io import BytesIO
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from skfewshot._torch import is_tensor
+from skfewshot._torch import is_tensor, to_numpy
+from skfewshot.clip import _contents as contents
+from skfewshot.clip._contents import Content, file_of, from_of, is_pil, is_unread
+from skfewshot.clip._pictures import to_rgb
+from skfewshot.clip._unreadable import (
+    HEADER,
+    ImageReadError,
+    explain_unknown,
+    show,
+    unreadable,
+)
 
 if TYPE_CHECKING:
     from PIL.Image import Image as Picture
 
-_LONGEST_REPR = 80
-_EXIF_ORIENTATION = 0x0112
-_STRIP_PIXELS = 2**20
-
-# Loading a lazily opened PIL image twice at once corrupts it, and one image may stand
-# in X more than once.
-_load_lock = threading.Lock()
-
-
-def _after_fork() -> None:
-    """Give a forked child a lock of its own: none of its threads would free this."""
-    global _load_lock
-    _load_lock = threading.Lock()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
-
-
-class ImageReadError(ValueError):
-    """An image of X could not be read. A ValueError.
-
-    Parameters
-    ----------
-    message : str
-    index : int, default=None
-        Its position in X; an attribute, too.
-
-    Examples
-    --------
-    >>> from skfewshot import CLIPFeaturizer
-    >>> from skfewshot.clip import ImageReadError
-    >>> try:
-    ...     CLIPFeaturizer("tiny").transform(["missing.jpg"])
-    ... except ImageReadError as error:
-    ...     print(error.index)
-    0
-    """
-
-    def __init__(self, message: str, index: int | None = None) -> None:
-        super().__init__(message)
-        self.index = index
-
-    def __reduce__(self) -> tuple:
-        return type(self), (self.args[0], self.index)
-
-
-def as_images(X: Any) -> Any:
-    """Check that X holds images and return what gives them by position, or in turn.
-
-    Parameters
-    ----------
-    X : sequence or iterable
-        PIL images, paths or HWC uint8 arrays (or tensors) in a list, tuple, 1-D array,
-        pandas or polars column (or data frame of one column); a uint8 array
-        (n, H, W, C); or a generator or other iterable of images.
-
-    Returns
-    -------
-    sequence or iterator
-        With ``len`` and integer indexing, or else to be iterated once; the images
-        themselves are not read.
-
-    Raises
-    ------
-    TypeError
-        If X holds no images, or is one image.
-    ValueError
-        If X is empty or an array of another shape or dtype.
-    """
-    X = _column_of(X)
-    if is_tensor(X):
-        X = X.detach().cpu().numpy()
-    if isinstance(X, np.ndarray):
-        _check_array(X)
-        X = X[:, 0] if X.ndim == 2 else X
-    elif isinstance(X, str | bytes | os.PathLike) or _is_pil(X):
-        raise TypeError(
-            f"X is a single image, {_show(X)}; wanted is a sequence of images. "
-            "For one image pass [image]."
-        )
-    elif isinstance(X, dict | set | frozenset) or not isinstance(X, Iterable | Sized):
-        raise TypeError(
-            f"X is {_show(X)} of type {type(X).__name__}; wanted is a sequence (list, "
-            "tuple, array or column) or a generator of PIL images, paths or uint8 "
-            "arrays (H, W, 3)."
-        )
-    if not (isinstance(X, Sized) and hasattr(X, "__getitem__")):
-        return iter(X)
-    if len(X) == 0:
-        raise no_images()
-    return X
-
-
-def no_images() -> ValueError:
-    """Return the error for an X without images, in scikit-learn's words."""
-    return ValueError(
-        "Found array with 0 sample(s): X is empty, while a minimum of 1 image is "
-        "required."
-    )
+#: The forms that an image may have, for errors.
+FORMS = (
+    "a PIL image, a path, the content of an image file (bytes, an open file, a data "
+    "URI) or a uint8 array (H, W, 3)"
+)
+#: Names under which rows of data sets have their image.
+IMAGE_KEYS = ("image", "img", "jpg", "jpeg", "png", "webp")
 
 
 def read_image(item: Any, index: int) -> "Picture":
@@ -122,15 +43,16 @@ def read_image(item: Any, index: int) -> "Picture":
     An image file of more pixels than ``PIL.Image.MAX_IMAGE_PIXELS`` is not decoded: a
     few kilobytes can ask for gigabytes. That limit may be raised, or set to None.
     Neither is an EPS file, which is a program that Pillow would have Ghostscript run.
-    Transparent parts are laid on white. 16-bit grey is scaled to 8 bits, not clipped.
-    32-bit and float grey, whose range is not stored, is taken to span 1 (floats only),
-    255 or 65535, whichever is the first to hold its values but for a tenth (resizing
-    may overshoot), or else its own range without the outermost half percent.
+    What becomes of other modes than RGB, :func:`~skfewshot.clip._pictures.to_rgb` says.
 
     Parameters
     ----------
-    item : PIL.Image.Image, str, os.PathLike or ndarray of uint8
-        Arrays are (H, W), (H, W, 1), (H, W, 3) or, with transparency, (H, W, 4).
+    item : PIL.Image.Image, str, os.PathLike, bytes, file, dict, tuple or ndarray
+        A path; the content of an image file as bytes, a 1-D uint8 array, a data URI, in
+        base64, or in a file opened for reading bytes, which is read from its start; a
+        dict with ``bytes`` or ``path``, or a row that has an ``image``; an image and
+        its target; or a uint8 array (H, W), (H, W, 1), (H, W, 3) or, with transparency,
+        (H, W, 4). A tensor may have its channels first.
     index : int
         Its position in X, for errors.
 
@@ -146,21 +68,9 @@ def read_image(item: Any, index: int) -> "Picture":
     TypeError
         If `item` is nothing that can hold an image.
     """
-    if is_tensor(item):
-        item = item.detach().cpu().numpy()
-    if isinstance(item, np.ndarray) and item.ndim > 0:
-        return _from_array(item, index)
-    if isinstance(item, str | os.PathLike):
-        return _from_path(item, index)
-    if _is_pil(item):
-        return _from_pil(item, index)
-    if _is_missing(item):
-        raise ImageReadError(f"The image at index {index} of X is missing.", index)
-    raise TypeError(
-        f"The image at index {index} of X is {_show(item)} of type "
-        f"{type(item).__name__}; wanted is a PIL image, a path or a uint8 array "
-        "(H, W, 3)."
-    )
+    item = _inner(item, index)
+    file = file_of(item, index)
+    return _pixels_of(item, index) if file is None else _decode(file, index)
 
 
 def read_content(
@@ -176,7 +86,7 @@ def read_content(
     Returns
     -------
     content : bytes or PIL.Image.Image
-        The bytes of the file of a path; else the image, of mode RGB.
+        The bytes of an image file; else the image, of mode RGB.
     decode : callable
         Returns the image, of mode RGB, from those same bytes: a file that changes in
         the meantime cannot be taken for the old one.
@@ -186,98 +96,107 @@ def read_content(
     ImageReadError, TypeError
         As :func:`read_image`; what is wrong with a file shows in `decode`.
     """
-    if not isinstance(item, str | os.PathLike):
-        image = read_image(item, index)
+    item = _inner(item, index)
+    file = file_of(item, index)
+    if file is None:
+        image = _pixels_of(item, index)
         return image, lambda: image
     try:
-        with open(item, "rb") as file:
-            content = file.read()
+        with file.open() as stream:
+            _check_regular(stream)
+            content = stream.read()
     except (OSError, ValueError) as error:  # the latter for a NUL in a path
-        raise _unreadable(item, index, error) from error
-    return content, lambda: _from_path(item, index, BytesIO(content))
+        raise unreadable(file.name, index, error) from error
+    again = Content(file.name, lambda: BytesIO(content))
+    return content, lambda: _decode(again, index)
 
 
-def to_rgb(image: "Picture") -> "Picture":
-    """Turn a PIL image of any mode into an upright RGB one; the input stays as it is.
+def _check_regular(stream: IO[bytes]) -> None:
+    """Refuse devices and pipes, which may have no end."""
+    try:
+        mode = os.fstat(stream.fileno()).st_mode
+    except OSError:  # it is in memory
+        return
+    if not stat.S_ISREG(mode):
+        raise OSError("it is no regular file")
 
-    Parameters
-    ----------
-    image : PIL.Image.Image
 
-    Returns
-    -------
-    PIL.Image.Image
+def _inner(item: Any, index: int) -> Any:
+    """Take the image out of a row of a data set, and what an array is out of others."""
+    if isinstance(item, Mapping):
+        return _inner(_of_row(item, index), index)
+    if isinstance(item, tuple):
+        return _inner(_of_pair(item, index), index)
+    if is_tensor(item):
+        return _from_tensor(item)
+    if isinstance(item, memoryview) and item.ndim > 1:
+        return np.asarray(item)
+    is_foreign = not isinstance(item, np.ndarray | np.generic) and not is_pil(item)
+    if is_foreign and (hasattr(item, "__array_interface__") or _is_array(item)):
+        return np.asarray(item)
+    return item
+
+
+def _is_array(item: Any) -> bool:
+    """Say whether this is an array of a library other than NumPy."""
+    return hasattr(item, "__array__") and hasattr(item, "shape")
+
+
+def _of_row(row: Mapping[Any, Any], index: int) -> Any:
+    """Return the image of a dict: of a data set's row, or of its image column."""
+    for key in ("bytes", "path"):
+        if not _is_missing(row.get(key)):
+            return row[key]
+    if "bytes" in row or "path" in row:
+        return None
+    found = [key for key in IMAGE_KEYS if key in row]
+    if len(found) == 1:
+        return row[found[0]]
+    raise TypeError(
+        f"The image at index {index} of X is a dict with the keys {list(row)}; wanted "
+        f"is one with 'bytes' or 'path', or with one of {list(IMAGE_KEYS)}."
+    )
+
+
+def _of_pair(pair: tuple, index: int) -> Any:
+    """Return the image of a pair of it and its target, as data sets of torch have it.
+
+    Two paths are no such pair.
     """
-    from PIL import Image, ImageOps
-
-    image.load()
-    if _is_turned(image):
-        image = ImageOps.exif_transpose(image)
-    if image.mode == "La":  # premultiplied; PIL turns it into nothing else
-        image = image.convert("LA")
-    if image.mode == "RGB" and "transparency" not in image.info:
-        return image
-    if image.mode == "F" or image.mode.startswith("I"):
-        return Image.fromarray(_to_8_bits(image)).convert("RGB")
-    if image.has_transparency_data:
-        return _on_white(image)
-    return image.convert("RGB")
+    first = pair[0] if len(pair) > 1 else None
+    is_picture = is_pil(first) or is_tensor(first) or isinstance(first, np.ndarray)
+    is_path = isinstance(first, str | bytes | os.PathLike)
+    if is_picture or (is_path and isinstance(pair[1], int | np.integer)):
+        return first
+    kinds = ", ".join(type(part).__name__ for part in pair)
+    raise TypeError(
+        f"The image at index {index} of X is a tuple ({kinds}); wanted is {FORMS}, or "
+        "a pair of an image and its target, of which the image is taken. Targets go "
+        "into y: y = [target for image, target in X]."
+    )
 
 
-def _on_white(image: "Picture") -> "Picture":
-    """Lay a transparent image on white: in strips, for it takes four copies."""
-    from PIL import Image
-
-    laid = Image.new("RGB", image.size)
-    n_rows = max(1, _STRIP_PIXELS // max(1, image.width))
-    for top in range(0, image.height, n_rows):
-        end = min(top + n_rows, image.height)
-        strip = image.crop((0, top, image.width, end)).convert("RGBA")
-        white = Image.new("RGBA", strip.size, "white")
-        laid.paste(Image.alpha_composite(white, strip).convert("RGB"), (0, top))
-    return laid
+# From a file, or pixels, to a picture
 
 
-def _is_turned(image: "Picture") -> bool:
-    """Say whether EXIF data ask for the image to be turned or mirrored."""
-    try:
-        return image.getexif().get(_EXIF_ORIENTATION, 1) != 1
-    except Exception:  # broken EXIF data do not make the pixels any worse
-        return False
-
-
-def _to_8_bits(image: "Picture") -> NDArray:
-    """Scale the grey values of a 16-bit, 32-bit or float image to [0, 255]."""
-    values = np.asarray(image).astype(np.float64)
-    if not np.isfinite(values).all():
-        raise ValueError("it has values that are not finite")
-    low, high = values.min(), values.max()
-    if image.mode.startswith("I;16"):
-        span: Any = (0, 65535)
-    else:
-        tops = (1, 255, 65535) if image.mode == "F" else (255, 65535)
-        spans = [(0, top) for top in tops if low >= -top / 10 and high <= 1.1 * top]
-        span = (
-            spans[0] if spans else np.quantile(values, (0.005, 0.995), method="nearest")
-        )
-    values -= span[0]  # in place: an image may have many pixels
-    values *= 255 / max(span[1] - span[0], 1e-12)
-    np.clip(values, 0, 255, out=values)
-    return np.rint(values, out=values).astype(np.uint8)
-
-
-def _from_path(path: Any, index: int, content: BytesIO | None = None) -> "Picture":
-    """Read the image of a path; from `content`, where that is in memory."""
-    from PIL import Image
+def _decode(file: Content, index: int) -> "Picture":
+    from PIL import Image, UnidentifiedImageError
 
     try:
-        with content or open(path, "rb") as file, Image.open(file) as image:
-            _check_file(image)
-            return to_rgb(image)
+        with file.open() as stream:
+            try:
+                opened = Image.open(stream)
+            except UnidentifiedImageError as error:  # its own text may name a buffer
+                stream.seek(0)
+                known = explain_unknown(stream.read(HEADER))
+                raise UnidentifiedImageError(known) from error
+            with opened as image:
+                _check_file(image)
+                return to_rgb(image)
     except MemoryError:
         raise
     except Exception as error:  # decoders raise nearly anything on broken files
-        raise _unreadable(path, index, error) from error
+        raise unreadable(file.name, index, error) from error
 
 
 def _check_file(image: "Picture") -> None:
@@ -293,57 +212,69 @@ def _check_file(image: "Picture") -> None:
         )
 
 
-def _unreadable(path: Any, index: int, error: Exception) -> ImageReadError:
-    return ImageReadError(
-        f"The image at index {index} of X, {os.fspath(path)!r}, could not be "
-        f"read: {_explain(error)}",
-        index,
+def _pixels_of(item: Any, index: int) -> "Picture":
+    """Return the picture of what has pixels: an array or a PIL image."""
+    if isinstance(item, np.ndarray) and item.ndim > 0:
+        return _from_array(item, index)
+    if is_pil(item):
+        return _from_pil(item, index)
+    if _is_missing(item):
+        raise ImageReadError(f"The image at index {index} of X is missing.", index)
+    raise TypeError(
+        f"The image at index {index} of X is {show(item)} of type "
+        f"{type(item).__name__}; wanted is {FORMS}."
     )
-
-
-def _explain(error: Exception) -> str:
-    """Say what was wrong with an image file, and what can be done."""
-    from PIL import Image, UnidentifiedImageError
-
-    if isinstance(error, UnidentifiedImageError):  # its own text may name a buffer
-        return "UnidentifiedImageError: it is in no image format that Pillow knows"
-    text = f"{type(error).__name__}: {error}"
-    bombs = Image.DecompressionBombError, Image.DecompressionBombWarning
-    if isinstance(error, bombs):
-        text = text.removesuffix(".") + (
-            ". A small file may ask for all the memory there is. If you trust it, set "
-            "PIL.Image.MAX_IMAGE_PIXELS to the pixels that you allow, or to None."
-        )
-    return text
 
 
 def _from_pil(image: "Picture", index: int) -> "Picture":
     from PIL import ImageFile
 
+    unread = False
     try:
         if isinstance(image, ImageFile.ImageFile):
+            unread = is_unread(image)
             _check_file(image)
-            with _load_lock:
+            with contents.load_lock:
                 image.load()
         return to_rgb(image)
     except Exception as error:
-        name = getattr(image, "filename", "")
-        raise ImageReadError(
-            f"The image at index {index} of X, a PIL image"
-            f"{f' from {name!r}' if name else ''}, could not be read: "
-            f"{_explain(error)}",
-            index,
-        ) from error
+        file = getattr(image, "fp", None)
+        name = f"a PIL image{from_of(image)}"
+        if unread and (file is None or getattr(file, "closed", False)):
+            raise ImageReadError(
+                f"The image at index {index} of X, {name}, could not be read: its file "
+                "is closed. Call image.load() before the file is closed, or pass the "
+                "path.",
+                index,
+            ) from error
+        raise unreadable(name, index, error) from error
+
+
+def _from_tensor(tensor: Any) -> NDArray:
+    """Return an array, the channels last: torch has them first."""
+    tensor = tensor.detach().cpu()
+    array = to_numpy(tensor.float() if tensor.is_floating_point() else tensor)
+    return array.transpose(1, 2, 0) if channels_first(array.shape) else array
+
+
+def channels_first(shape: tuple[int, ...]) -> bool:
+    """Say whether the tensor of an image has its channels first.
+
+    Some pixels wide, it may be both ways; then three channels are channels.
+    """
+    if len(shape) != 3 or shape[0] not in (1, 3, 4):
+        return False
+    return shape[-1] not in (1, 3, 4) or shape[0] == 3
 
 
 def _from_array(array: NDArray, index: int) -> "Picture":
     from PIL import Image
 
+    array = whole_bytes(array)
     if array.dtype != np.uint8:
         raise TypeError(
             f"The image at index {index} of X is an array of {array.dtype}; wanted is "
-            "uint8, in [0, 255]. For floats in [0, 1] pass "
-            "(255 * image).round().astype('uint8')."
+            f"uint8, in [0, 255].{how_to_bytes(array, 'image')}"
         )
     if array.ndim == 2:
         array = array[..., None]
@@ -365,54 +296,31 @@ def _from_array(array: NDArray, index: int) -> "Picture":
     return to_rgb(Image.fromarray(array))
 
 
-def _column_of(X: Any) -> Any:
-    """Return the column of a data frame, or the values of a pandas or polars column."""
-    if hasattr(X, "columns") and hasattr(X, "shape"):
-        if len(X.columns) != 1:
-            raise ValueError(
-                f"X is a data frame of {len(X.columns)} columns; wanted is one column "
-                "of paths. Pass X['path'], or put the featurizer in a "
-                "ColumnTransformer."
-            )
-        X = X[X.columns[0]]
-    if hasattr(X, "to_list") and hasattr(X, "dtype") and not isinstance(X, np.ndarray):
-        return X.to_list()
-    return X
+def whole_bytes(array: NDArray) -> NDArray:
+    """Return an array of objects that are whole numbers in [0, 255] as uint8.
+
+    NumPy makes such arrays of pictures that are all of one size.
+    """
+    if array.dtype != object or array.ndim < 2:
+        return array
+    try:
+        small = array.astype(np.uint8)
+        return small if (small == array).all() else array
+    except (OverflowError, TypeError, ValueError):
+        return array
 
 
-def _check_array(X: NDArray) -> None:
-    """Check an array of images or of paths."""
-    if X.dtype == object or X.dtype.kind in "UT":
-        if X.ndim == 1 or (X.ndim == 2 and X.shape[1] == 1):
-            return
-        raise ValueError(
-            f"X is an array of {X.dtype} of shape {X.shape}; wanted is a 1-D array of "
-            "images or paths."
+def how_to_bytes(array: NDArray, name: str) -> str:
+    """Return the line that makes an array of another dtype one of uint8."""
+    kind = array.dtype.kind
+    if kind == "f":
+        return f" For floats in [0, 1] pass (255 * {name}).round().astype('uint8')."
+    if kind in "ui":
+        return (
+            f" Pass ({name} * (255 / white)).clip(0, 255).astype('uint8'), where white "
+            "is the largest value there can be: 65535 in 16 bits, 4095 in 12."
         )
-    if X.dtype != np.uint8:
-        raise TypeError(
-            f"X is an array of {X.dtype}; wanted is a uint8 array (n, H, W, 3) with "
-            "values in [0, 255]. For floats in [0, 1] pass "
-            "(255 * X).round().astype('uint8')."
-        )
-    if X.ndim == 3:
-        raise ValueError(
-            f"X is one array of shape {X.shape}; wanted is (n, H, W, 3). For a single "
-            "image pass X[None], for n grey images X[..., None]."
-        )
-    if X.ndim != 4 or X.shape[-1] not in (1, 3, 4):
-        hint = ""
-        if X.ndim == 4 and X.shape[1] in (1, 3, 4):
-            hint = " The channels come last: pass X.transpose(0, 2, 3, 1)."
-        raise ValueError(
-            f"X is an array of shape {X.shape}; wanted is (n, H, W, 3).{hint}"
-        )
-
-
-def _is_pil(item: Any) -> bool:
-    from PIL import Image
-
-    return isinstance(item, Image.Image)
+    return f" For masks pass 255 * {name}.astype('uint8')." if kind == "b" else ""
 
 
 def _is_missing(item: Any) -> bool:
@@ -420,8 +328,3 @@ def _is_missing(item: Any) -> bool:
     if item is None or type(item).__name__ in ("NAType", "NaTType"):
         return True
     return isinstance(item, float | np.floating) and bool(np.isnan(item))
-
-
-def _show(item: Any) -> str:
-    text = repr(item)
-    return text if len(text) <= _LONGEST_REPR else f"{text[:_LONGEST_REPR]}..."

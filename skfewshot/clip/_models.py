@@ -1,36 +1,31 @@
-"""From a model's name and weights to files on this machine, and to a loaded model."""
+"""From a model's name and weights to a loaded model, kept in the process."""
 
-import difflib
 import hashlib
-import json
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from skfewshot._sklearn import warn_user
 from skfewshot._torch import fork_safe_threads
 from skfewshot.clip._embedding import EncoderIdentity
+from skfewshot.clip._sources import LOCAL_DIR, TINY, ModelSource, find_source
+from skfewshot.clip._tokenizers import build_tokenizer
+from skfewshot.clip._weights import explain_failure
 
 if TYPE_CHECKING:
     import torch
 
-#: The name of the model that this package ships.
-TINY = "tiny"
-#: The weights that the featurizer asks for unless told otherwise.
-DEFAULT_PRETRAINED = "laion2b_s34b_b79k"
 #: How many models the cache holds; the one unused for longest goes first.
 MAX_CACHED_MODELS = 4
 
-_LOCAL_DIR, _HF_HUB = "local-dir:", "hf-hub:"
-_CONFIG, _WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
-_ENDINGS = ("*.safetensors", "*.bin", "*.pth")
-_PROBE_SECONDS = 5
+#: How images come to the size of the model, by open_clip's names for it.
+RESIZE_MODES = {"shortest": "crop", "longest": "pad", "squash": "squash"}
+
 _SAMPLED_PER_TENSOR = 256
 
 _cache: OrderedDict[tuple, "CLIPModel"] = OrderedDict()
@@ -45,40 +40,6 @@ def _after_fork() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
-
-
-class WeightsDownloadError(ConnectionError):
-    """Weights had to be downloaded, and that failed. A ConnectionError."""
-
-
-@dataclass(frozen=True)
-class ModelSource:
-    """Where to load a model from.
-
-    Attributes
-    ----------
-    model_name, pretrained : str, str or None
-        What to give :class:`~skfewshot.clip.CLIPFeaturizer` to load the same model
-        from any working directory.
-    architecture : str
-        What to give ``open_clip.create_model``: a built-in name or ``local-dir:PATH``.
-    files : tuple of str
-        The weights file, first, and what else the model is loaded from.
-    preprocess : tuple of (str, object)
-        What the weights want of the preprocessing, over the architecture's own.
-    quick_gelu : bool
-        Whether the weights were trained with the QuickGELU activation.
-    tokenizer : str
-        What to give ``open_clip.get_tokenizer``.
-    """
-
-    model_name: str
-    pretrained: str | None
-    architecture: str
-    files: tuple[str, ...]
-    preprocess: tuple = field(default=(), compare=False)
-    quick_gelu: bool = False
-    tokenizer: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,6 +57,10 @@ class CLIPModel:
     preprocess : callable
         open_clip's transform from a PIL image to a float tensor (3, H, W).
     source : ModelSource
+    settings : PreprocessCfg
+        open_clip's settings of `preprocess`.
+    resized : dict
+        The same model with other ways to resize images, by their names.
     """
 
     model: Any
@@ -104,12 +69,23 @@ class CLIPModel:
     identity: EncoderIdentity
     preprocess: Any
     source: ModelSource
+    settings: Any
+    resized: dict[str, "CLIPModel"] = field(default_factory=dict, repr=False)
+    #: What `skfewshot.clip._texts` keeps, by the texts of a name; the oldest use first.
+    encoded_names: OrderedDict[bytes, Any] = field(
+        default_factory=OrderedDict, repr=False
+    )
 
     @property
     def input_size(self) -> tuple[int, int]:
         """Height and width of the images that the model takes."""
         size = self.model.visual.image_size
         return (size, size) if isinstance(size, int) else tuple(size)
+
+    @property
+    def own_resize_mode(self) -> str:
+        """How images are resized as the model was trained."""
+        return RESIZE_MODES[self.settings.resize_mode]
 
     @property
     def dense_mode(self) -> str:
@@ -123,12 +99,10 @@ class CLIPModel:
         return "self-self-no-residual"
 
     @cached_property
-    def tokenizer(self) -> Callable:
+    def tokenizer(self) -> Any:
         """Texts to a tensor of tokens; built when a text is first encoded."""
-        import open_clip
-
         try:
-            return open_clip.get_tokenizer(self.source.tokenizer)
+            return build_tokenizer(self.source)
         except Exception as error:
             raise RuntimeError(
                 f"The tokenizer of {self.source.model_name!r} could not be built: "
@@ -153,6 +127,7 @@ def load_clip(
     *,
     device: "torch.device",
     precision: str = "auto",
+    resize_mode: str = "auto",
 ) -> CLIPModel:
     """Return a model from the process-wide cache, or load it.
 
@@ -163,6 +138,8 @@ def load_clip(
     device : torch.device
     precision : {"auto", "fp32", "fp16", "bf16"}
         ``"auto"`` is fp16 on CUDA and fp32 elsewhere.
+    resize_mode : {"auto", "crop", "pad", "squash"}
+        ``"auto"`` is what the model was trained with.
 
     Raises
     ------
@@ -178,9 +155,14 @@ def load_clip(
         if key not in _cache:
             _cache[key] = _load(source, device, dtype)
         _cache.move_to_end(key)
+        clip = _cache[key]
+        if resize_mode not in ("auto", clip.own_resize_mode):
+            if resize_mode not in clip.resized:
+                clip.resized[resize_mode] = _resized(clip, resize_mode)
+            clip = clip.resized[resize_mode]
         while len(_cache) > MAX_CACHED_MODELS:
             _cache.popitem(last=False)
-        return _cache[key]
+        return clip
 
 
 def clear_model_cache() -> None:
@@ -196,24 +178,6 @@ def clear_model_cache() -> None:
     """
     with _lock:
         _cache.clear()
-
-
-def tiny_model_path() -> Path:
-    """Return the folder of the model that this package ships.
-
-    Returns
-    -------
-    pathlib.Path
-        A folder in open_clip's ``local-dir:`` layout, with `open_clip_config.json` and
-        `open_clip_model.safetensors`.
-
-    Examples
-    --------
-    >>> from skfewshot.clip import tiny_model_path
-    >>> tiny_model_path().name
-    'tiny'
-    """
-    return Path(__file__).parent / TINY
 
 
 # Loading
@@ -263,8 +227,28 @@ def _load(
             logit_scale=float(model.logit_scale.detach().exp().mean()),
         )
         model.to(device=device, dtype=dtype)
+    if source.doubt:
+        warn_user(source.doubt)
     transform = image_transform_v2(preprocess, is_train=False)
-    return CLIPModel(model, device, dtype, identity, transform, source)
+    return CLIPModel(model, device, dtype, identity, transform, source, preprocess)
+
+
+def _resized(clip: CLIPModel, resize_mode: str) -> CLIPModel:
+    """Return the same model with another way to resize, which makes another encoder."""
+    from open_clip.transform import image_transform_v2
+
+    name = {mode: name for name, mode in RESIZE_MODES.items()}[resize_mode]
+    settings = replace(clip.settings, resize_mode=name)
+    fingerprint = f"{clip.identity.fingerprint}/{resize_mode}"
+    return replace(
+        clip,
+        identity=replace(
+            clip.identity, fingerprint=fingerprint, resize_mode=resize_mode
+        ),
+        preprocess=image_transform_v2(settings, is_train=False),
+        settings=settings,
+        resized={},
+    )
 
 
 def _create(source: ModelSource) -> Any:
@@ -272,7 +256,7 @@ def _create(source: ModelSource) -> Any:
     import open_clip
     import torch
 
-    is_folder = source.architecture.startswith(_LOCAL_DIR)
+    is_folder = source.architecture.startswith(LOCAL_DIR)
     try:
         if not source.files[0].endswith((".safetensors", ".npz", ".npy")):
             for file in source.files:
@@ -290,11 +274,9 @@ def _create(source: ModelSource) -> Any:
             weights_only=True,
         )
     except Exception as error:
-        reason = str(error).strip().splitlines() or [type(error).__name__]
         raise ValueError(
             f"The weights {source.files[0]!r} could not be loaded into "
-            f"{source.architecture!r}: {' '.join(reason[:3])[:500]}. Do they belong to "
-            "this architecture?"
+            f"{source.architecture!r}: {explain_failure(source.files[0], error)}"
         ) from error
 
 
@@ -320,227 +302,3 @@ def _fingerprint(model: Any, preprocess: Any) -> str:
     rest = (preprocess.size, preprocess.interpolation, preprocess.resize_mode)
     digest.update(str(rest).encode())
     return digest.hexdigest()
-
-
-# Finding the files
-
-
-def find_source(model_name: str, pretrained: str | os.PathLike | None) -> ModelSource:
-    """Find the files of a model; download them if they are not on this machine.
-
-    Parameters
-    ----------
-    model_name : str
-        A built-in name of open_clip, ``"tiny"``, ``"local-dir:PATH"`` or
-        ``"hf-hub:ORG/REPO"``. The last three bring their weights along.
-    pretrained : str, os.PathLike or None
-        A tag, a file, or ``"local-dir:PATH"``; None or the default where the model
-        brings its own.
-
-    Raises
-    ------
-    ValueError
-        If the model or tag is unknown, or there are no weights to load.
-    FileNotFoundError
-        If a local file or folder does not exist.
-    WeightsDownloadError
-        If weights had to be downloaded, and that failed.
-    """
-    weights = None if pretrained is None else os.fspath(pretrained)
-    brings_weights = model_name == TINY or model_name.startswith((_LOCAL_DIR, _HF_HUB))
-    if brings_weights and weights not in (None, DEFAULT_PRETRAINED):
-        raise ValueError(
-            f"model_name={model_name!r} brings its weights along, but "
-            f"pretrained={weights!r} was given too. Leave pretrained out; for other "
-            "weights name their folder, model_name='local-dir:/path/to/folder'."
-        )
-    if model_name == TINY:
-        return _from_folder(tiny_model_path(), TINY, None)
-    if model_name.startswith(_LOCAL_DIR):
-        folder = _absolute(model_name.removeprefix(_LOCAL_DIR))
-        return _from_folder(folder, f"{_LOCAL_DIR}{folder}", None)
-    if model_name.startswith(_HF_HUB):
-        return _from_hub(model_name)
-    if weights is not None and weights.startswith(_LOCAL_DIR):
-        folder = _absolute(weights.removeprefix(_LOCAL_DIR))
-        return _from_folder(folder, model_name, f"{_LOCAL_DIR}{folder}")
-    return _from_builtin(model_name, weights)
-
-
-def _absolute(path: str) -> Path:
-    try:
-        return Path(path).expanduser().absolute()
-    except RuntimeError as error:  # there is no such user
-        raise FileNotFoundError(f"There is no {str(path)!r}: {error}") from error
-
-
-def _from_folder(folder: Path, model_name: str, pretrained: str | None) -> ModelSource:
-    """Check that an open_clip folder is complete: open_clip would only log it."""
-    if not folder.is_dir():
-        raise FileNotFoundError(
-            f"There is no folder {str(folder)!r}; a local-dir: model is a folder with "
-            f"{_CONFIG} and weights such as {_WEIGHTS}."
-        )
-    if not (folder / _CONFIG).is_file():
-        raise FileNotFoundError(
-            f"The folder {str(folder)!r} has no {_CONFIG}. To load a weights file into "
-            "one of open_clip's architectures, pass the file itself: "
-            "CLIPFeaturizer('ViT-B-32', pretrained='weights.safetensors')."
-        )
-    weights = [path for ending in _ENDINGS for path in sorted(folder.glob(ending))]
-    if not weights:
-        raise FileNotFoundError(
-            f"The folder {str(folder)!r} has a {_CONFIG} but no weights: the model "
-            f"would be random. Put a weights file such as {_WEIGHTS} beside it."
-        )
-    architecture = f"{_LOCAL_DIR}{folder}"
-    files = (*map(str, weights), str(folder / _CONFIG))
-    return ModelSource(
-        model_name, pretrained, architecture, files, tokenizer=architecture
-    )
-
-
-def _from_builtin(model_name: str, pretrained: str | None) -> ModelSource:
-    """Find the weights of one of open_clip's built-in architectures."""
-    import open_clip
-
-    name = model_name.replace("/", "-")
-    if name not in open_clip.list_models():
-        raise ValueError(
-            f"model_name={model_name!r} is not a model of open_clip"
-            f"{_near(name, open_clip.list_models())}. open_clip.list_models() lists "
-            f"them all; {TINY!r} is the model that this package ships."
-        )
-    tags = open_clip.list_pretrained_tags_by_model(name)
-    if pretrained is None:
-        raise ValueError(
-            f"pretrained=None would give {model_name!r} random weights. Pass one of "
-            f"its tags {tags}, the path of a weights file, or use the model "
-            f"{TINY!r}, which brings its weights along."
-        )
-    tag_config = open_clip.get_pretrained_cfg(name, pretrained)
-    if tag_config:
-        return ModelSource(
-            model_name,
-            pretrained,
-            name,
-            (_tag_weights(name, pretrained, tag_config),),
-            preprocess=tuple(tag_config.items()),
-            quick_gelu=bool(tag_config.get("quick_gelu", False)),
-            tokenizer=name,
-        )
-    path = _absolute(pretrained)
-    if path.is_dir():
-        raise ValueError(
-            f"pretrained={pretrained!r} is a folder; pass 'local-dir:{pretrained}' for "
-            "one in open_clip's layout, or the weights file in it."
-        )
-    if path.is_file():
-        return ModelSource(model_name, str(path), name, (str(path),), tokenizer=name)
-    if path.suffix or os.sep in pretrained:
-        raise FileNotFoundError(
-            f"pretrained={pretrained!r} is no file and no tag of {model_name!r}, whose "
-            f"tags are {tags}."
-        )
-    raise ValueError(
-        f"pretrained={pretrained!r} is not a tag of {model_name!r}"
-        f"{_near(pretrained, tags)}. Its tags are {tags}; a weights file works too."
-    )
-
-
-def _near(name: str, known: Iterable[str]) -> str:
-    """Say which of `known` is meant, if any comes near."""
-    by_lower = {item.lower(): item for item in known}
-    near = difflib.get_close_matches(name.lower(), by_lower, n=3, cutoff=0.5)
-    return f" (did you mean {[by_lower[item] for item in near]}?)" if near else ""
-
-
-def _tag_weights(name: str, tag: str, tag_config: dict) -> str:
-    """Return the file of a tag's weights, from the cache or downloaded."""
-    import open_clip
-
-    hub = tag_config.get("hf_hub", "")
-    if hub:
-        repo, _, file = hub.rpartition("/")
-        cached = _cached(repo, _candidates(file))
-        if cached is not None:
-            return cached
-        _require_hub(f"the weights {tag!r} of {name!r}", repo)
-    try:
-        return open_clip.download_pretrained(tag_config)
-    except Exception as error:
-        raise _download_error(f"the weights {tag!r} of {name!r}", hub, error) from error
-
-
-def _candidates(file: str) -> list[str]:
-    """Return the file names that open_clip tries for a hub entry, in its order."""
-    file = file or "open_clip_pytorch_model.bin"
-    if file == "open_clip_pytorch_model.bin":
-        return [_WEIGHTS, "open_clip_pytorch_model.safetensors", file]
-    if file.endswith((".bin", ".pth")):
-        return [f"{file[:-4]}.safetensors", file]
-    return [file]
-
-
-def _from_hub(model_name: str) -> ModelSource:
-    """Find the files of a hub repository in open_clip's layout."""
-    from open_clip.pretrained import download_pretrained_from_hf
-
-    repo = model_name.removeprefix(_HF_HUB)
-    names = _candidates("")
-    config, weights = _cached(repo, [_CONFIG]), _cached(repo, names)
-    if config is None or weights is None:
-        _require_hub(f"the model {model_name!r}", repo)
-        try:
-            config = download_pretrained_from_hf(repo, filename=_CONFIG)
-            weights = download_pretrained_from_hf(repo)
-        except Exception as error:
-            raise _download_error(f"the model {model_name!r}", repo, error) from error
-    # Both lie in the folder of one revision, which open_clip loads without asking
-    # the hub again. Only the tokenizer of a text tower by transformers has to.
-    architecture = f"{_LOCAL_DIR}{Path(config).parent}"
-    text_config = json.loads(Path(config).read_text("utf-8"))["model_cfg"]["text_cfg"]
-    return ModelSource(
-        model_name,
-        None,
-        architecture,
-        (weights, config),
-        tokenizer=model_name if "hf_tokenizer_name" in text_config else architecture,
-    )
-
-
-def _cached(repo: str, names: Iterable[str]) -> str | None:
-    """Return the first of the files that is in the hub's cache, without asking it."""
-    from huggingface_hub import try_to_load_from_cache
-
-    for name in names:
-        found = try_to_load_from_cache(repo, name)
-        if isinstance(found, str):
-            return found
-    return None
-
-
-def _require_hub(what: str, repo: str) -> None:
-    """Raise at once if the hub cannot be reached: its client retries for a minute."""
-    from huggingface_hub import constants
-    from huggingface_hub.utils import get_session
-
-    try:
-        if constants.HF_HUB_OFFLINE:
-            raise ConnectionError("HF_HUB_OFFLINE is set")
-        get_session().head(constants.ENDPOINT, timeout=_PROBE_SECONDS)
-    except Exception as error:
-        raise _download_error(what, repo, error) from error
-
-
-def _download_error(what: str, repo: str, error: Exception) -> WeightsDownloadError:
-    """Say what to do without a download."""
-    where = f" from {repo!r}" if repo else ""
-    return WeightsDownloadError(
-        f"Could not download {what}{where}: {error}. Without the network, pass a file "
-        "that is on this machine, CLIPFeaturizer('ViT-B-32', "
-        "pretrained='/path/to/open_clip_model.safetensors') (weights trained with "
-        "QuickGELU, such as OpenAI's, want 'ViT-B-32-quickgelu'), or a folder, "
-        "CLIPFeaturizer('local-dir:/path/to/folder'), or use the small model that this "
-        f"package ships, CLIPFeaturizer({TINY!r})."
-    )

@@ -7,7 +7,7 @@ every layer, spinning, and the threads that decode images beside it make that wa
 """
 
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence, Sized
+from collections.abc import Callable, Generator, Iterator, Sequence, Sized
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, closing, nullcontext
 from functools import partial
@@ -18,8 +18,11 @@ from numpy.typing import NDArray
 
 from skfewshot._sklearn import warn_user
 from skfewshot._torch import fork_safe_threads, limit_threads
-from skfewshot.clip._images import ImageReadError, no_images, read_content, read_image
+from skfewshot.clip._contents import name_of
+from skfewshot.clip._holders import items_of, no_images
+from skfewshot.clip._images import read_content, read_image
 from skfewshot.clip._models import CLIPModel
+from skfewshot.clip._unreadable import ImageReadError, unreadable
 
 if TYPE_CHECKING:
     import torch
@@ -60,7 +63,7 @@ def embed_images(
     ----------
     clip : CLIPModel
     images : sequence or iterator
-        From :func:`~skfewshot.clip._images.as_images`.
+        From :func:`~skfewshot.clip._holders.as_images`.
     dense_mode : str or None
         How to make patch tokens, or None for global embeddings alone.
     batch_size, num_workers, on_error, out
@@ -169,26 +172,49 @@ def _read(
     cache: "EmbeddingCache | None",
 ) -> Result:
     """Read one image: its pixels, or what the cache has for it."""
+    key = None
     try:
+        item = _get(get, index)
         if cache is None:
-            return index, None, transform.to_pixels(read_image(get(), index))
-        content, decode = read_content(get(), index)
-        key = cache.key(content)
-        row = cache.get(key)
-        return index, key, transform.to_pixels(decode()) if row is None else row
+            image = read_image(item, index)
+        else:
+            content, decode = read_content(item, index)
+            key = cache.key(content)
+            row = cache.get(key)
+            if row is not None:
+                return index, key, row
+            image = decode()
+        return index, key, _resize(transform, image, item, index)
     except ImageReadError as error:
         return index, None, error
+
+
+def _get(get: Callable[[], Any], index: int) -> Any:
+    """Get what X has there, where that is work which may fail."""
+    try:
+        return get()
+    except (ImageReadError, MemoryError):
+        raise
+    except Exception as error:
+        raise unreadable("", index, error) from error
+
+
+def _resize(
+    transform: "Preprocessor", image: "Image", item: Any, index: int
+) -> NDArray:
+    try:
+        return transform.to_pixels(image)
+    except MemoryError:
+        raise
+    except Exception as error:  # of an image such as nobody has thought of
+        raise unreadable(name_of(item), index, error) from error
 
 
 def _read_ahead(
     read: Callable[..., Result], images: Any, num_workers: int, n_ahead: int
 ) -> Generator[Result, None, None]:
     """Yield what `read` makes of each image, by threads that stay some images ahead."""
-    items: Iterable[tuple[int, Callable[[], Any]]]
-    if length_of(images) is None:
-        items = ((i, partial(_same, item)) for i, item in enumerate(images))
-    else:  # a sequence may do work of its own here, so it is asked by the threads
-        items = ((i, partial(images.__getitem__, i)) for i in range(len(images)))
+    items = items_of(images)  # which the threads ask for: it may be work
     if not num_workers:
         yield from (read(*item) for item in items)
         return
@@ -417,14 +443,17 @@ class Preprocessor:
 
     def __init__(self, transform: Any) -> None:
         *geometry, convert, to_tensor, normalize = transform.transforms
-        names = [type(step).__name__ for step in (convert, to_tensor, normalize)]
+        names = names_of([convert, to_tensor, normalize])
         if names != ["MaybeConvertMode", "MaybeToTensor", "Normalize"]:
             raise RuntimeError(
                 f"This version of open_clip preprocesses by {names}, which "
                 "skfewshot does not know; please report it."
             )
         self._geometry = geometry
-        self._crops = "CenterCrop" in [type(step).__name__ for step in geometry]
+        self._crops = "CenterCrop" in names_of(geometry)
+        self._pads = "CenterCropOrPad" in names_of(geometry)
+        if self._pads:
+            self._side = min(geometry[-1].size)
         self._mean, self._std = normalize.mean, normalize.std
 
     def to_pixels(self, image: "Image") -> NDArray:
@@ -437,6 +466,9 @@ class Preprocessor:
             left, top = max(0, width - longest) // 2, max(0, height - longest) // 2
             right, bottom = left + min(width, longest), top + min(height, longest)
             image = image.crop((left, top, right, bottom))
+        elif self._pads and max(width, height) >= 2 * self._side * min(width, height):
+            # A line: in proportion it would be thinner than a pixel, and not be there.
+            image = image.resize(tuple(min(n, self._side) for n in (width, height)))
         for step in self._geometry:
             image = step(image)
         return np.asarray(image)
@@ -456,6 +488,10 @@ class Preprocessor:
         mean = torch.tensor(self._mean, device=device, dtype=torch.float32)
         std = torch.tensor(self._std, device=device, dtype=torch.float32)
         return images.sub_(mean.view(shape)).div_(std.view(shape)).to(dtype)
+
+
+def names_of(steps: list[Any]) -> list[str]:
+    return [type(step).__name__ for step in steps]
 
 
 # Writing

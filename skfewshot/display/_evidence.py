@@ -17,7 +17,8 @@ from sklearn.base import BaseEstimator
 from skfewshot._labels import plain_labels, read_indicator
 from skfewshot._rows import as_numpy
 from skfewshot._text import class_names_of
-from skfewshot.clip._images import as_images, read_image
+from skfewshot.clip._holders import as_images
+from skfewshot.clip._images import read_image
 from skfewshot.display._shared import (
     against_the_others,
     central_square,
@@ -195,14 +196,19 @@ class EvidenceMapDisplay:
             predicted = predicted[:, None] == classes
             if np.ndim(truth) == 1:
                 truth = np.asarray(truth)[:, None] == classes
-        names = class_names_of(classes, classifier.label_names)
+        found = class_names_of(classes, classifier.label_names)
+        # Descriptions are too long for a title.
+        names = [
+            name if isinstance(name, str) else str(label)
+            for name, label in zip(found or classes, classes, strict=True)
+        ]
         return cls.from_predictions(
             images,
             evidence.reshape(*evidence.shape[:2], side, side),
             classifier.predict_proba(tokens),
             y_pred=predicted,
             y_true=truth,
-            label_names=classes if names is None else names,
+            label_names=names,
             labels=labels,
             n_labels=n_labels,
             ax=ax,

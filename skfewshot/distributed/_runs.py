@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import pickle
 import traceback
@@ -20,6 +19,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from skfewshot._sklearn import warn_user
 from skfewshot.clip import CLIPFeaturizer, ImageReadError
+from skfewshot.clip._holders import as_images
 from skfewshot.distributed._folder import (
     EMBEDDING,
     Folder,
@@ -82,8 +82,9 @@ def embed_dataset(
         Fitted, or else this process loads its model once, to know the encoder. Its
         `on_error` says what to do about images that cannot be read.
     image_column : str
-        The column of the images: paths that all nodes can open, the bytes of image
-        files, structs of ``bytes`` and ``path``, or uint8 arrays (H, W, C).
+        The column of the images: paths that all nodes can open, uint8 arrays (H, W, C),
+        or whatever else a column has that :meth:`CLIPFeaturizer.transform` takes, as
+        the bytes of image files, structs of ``bytes`` and ``path``, or data URIs.
     id_column : str
         The column of strings or integers, no two alike, by which a run that goes on
         knows rows. It may be the column of paths.
@@ -339,17 +340,4 @@ def to_input(column: pa.ChunkedArray) -> Any:
         return list(array) if array.dtype == object else array
     if not pa.types.is_struct(kind) and hasattr(kind, "value_type"):
         return to_array(column.combine_chunks())
-    items = column.to_pylist()
-    if pa.types.is_struct(kind):
-        items = [item and (item.get("bytes") or item.get("path")) for item in items]
-    return [_open(item) if isinstance(item, bytes) else item for item in items]
-
-
-def _open(content: bytes) -> Any:
-    """Open an image, to be decoded later on; what is none is as one that is missing."""
-    from PIL import Image
-
-    try:
-        return Image.open(io.BytesIO(content))
-    except Exception:  # decoders raise nearly anything on broken files
-        return None
+    return as_images(column)

@@ -9,6 +9,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from skfewshot._sklearn import show
 from skfewshot._text import Prototypes, Wording, class_names_of, resolve_prototypes
 
 #: Returns the vector of a word, or None where there is none.
@@ -70,7 +71,7 @@ def _by_label(estimator: Any, label_features: Any, classes: NDArray) -> Any:
         return label_features
     if not (is_dict or is_path(label_features) or knows_words(label_features)):
         return label_features
-    names = class_names_of(classes, estimator.label_names, _LABELS)
+    names = _plain_names(classes, estimator.label_names)
     if is_dict and not _is_by_word(label_features, classes, names):
         return label_features
     if names is not None:
@@ -80,6 +81,18 @@ def _by_label(estimator: Any, label_features: Any, classes: NDArray) -> Any:
         f"{classes.tolist()[:5]}. Pass label_names, or y as a data frame with the "
         "labels' names as its columns."
     )
+
+
+def _plain_names(classes: NDArray, label_names: Any) -> list[str] | None:
+    """Return the labels' names, of which descriptions are no words to look up."""
+    names = class_names_of(classes, label_names, _LABELS)
+    for name in names or ():
+        if not isinstance(name, str):
+            raise TypeError(
+                "label_names must hold a name for each label where label_features "
+                f"holds vectors of words; got the descriptions {show(name)}."
+            )
+    return None if names is None else [str(name) for name in names]
 
 
 def _is_by_word(vectors: Mapping, classes: NDArray, names: list[str] | None) -> bool:

@@ -10,7 +10,9 @@ import pytest
 from PIL import Image
 
 from skfewshot.clip import ImageReadError
-from skfewshot.clip._images import as_images, read_image, to_rgb
+from skfewshot.clip._holders import as_images
+from skfewshot.clip._images import read_image
+from skfewshot.clip._pictures import to_rgb
 
 GREY = np.arange(0, 256, 4, dtype=np.uint8).reshape(8, 8)
 RGB = np.stack([GREY, GREY[::-1], GREY.T], axis=-1)
@@ -203,7 +205,6 @@ def test_missing_image(missing):
     ("item", "error", "message"),
     [
         (7, TypeError, "index 2 of X is 7 of type int"),
-        (b"a.png", TypeError, "of type bytes"),
         (["a.png"], TypeError, "of type list"),
         (RGB.astype(np.float32), TypeError, r"array of float32.*astype\('uint8'\)"),
         (RGB.astype(np.uint16), TypeError, "array of uint16"),
@@ -211,6 +212,8 @@ def test_missing_image(missing):
         (RGB[..., :2], ValueError, r"shape \(8, 8, 2\)"),
         (RGB[None], ValueError, r"shape \(1, 8, 8, 3\)"),
         (RGB[:0], ValueError, "no pixels"),
+        (Image.new("RGB", (0, 5)), ValueError, "no pixels"),
+        (b"a.png", ValueError, "5 bytes, could not be read.*no image format"),
     ],
 )
 def test_bad_item(item, error, message):
@@ -272,8 +275,7 @@ def test_tensors():
     assert as_images(torch.zeros(2, 4, 4, 3, dtype=torch.uint8)).shape == (2, 4, 4, 3)
     with pytest.raises(TypeError, match="array of float32"):
         as_images(torch.zeros(1, 3, 4, 4))
-    with pytest.raises(ValueError, match="channels come last"):
-        as_images(torch.zeros(1, 3, 8, 8, dtype=torch.uint8))
+    assert as_images(torch.zeros(1, 3, 8, 8, dtype=torch.uint8)).shape == (1, 8, 8, 3)
 
 
 def test_float_images_may_overshoot_their_range():
@@ -281,3 +283,63 @@ def test_float_images_may_overshoot_their_range():
     expected = np.asarray(to_rgb(Image.fromarray(values)))
     values[-1, -1], values[0, 0] = 1.02, -1e-3
     np.testing.assert_array_equal(np.asarray(to_rgb(Image.fromarray(values))), expected)
+
+
+# Pictures of many bits
+
+
+def xray(top, low=0):
+    """A picture that uses the values from `low` to `top`."""
+    return low + np.linspace(0, top - low, 64).reshape(8, 8)
+
+
+@pytest.mark.parametrize(
+    ("values", "dtype", "expected"),
+    [
+        (xray(4095), np.uint16, (0, 4095)),
+        (xray(3000), np.uint16, (0, 4095)),
+        (xray(900), np.uint16, (0, 1023)),
+        (xray(16383), np.uint16, (0, 16383)),
+        (xray(33000, 31000), np.uint16, (31000, 33000)),
+        (xray(4095), np.int32, (0, 4095)),
+        (xray(50), np.int32, (0, 255)),
+        (xray(4095), np.float32, (0, 4095)),
+        (xray(0.125), np.float32, (0, 0.125)),
+        (xray(0.75, 0.625), np.float32, (0.625, 0.75)),
+    ],
+)
+def test_a_small_part_of_a_range_is_refused_with_the_line_that_helps(
+    tmp_path, values, dtype, expected
+):
+    image = Image.fromarray(values.astype(dtype))
+    path = tmp_path / "a.tiff"
+    image.save(path)
+    for item in (image, path, path.read_bytes()):
+        with pytest.raises(
+            ImageReadError, match="index 5 of X.*Pass it stretched"
+        ) as e:
+            read_image(item, 5)
+    line = str(e.value).split("such as ")[1].split(", and all")[0]
+    stretched = eval(line, {"Image": Image, "np": np, "image": image})
+    black, white = expected
+    wanted = (values.astype(dtype).astype(float) - black) * 255 / (white - black)
+    assert np.abs(rgb_of(stretched)[..., 0] - wanted).max() <= 1
+
+
+def test_what_uses_its_range_is_not_refused():
+    for values in (xray(17000), xray(65535), np.full((8, 8), 4000), xray(65535, 40000)):
+        rgb_of(Image.fromarray(values.astype(np.uint16)))
+
+
+def test_transparent_value_of_16_bit_grey(tmp_path):
+    values = GREY.astype(np.uint16) * 257
+    path = tmp_path / "clear.png"
+    Image.fromarray(values).save(path, transparency=int(values[3, 2]))
+    expected = grey_rgb(GREY)
+    expected[3, 2] = 255
+    np.testing.assert_array_equal(rgb_of(path), expected)
+    # The transparent value is no part of the range that the others use.
+    values[values > 4000] = 65535
+    Image.fromarray(values).save(path, transparency=65535)
+    with pytest.raises(ImageReadError, match="Pass it stretched"):
+        rgb_of(path)

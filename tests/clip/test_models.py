@@ -22,6 +22,7 @@ from skfewshot.clip import (
     tiny_model_path,
 )
 from skfewshot.clip import _models as models
+from skfewshot.clip import _sources as sources
 from skfewshot.clip._models import load_clip
 from skfewshot.clip._texts import encode_names
 
@@ -322,7 +323,7 @@ def test_cached_hub_repository_needs_no_hub(small, weights, hub_cache):
     ],
 )
 def test_candidates_prefer_safetensors(file, first):
-    assert models._candidates(file)[0] == first
+    assert sources._candidates(file)[0] == first
 
 
 @pytest.mark.parametrize("precision", ["fp16"])

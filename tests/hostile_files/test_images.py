@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageFile
 
 from skfewshot.clip import ImageReadError
-from skfewshot.clip import _images as image_module
+from skfewshot.clip import _pictures as image_module
 from skfewshot.clip._images import read_content, read_image
 
 _FORMATS = ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM", "TGA", "ICO")
@@ -270,12 +270,19 @@ def test_any_bytes(encoded, tmp_path, monkeypatch, which, changes, kept, early):
 
 @pytest.mark.parametrize(
     "dtype",
-    ["?", "i1", "u2", "i8", "f2", "f8", "c8", "S1", "U1", "M8[s]", "O", "u1,u1"],
+    ["?", "i1", "u2", "i8", "f2", "f8", "c8", "S1", "U1", "M8[s]", "u1,u1"],
 )
 def test_arrays_of_other_dtypes(featurizer, dtype):
     array = np.zeros((8, 8, 3), dtype=dtype)
     with pytest.raises((TypeError, ValueError), match="index 0 of X|array of"):
         featurizer.transform([array])
+
+
+def test_arrays_of_objects_that_are_no_pixels(featurizer):
+    for value in (None, "a", 256, -1, 0.5):
+        array = np.full((8, 8, 3), value, dtype=object)
+        with pytest.raises((TypeError, ValueError), match="index 0 of X"):
+            featurizer.transform([array])
 
 
 @pytest.mark.parametrize(

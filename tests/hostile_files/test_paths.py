@@ -58,7 +58,9 @@ def test_errors_name_the_path(odd_paths):
         for read in (read_image, lambda *item: read_content(*item)[1]()):
             with pytest.raises(ImageReadError) as caught:
                 read(path, 5)
-            assert f"index 5 of X, {os.fspath(path)!r}" in str(caught.value)
+            shown = repr(os.fspath(path)[:80]).removesuffix("'")
+            assert f"index 5 of X, {shown}" in str(caught.value)
+            assert len(str(caught.value)) < 500
 
 
 @pytest.mark.parametrize("kind", [str, Path, OwnPath, BytesPath, np.str_])
