@@ -1,5 +1,7 @@
-"""Images rendered procedurally: objects and scenes for demos, tests and teaching."""
+"""Images: rendered ones for demos, tests and teaching, and those of a folder."""
 
+from skfewshot._tags import split_tags
+from skfewshot.datasets._folder import check_images, load_folder
 from skfewshot.datasets._kinds import (
     BASE_KINDS,
     COLORS,
@@ -17,6 +19,9 @@ __all__ = [
     "NOVEL_KINDS",
     "SHAPES",
     "SURFACES",
+    "check_images",
+    "load_folder",
     "make_object_images",
     "make_scenes",
+    "split_tags",
 ]

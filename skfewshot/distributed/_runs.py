@@ -219,8 +219,26 @@ class _Job:
             ) from error
         if self.method == "transform":
             return to_column(found), np.isnan(found).reshape(len(ids), -1).all(axis=1)
+        found, is_unread = self._without_missing(found)
+        is_nan |= is_unread
         rows = pa.array(np.arange(len(ids)), mask=is_nan)
         return to_column(found).take(rows), is_nan
+
+    def _without_missing(self, found: NDArray) -> tuple[NDArray, NDArray[np.bool_]]:
+        """Return predictions with any in the place of missing ones, and which they are.
+
+        So the column has the type that it has in files where none is missing.
+        """
+        missing = found != found if found.dtype.kind == "f" else found == None  # noqa: E711
+        missing = missing.reshape(len(found), -1).all(axis=1)
+        classes = getattr(self.estimator, "classes_", None)
+        if self.method == "predict" and missing.any() and classes is not None:
+            some = classes[0] if found.ndim == 1 else 0
+            kind = classes.dtype if found.ndim == 1 else np.int64
+            found = found.copy()
+            found[missing] = some
+            found = found.astype(kind)
+        return found, missing
 
 
 class _Actor:

@@ -14,6 +14,13 @@ from sklearn.utils.validation import check_is_fitted
 from skfewshot._labels import read_labels
 from skfewshot._rows import as_numpy, check_encoder, check_parameters, plain, unit_rows
 from skfewshot._sklearn import Estimator, Interval, StrOptions, _fit_context
+from skfewshot._unread import (
+    only_read,
+    unread_rows,
+    with_filled_rows,
+    with_missing,
+    without_unread,
+)
 from skfewshot.clip._embedding import encoder_of
 from skfewshot.multilabel._calibration import (
     ONE_SHOT_SHARE,
@@ -308,6 +315,7 @@ class MultiLabelPrototypeClassifier(ClassifierMixin, Estimator):
             the label vectors tell them apart no better than chance.
         """
         check_parameters(self.get_params(deep=False))
+        X, sample_weight = without_unread(X, y, sample_weight)
         support, labels, rows = read_support(self, X, y, sample_weight)
         self.classes_, self._is_multilabel = labels.classes, labels.is_multilabel
         thresholds = read_thresholds(self.threshold, len(self.classes_))
@@ -387,8 +395,12 @@ class MultiLabelPrototypeClassifier(ClassifierMixin, Estimator):
         return tokens, self._feature_map(), self.prototypes_, scorer
 
     def _query_logits(self, X: Any) -> NDArray:
-        scores = score(*self._read_query(X))
-        return Calibration(self.slope_, self.biases_).logits(scores)
+        unread = unread_rows(X)
+        scores = score(*self._read_query(with_filled_rows(X, unread)))
+        logits = Calibration(self.slope_, self.biases_).logits(scores)
+        if unread is not None:
+            logits[unread] = np.nan
+        return logits
 
     def decision_function(self, X: Any) -> NDArray:
         """Return the calibrated log odds of each label.
@@ -448,15 +460,19 @@ class MultiLabelPrototypeClassifier(ClassifierMixin, Estimator):
         -------
         ndarray of int, shape (n_samples, n_labels), or of shape (n_samples,)
             Indicators of the labels whose probability reaches ``thresholds_``; for 1-D
-            `y` the most probable class.
+            `y` the most probable class. Of an image that a featurizer with
+            ``on_error="nan"`` could not read all predictions are NaN, or None where
+            labels are no numbers; indicators are floats then.
         """
-        probabilities = self.predict_proba(X)
+        probabilities, unread = self.predict_proba(X), unread_rows(X)
         if not self._is_multilabel:
-            return self.classes_[probabilities.argmax(axis=1)]
-        return (probabilities >= self.thresholds_).astype(np.int64)
+            found = self.classes_[probabilities.argmax(axis=1)]
+            return with_missing(found, unread)
+        found = (probabilities >= self.thresholds_).astype(np.int64)
+        return with_missing(found, unread)
 
     def score(self, X: Any, y: Any, sample_weight: ArrayLike | None = None) -> float:
-        """Return the share of images whose labels are all right.
+        """Return the share of images whose labels are all right, of those read.
 
         Parameters
         ----------
@@ -471,6 +487,7 @@ class MultiLabelPrototypeClassifier(ClassifierMixin, Estimator):
         -------
         float
         """
+        X, y, sample_weight = only_read(X, y, sample_weight)
         weight = as_numpy(plain(sample_weight, "sample_weight"))
         # As fit reads them: scikit-learn takes fewer forms.
         labels = read_labels(y, np.float64)
@@ -497,8 +514,10 @@ class MultiLabelPrototypeClassifier(ClassifierMixin, Estimator):
             where there is padding. For patch tokens of a square image
             ``evidence.reshape(n, n_labels, side, side)`` is a map over the picture.
         """
-        query = self._read_query(X)
-        return explain(*query, Calibration(self.slope_, self.biases_).logits)
+        unread = unread_rows(X)
+        query = self._read_query(with_filled_rows(X, unread))
+        found = explain(*query, Calibration(self.slope_, self.biases_).logits)
+        return with_missing(found, unread)
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
