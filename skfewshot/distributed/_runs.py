@@ -11,7 +11,6 @@ from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
-import joblib
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, clone
@@ -20,6 +19,7 @@ from sklearn.utils.validation import check_is_fitted
 from skfewshot._sklearn import warn_user
 from skfewshot.clip import CLIPFeaturizer, ImageReadError
 from skfewshot.clip._holders import as_images
+from skfewshot.distributed._digest import digest_of
 from skfewshot.distributed._folder import (
     EMBEDDING,
     Folder,
@@ -151,7 +151,8 @@ def predict_dataset(
         As for :func:`embed_dataset`. All columns but `input_column` are written.
     estimator : estimator
         Fitted: a pipeline that starts with a :class:`~skfewshot.CLIPFeaturizer`, or a
-        classifier of embeddings.
+        classifier of embeddings. A run goes on with the same one, which may have been
+        saved and loaded in between.
     input_column : str
         The column of images, as `image_column` of :func:`embed_dataset`, or of
         embeddings by the encoder of the classifier's support: lists of floats.
@@ -173,7 +174,7 @@ def predict_dataset(
         raise TypeError(f"The estimator {estimator!r} has no method {method!r}.")
     classes = getattr(estimator, "classes_", None)
     classes = classes.tolist() if isinstance(classes, np.ndarray) else None
-    about = {"estimator": joblib.hash(estimator), "classes": classes, "encoder": None}
+    about = {"estimator": digest_of(estimator), "classes": classes, "encoder": None}
     folder = Folder(output, filesystem)
     job = _Job(estimator, method, input_column, id_column, OUTPUTS[method], folder)
     return _run(dataset, job, about, concurrency, **options)
