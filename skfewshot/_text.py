@@ -64,7 +64,7 @@ def resolve_prototypes(
     text_encoder: Any = None,
     class_names: Any = None,
     prompt_templates: Any = None,
-    n_features: int,
+    n_features: int | None,
     dtype: DTypeLike,
     wording: Wording = CLASSES,
 ) -> Prototypes:
@@ -89,8 +89,8 @@ def resolve_prototypes(
         What to call the classes; None takes string labels as they are.
     prompt_templates : str, sequence of str, callable or None
         None leaves the encoder's own.
-    n_features : int
-        The width of the image features.
+    n_features : int or None
+        The width of the image features; None takes texts of any width.
     dtype : dtype
         The dtype of the image features.
     wording : Wording
@@ -357,7 +357,7 @@ def _checked(
     given: Any,
     source: str,
     n_classes: int,
-    n_features: int,
+    n_features: int | None,
     dtype: DTypeLike,
     wording: Wording,
 ) -> NDArray:
@@ -369,10 +369,11 @@ def _checked(
             input_name=source,
             ensure_min_samples=0,
         )
-    if features.shape != (n_classes, n_features):
+    wanted = n_classes, n_features or features.shape[1]
+    if features.shape != wanted:
         raise ValueError(
             f"The text features (from {source}) have shape {features.shape}; wanted "
-            f"({n_classes}, {n_features}): one row per {wording.one}, as wide as X. "
+            f"{wanted}: one row per {wording.one}, as wide as X. "
             "Texts and images must be embedded by the same model."
         )
     if not features.any(axis=1).all():

@@ -181,7 +181,7 @@ def add_tokens(graph: Graph, classifier: Any) -> tuple[str, str]:
 
 def _add_reading(graph: Graph, classifier: Any) -> str:
     """Add unit tokens and which are absent; return the shape of X."""
-    width = classifier.prototypes_.shape[1]
+    width = len(classifier.part_mean_)
     shape, tokens = f"[N, T, {width}]", "X"
     if classifier._token_dims == 2:
         shape, tokens = f"[N, {classifier.n_features_in_}]", "tokens"
@@ -224,16 +224,17 @@ def _add_reading(graph: Graph, classifier: Any) -> str:
 def _add_feature_map(graph: Graph, classifier: Any) -> None:
     """Add the mapped tokens, ``norm((x - mean) W + b)``."""
     feature_map = classifier._feature_map()
-    for kind in ("whole", "parts"):
+    for kind, mapped in (
+        ("whole", feature_map.of_whole),
+        ("parts", feature_map.of_parts),
+    ):
         linear = kind
-        if feature_map.matrix is not None:
+        if mapped.matrix is not None:
             linear = f"{kind}_linear"
-            graph.add(f"{linear} = MatMul({kind}, matrix)", matrix=feature_map.matrix)
-        mean = feature_map.whole_mean if kind == "whole" else feature_map.part_mean
-        graph.add(
-            f"{kind}_shifted = Add({linear}, {kind}_shift)",
-            **{f"{kind}_shift": feature_map.intercept(mean)},
-        )
+            matrix = {f"{kind}_matrix": mapped.matrix}
+            graph.add(f"{linear} = MatMul({kind}, {kind}_matrix)", **matrix)
+        shift = {f"{kind}_shift": mapped.shift}
+        graph.add(f"{kind}_shifted = Add({linear}, {kind}_shift)", **shift)
         graph.add_unit(f"{kind}_shifted", f"{kind}_mapped")
 
 

@@ -1,5 +1,6 @@
 """Few-shot prototypes of labels that show in different places of an image."""
 
+import os
 from numbers import Real
 from typing import Any, ClassVar
 
@@ -13,7 +14,13 @@ from sklearn.utils.validation import check_is_fitted
 
 from skfewshot._labels import read_labels
 from skfewshot._rows import as_numpy, check_encoder, check_parameters, plain, unit_rows
-from skfewshot._sklearn import Estimator, Interval, StrOptions, _fit_context
+from skfewshot._sklearn import (
+    Estimator,
+    HasMethods,
+    Interval,
+    StrOptions,
+    _fit_context,
+)
 from skfewshot.clip._embedding import encoder_of
 from skfewshot.multilabel._calibration import (
     ONE_SHOT_SHARE,
@@ -26,8 +33,10 @@ from skfewshot.multilabel._calibration import (
 from skfewshot.multilabel._prior import CONSTRAINTS, MultiLabelPrototypePrior
 from skfewshot.multilabel._prior_state import (
     check_prior,
+    image_maps,
     map_labels,
     pair_encoder,
+    settings,
 )
 from skfewshot.multilabel._prototypes import (
     Pairs,
@@ -38,19 +47,18 @@ from skfewshot.multilabel._prototypes import (
     mix,
     text_shares,
 )
-from skfewshot.multilabel._scoring import Scorer, explain, score
-from skfewshot.multilabel._selection import select
+from skfewshot.multilabel._scoring import QUERY_SCORINGS, Scorer, explain, score
+from skfewshot.multilabel._selection import SELECTIONS, select
 from skfewshot.multilabel._tokens import (
     FeatureMap,
     Support,
     Tokens,
     feature_means,
-    find_label_vectors,
-    image_map,
     read_array,
     read_support,
     split_tokens,
 )
+from skfewshot.multilabel._words import find_label_vectors
 
 
 class MultiLabelPrototypeClassifier(ClassifierMixin, Estimator):
@@ -85,13 +93,21 @@ class MultiLabelPrototypeClassifier(ClassifierMixin, Estimator):
 
     Parameters
     ----------
-    label_features : "auto", None, array-like or dict, default="auto"
-        The label vectors :math:`w_l`, unit rows once read.
+    label_features : "auto", None, array-like, dict, KeyedVectors, str or \
+            os.PathLike, default="auto"
+        The label vectors :math:`w_l`, unit rows once read, as wide as the tokens or,
+        with a `prior`, as those that it was trained with.
 
         - A dict from label to vector; labels are the columns' names where `y` is a data
           frame, else their numbers 0, 1, ..., or the class labels of 1-D `y`.
-        - An array of shape (n_labels, d), its rows in the order of the columns of `y`
-          (of the sorted classes of 1-D `y`), or a data frame with labels as its index.
+        - Word vectors: a dict from word to vector, gensim's ``KeyedVectors``, or the
+          path of a text file as GloVe and word2vec have, of which only the vectors that
+          are needed are kept. The name of a label (its own, or that of `label_names`)
+          is looked up as a whole, "stop_sign" and "stop sign", then by its words, of
+          which the mean is taken.
+        - An array of shape (n_labels, width), its rows in the order of the columns of
+          `y` (of the sorted classes of 1-D `y`), or a data frame with labels as its
+          index.
         - ``"auto"``: label names encoded by `text_encoder` or, without one, by the
           model that made the tokens, where `X` comes straight from a
           :class:`~skfewshot.CLIPFeaturizer`.
@@ -99,27 +115,33 @@ class MultiLabelPrototypeClassifier(ClassifierMixin, Estimator):
           tokens of a label's images takes the place of its vector.
     prior : MultiLabelPrototypePrior, default=None
         A fitted prior, which stays as it is. It needs label vectors.
-    selection : {"lcm", "lcm_paper", "text", "none"}, default="lcm"
-        How local features are selected: by the signed loss change of the label; by the
-        published unsigned one, added up over all labels; by agreement with the label
-        vector; or not at all, which takes the mean of all.
-    n_select : int, default=5
+    selection : {"auto", "lcm", "lcm_paper", "text", "none"}, default="auto"
+        How local features are selected: by the signed loss change of the label; as
+        published, by the importance of masks that are trained on the loss of all
+        labels, one for each local feature, of which as many are kept as pass a
+        threshold; by agreement with the label vector; or not at all, which takes the
+        mean of all. ``"auto"`` is what the prior was trained with, or ``"lcm"``.
+    n_select : "auto" or int, default="auto"
         How many local features speak for a label, in a support image and in a query.
-    pooling : {"mean", "agreement"}, default="mean"
+        ``"auto"`` is the prior's number, or 5.
+    pooling : {"auto", "mean", "agreement"}, default="auto"
         Weights of the selected features and of the images of a label: equal, or a
         softmax over their logits with the label vector, as in the paper. The latter
-        repeats what the text knows already, and measured worse.
+        repeats what the text knows already, and measured worse. ``"auto"`` is
+        ``"mean"`` but for priors with the paper's network.
     text_weight : "auto" or float, default="auto"
         Share of the text, from 0 to 1, in the prototype of a label with the mean number
         of images; it is :math:`\kappa / (\kappa + n_l)` for one with :math:`n_l`.
         ``"auto"`` starts from 0.6, or from what a prior learned, and moves to the share
-        by which left-out images are told apart best as far as they are enough to say.
-    query_scoring : {"competitive", "local", "global", "both"}, default="competitive"
+        by which left-out images are told apart best as far as they are enough to say;
+        with a prior that has the paper's network it is 0.
+    query_scoring : {"auto", "competitive", "local", "global", "both"}, default="auto"
         ``"local"`` is the mean logit of a label's best patches; ``"competitive"`` that
         of the log odds that a patch shows the label and not another, or background;
         ``"global"`` the logit of the global feature, as in the paper; ``"both"`` the
         mean of local and global. Where images have one local feature, competition is
-        left out, since all labels of an image would have to share it.
+        left out, since all labels of an image would have to share it. ``"auto"`` is
+        what the prior was trained with, or ``"competitive"``.
     scale : float, default=20.0
         Logit scale :math:`s > 0`. A prior brings its own.
     threshold : float, array-like of shape (n_labels,) or "cardinality", default=0.5
@@ -146,7 +168,8 @@ class MultiLabelPrototypeClassifier(ClassifierMixin, Estimator):
         The labels: the names of the columns of `y`, or their numbers; the sorted class
         labels of 1-D `y`.
     prototypes_ : ndarray of shape (n_labels, d)
-        The prototypes :math:`p_l`, unit norm.
+        The prototypes :math:`p_l`, unit norm, as wide as a token or the prior's common
+        width.
     label_vectors_ : ndarray of shape (n_labels, d)
         The mapped label vectors :math:`\psi(w_l)`, unit norm.
     selected_ : list of n_labels ndarrays of shape (m_l, 2)
@@ -163,8 +186,8 @@ class MultiLabelPrototypeClassifier(ClassifierMixin, Estimator):
         The calibration: log odds are ``slope_ * score + biases_``.
     background_, sharpness_ : float
         The logit of the background and the sharpness of the competition.
-    part_mean_, whole_mean_ : ndarray of shape (d,)
-        Means of local and of global features.
+    part_mean_, whole_mean_ : ndarray of shape (token_width,)
+        Means of local and of global features; 0 where the prior does not centre them.
     prototype_source_ : {"label_features", "text_encoder", "embedding", "image"}
         Where the label vectors came from; ``"image"`` is the support itself.
     encoder_ : EncoderIdentity or None
@@ -222,9 +245,19 @@ class MultiLabelPrototypeClassifier(ClassifierMixin, Estimator):
 
     _parameter_constraints: ClassVar[dict] = {
         **CONSTRAINTS,
-        "label_features": [StrOptions({"auto"}), "array-like", dict, None],
+        "label_features": [
+            str,
+            os.PathLike,
+            "array-like",
+            dict,
+            HasMethods("__getitem__"),
+            None,
+        ],
         "prior": [MultiLabelPrototypePrior, None],
-        "pooling": [StrOptions({"mean", "agreement"})],
+        "selection": [StrOptions({"auto", *SELECTIONS})],
+        "n_select": [StrOptions({"auto"}), *CONSTRAINTS["n_select"]],
+        "pooling": [StrOptions({"auto", "mean", "agreement"})],
+        "query_scoring": [StrOptions({"auto", *QUERY_SCORINGS})],
         "text_weight": [StrOptions({"auto"}), Interval(Real, 0, 1, closed="both")],
         "threshold": [
             StrOptions({"cardinality"}),
@@ -238,11 +271,11 @@ class MultiLabelPrototypeClassifier(ClassifierMixin, Estimator):
         label_features: Any = "auto",
         *,
         prior: MultiLabelPrototypePrior | None = None,
-        selection: str = "lcm",
-        n_select: int = 5,
-        pooling: str = "mean",
+        selection: str = "auto",
+        n_select: int | str = "auto",
+        pooling: str = "auto",
         text_weight: float | str = "auto",
-        query_scoring: str = "competitive",
+        query_scoring: str = "auto",
         scale: float = 20.0,
         threshold: ArrayLike = 0.5,
         label_names: Any = None,
@@ -313,28 +346,32 @@ class MultiLabelPrototypeClassifier(ClassifierMixin, Estimator):
         thresholds = read_thresholds(self.threshold, len(self.classes_))
         tokens = support.tokens
         found = find_label_vectors(
-            self, self.label_features, self.classes_, encoder_of(X), tokens.whole
+            *(self, self.label_features, self.classes_, encoder_of(X), tokens.whole),
+            any_width=self.prior is not None,
         )
         self.prototype_source_, self.encoder_ = found.source, found.encoder
-        encode, self.scale_ = None, float(self.scale)
+        encode = None
         if self.prior is not None:
             check_prior(self.prior, found, tokens.whole.shape[1])
-            self.scale_ = float(self.prior.scale)
+        chosen = settings(self)
+        self.scale_, n_select = chosen["scale"], chosen["n_select"]
         self.label_vectors_ = psi = self._learn_maps(found.features, support)
         feature_map = self._feature_map()
         selection = select(
-            support, feature_map, psi, self.selection, self.n_select, self.scale_
+            support, feature_map, psi, chosen["selection"], n_select, self.scale_
         )
         self.selected_ = [selection.of_label(i, rows) for i in range(len(psi))]
         if self.prior is not None:
             encode = pair_encoder(self.prior, psi, found.features, self.device)
         mapped = support.mapped(feature_map)
-        pairs = make_pairs(mapped, selection, psi, self.scale_, self.pooling, encode)
-        scoring = self.query_scoring
+        pairs = make_pairs(
+            mapped, selection, psi, self.scale_, chosen["pooling"], encode
+        )
+        scoring = chosen["query_scoring"]
         if scoring == "competitive" and mapped.tokens.parts.shape[1] == 1:
             scoring = "local"
-        scorer = Scorer(self.scale_, scoring, self.n_select)
-        shares = self._text_shares(mapped, pairs, psi, scorer)
+        scorer = Scorer(self.scale_, scoring, n_select)
+        shares = self._text_shares(mapped, pairs, psi, scorer, chosen["text_weight"])
         self.prototypes_ = mix(pairs, psi, shares)
         scorer, left_out = score_left_out(mapped, pairs, psi, shares, scorer)
         self.background_, self.sharpness_ = scorer.background, scorer.sharpness
@@ -349,21 +386,29 @@ class MultiLabelPrototypeClassifier(ClassifierMixin, Estimator):
         """Set the map of features; return the mapped label vectors."""
         means = feature_means(support.tokens, support.weight)
         self.part_mean_, self.whole_mean_ = means
-        state = None if self.prior is None else self.prior.state_
-        self._map: tuple = (None, None)
-        if state is not None:
-            self._map = image_map(state, support.weight.dtype)
+        self._map: dict[str, NDArray] = {}
         if vectors is None:
             return image_label_vectors(support.mapped(self._feature_map()))
-        centred = centre_labels(vectors)
-        return unit_rows(centred) if state is None else map_labels(state, centred)
+        if self.prior is None:
+            return unit_rows(centre_labels(vectors))
+        state, residual = self.prior.state_, self.prior.residual
+        self._map = image_maps(state, residual, support.weight.dtype)
+        if not residual:
+            self.part_mean_, self.whole_mean_ = map(np.zeros_like, means)
+            return map_labels(state, vectors)
+        return map_labels(state, centre_labels(vectors))
 
     def _text_shares(
-        self, mapped: Support, pairs: Pairs, psi: NDArray, scorer: Scorer
+        self,
+        mapped: Support,
+        pairs: Pairs,
+        psi: NDArray,
+        scorer: Scorer,
+        share: float | str,
     ) -> NDArray:
         """Return the text's share of each label's prototype."""
         _, counts = label_sums(pairs, len(psi))
-        has_text, share = self.prototype_source_ != "image", self.text_weight
+        has_text = self.prototype_source_ != "image"
         if has_text and isinstance(share, str):
             expected = ONE_SHOT_SHARE
             if self.prior is not None:
@@ -375,15 +420,15 @@ class MultiLabelPrototypeClassifier(ClassifierMixin, Estimator):
         return shares
 
     def _feature_map(self) -> FeatureMap:
-        return FeatureMap(self.part_mean_, self.whole_mean_, *self._map)
+        return FeatureMap(self.part_mean_, self.whole_mean_, **self._map)
 
     def _read_query(self, X: Any) -> tuple[Tokens, FeatureMap, NDArray, Scorer]:
         """Return what a prediction is made from."""
         check_is_fitted(self)
         check_encoder(X, self.encoder_)
         tokens = split_tokens(read_array(self, X, reset=False))
-        settings = self.scale_, self._query_scoring, self._n_pooled
-        scorer = Scorer(*settings, self.background_, self.sharpness_)
+        given = self.scale_, self._query_scoring, self._n_pooled
+        scorer = Scorer(*given, self.background_, self.sharpness_)
         return tokens, self._feature_map(), self.prototypes_, scorer
 
     def _query_logits(self, X: Any) -> NDArray:
