@@ -76,7 +76,7 @@ def _main_directions(tokens: Tokens, width: int) -> NDArray:
     """Return the principal components of local features, shape (token_width, width)."""
     parts = tokens.parts[tokens.present].astype(np.float64)
     _, directions = np.linalg.eigh(np.cov(parts.T))
-    return directions[:, : -width - 1 : -1]
+    return np.ascontiguousarray(directions[:, : -width - 1 : -1])
 
 
 def _label_means(features: NDArray, shown: NDArray) -> NDArray:

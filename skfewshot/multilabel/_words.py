@@ -258,9 +258,10 @@ def _width(file: BinaryIO, path: Any) -> int:
     """Return how many numbers the first line of a file has, or announces."""
     first = file.readline()
     file.seek(0)
-    if _is_header(first.rstrip()):
+    first = first.rstrip()
+    if _is_header(first):
         return int(first.split()[1])
-    fields = first.replace(b"\t", b" ").split()
+    fields = first.replace(b"\t", b" ").split(b" ")
     if len(fields) < 2:
         raise _malformed(path, 1, first, "a word and its numbers")
     return len(fields) - 1
