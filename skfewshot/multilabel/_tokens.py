@@ -48,7 +48,8 @@ class Tokens:
 
     def astype(self, dtype: DTypeLike) -> "Tokens":
         """Return the tokens in another precision."""
-        return Tokens(self.whole.astype(dtype), self.parts.astype(dtype), self.present)
+        whole, parts = (x.astype(dtype, copy=False) for x in (self.whole, self.parts))
+        return Tokens(whole, parts, self.present)
 
     def mean_parts(self) -> NDArray:
         """Return the mean local feature of each image, shape (n, d)."""
