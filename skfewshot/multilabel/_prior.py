@@ -58,9 +58,9 @@ PUBLISHED: dict[str, Any] = {
     "shots": (1, 1),
     "query_shots": 4,
     "learning_rate": 1e-4,
-    "map_penalty": 0.0,
+    "map_penalty": 0.003,
     "alignment_weight": 1.0,
-    "label_noise": 0.0,
+    "label_noise": 10.0,
 }
 
 
