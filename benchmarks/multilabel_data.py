@@ -12,6 +12,7 @@ from itertools import product
 from pathlib import Path
 
 import numpy as np
+from caption_vectors import caption_vectors
 from feature_data import NEAR_DUPLICATE, load
 
 from skfewshot import CLIPFeaturizer
@@ -56,6 +57,8 @@ class Task:
     query_labels: np.ndarray
     text: np.ndarray
     base: tuple | None = None
+    #: Vectors that know nothing of images: of the labels, and of the base labels.
+    words: tuple | None = None
 
 
 def scenes(split, n_base=20_000, cache_dir=None):
@@ -79,6 +82,7 @@ def scenes(split, n_base=20_000, cache_dir=None):
         *render(1000, kinds, seed + 1),
         _texts(kinds),
         n_base and (*base_scenes(split, n_base, names, cache_dir), _texts(names)),
+        (_mean_words(kinds), _mean_words(names)),
     )
 
 
@@ -265,6 +269,18 @@ def streets(path):
         labels[query],
         text,
     )
+
+
+def _mean_words(names):
+    """Return the mean word vector of each name, by the captions alone."""
+    vectors = _caption_vectors()
+    own = [[word for word in name.split() if word != "thing"] for name in names]
+    return np.array([np.mean([vectors[w] for w in words], axis=0) for words in own])
+
+
+@cache
+def _caption_vectors():
+    return caption_vectors()
 
 
 def _texts(names):

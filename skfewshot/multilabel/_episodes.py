@@ -108,8 +108,8 @@ def split_labels(
     if n_usable < 2 or shows_one.sum() < 2:
         raise ValueError(
             f"Y_base has {n_usable} images of labels to learn from and "
-            f"{shows_one.sum()} of the {len(aside)} labels that are kept aside; wanted at "
-            "least 2 of each. Pass more images, or lower validation_fraction."
+            f"{shows_one.sum()} of the {len(aside)} labels that are kept aside; wanted "
+            "at least 2 of each. Pass more images, or lower validation_fraction."
         )
     images, images_aside = np.flatnonzero(~shows_one), np.flatnonzero(shows_one)
     return (labels, images), (aside, images_aside)
