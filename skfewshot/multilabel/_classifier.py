@@ -60,6 +60,9 @@ from skfewshot.multilabel._tokens import (
 )
 from skfewshot.multilabel._words import find_label_vectors
 
+#: What gensim's word vectors have, whatever their version.
+_WORDS = HasMethods(["__getitem__", "__contains__"])
+
 
 class MultiLabelPrototypeClassifier(ClassifierMixin, Estimator):
     r"""Multi-label few-shot classifier by prototypes from local features.
@@ -245,14 +248,7 @@ class MultiLabelPrototypeClassifier(ClassifierMixin, Estimator):
 
     _parameter_constraints: ClassVar[dict] = {
         **CONSTRAINTS,
-        "label_features": [
-            str,
-            os.PathLike,
-            "array-like",
-            dict,
-            HasMethods("__getitem__"),
-            None,
-        ],
+        "label_features": [str, os.PathLike, "array-like", dict, _WORDS, None],
         "prior": [MultiLabelPrototypePrior, None],
         "selection": [StrOptions({"auto", *SELECTIONS})],
         "n_select": [StrOptions({"auto"}), *CONSTRAINTS["n_select"]],

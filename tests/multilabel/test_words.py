@@ -43,6 +43,9 @@ class OldKeyedVectors:
     def __init__(self, vectors):
         self._vectors, self.vector_size = vectors, 5
 
+    def __contains__(self, word):
+        return word in self._vectors
+
     def __getitem__(self, word):
         return self._vectors[word]
 
