@@ -42,7 +42,6 @@ PRIORS = {
     "+ attention": {"interaction": ("attention",)},
     "+ all three": {"interaction": ALL_STEPS},
     "+ all three, no label noise": {"interaction": ALL_STEPS, "label_noise": 0.0},
-    "+ all three, not residual": {"interaction": ALL_STEPS, "residual": False},
 }
 #: The published recipe by CLIP's texts, and by word vectors that know no images. Image
 #: features are 128 and 512 wide here: there is nothing to gain by mapping them to more.
