@@ -32,8 +32,6 @@ N_NEIGHBORS = 5
 #: scikit-learn's default, 1, does worse on features of length one.
 PROBE_C = 10.0
 
-PAPER_EPISODES = 250
-
 ALL_STEPS = ("gate", "convolution", "attention")
 PRIORS = {
     "maps": {"interaction": ()},
@@ -45,6 +43,7 @@ PRIORS = {
 }
 #: The published recipe by CLIP's texts, and by word vectors that know no images. Image
 #: features are 128 and 512 wide here: there is nothing to gain by mapping them to more.
+PAPER = {"n_components": None, "n_episodes": 250, "eval_every": 50}
 PUBLISHED = {"the paper's": False, "the paper's, word vectors": True}
 VARIANTS = {
     "": {},
@@ -107,9 +106,7 @@ def train_priors(task, names, seed):
         start = time.perf_counter()
         X, Y, text = task.base
         if name in PUBLISHED:
-            prior = MultiLabelPrototypePrior.published(
-                n_components=None, n_episodes=PAPER_EPISODES, random_state=seed
-            )
+            prior = MultiLabelPrototypePrior.published(**PAPER, random_state=seed)
             text = task.words[1] if PUBLISHED[name] else text
         else:
             prior = MultiLabelPrototypePrior(random_state=seed, **PRIORS[name])
