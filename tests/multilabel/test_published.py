@@ -71,9 +71,9 @@ def test_every_published_setting_by_one_name():
         "shots": (1, 1),
         "query_shots": 4,
         "learning_rate": 1e-4,
-        "map_penalty": 0.0,
+        "map_penalty": 0.003,
         "alignment_weight": 1.0,
-        "label_noise": 0.0,
+        "label_noise": 10.0,
         "n_episodes": 7,
         "random_state": 3,
     }
@@ -91,10 +91,32 @@ def test_the_network_is_the_papers(prior):
     assert shapes["interaction.mlp.0.weight"] == (20, 24)
     assert shapes["interaction.kernel_in.weight"] == (24 * 64, LABEL_WIDTH)
     assert not {"share", "interaction_weight"} & set(shapes)
-    # The logit is not trained, and the local map is not the global one.
+    # The logit is not trained.
     assert_array_equal(prior.state_["calibration"], [1, 0, 0, 0])
-    assert np.abs(prior.state_["part_map"] - prior.state_["whole_map"]).max() > 0.1
     assert_array_equal(prior.text_shares(np.array([0.0, 1.0, 5.0])), [1, 0, 0])
+
+
+@pytest.mark.parametrize("n_components", [10, 16, 24])
+def test_training_starts_as_a_passage_for_the_features(base, n_components):
+    """Untrained, prototypes are nearest to the vectors of their own labels."""
+    prior = MultiLabelPrototypePrior.published(
+        **{**SMALL, "n_components": n_components, "n_episodes": 1},
+        learning_rate=1e-12,
+    ).fit(base.X, base.Y, base.text)
+    model = MultiLabelPrototypeClassifier(base.text, prior=prior).fit(base.X, base.Y)
+    nearest = (model.prototypes_ @ model.label_vectors_.T).argmax(axis=1)
+    assert (nearest == np.arange(8)).mean() > 0.4  # chance is 0.125
+
+
+def test_images_of_many_labels_leave_some_to_learn_from(base):
+    """With a label kept aside that nearly all images have, there would be none."""
+    common = np.ones((len(base.Y), 3), dtype=int)
+    common[:2] = 0
+    Y = np.column_stack([base.Y, common])
+    text = np.vstack([base.text, base.text[:3] + base.text[3:6]])
+    for seed in range(3):
+        prior = MultiLabelPrototypePrior.published(**{**SMALL, "random_state": seed})
+        assert prior.fit(base.X, Y, text).n_iter_ == 4
 
 
 def test_a_classifier_does_as_its_prior(prior, novel):
@@ -221,7 +243,8 @@ def test_training_scores_and_loses_as_the_classifier_would(base):
     prototypes = np.zeros((8, 24))
     for label in range(8):
         vectors_, logits = [], []
-        for pair in np.flatnonzero(selection.labels == label):
+        # The image that was drawn for a label, not others that happen to have it.
+        for pair in np.flatnonzero(selection.labels == label)[:1]:
             image = selection.images[pair]
             parts = mapped.parts[image, selection.chosen[pair][selection.valid[pair]]]
             shares = softmax(20 * (1 - np.linalg.norm(parts - psi[label], axis=1)))
@@ -247,7 +270,7 @@ def test_training_scores_and_loses_as_the_classifier_would(base):
 
 
 def test_nothing_but_the_losses_of_labels_to_learn_from_trains_it(base):
-    """No text share, slope or penalty: all numbers move by the one rate of Adam."""
+    """No text share and no slope; maps move by ten times the rate, which falls."""
     one = MultiLabelPrototypePrior.published(**{**SMALL, "n_episodes": 1})
     one.set_params(eval_every=1, patience=10, learning_rate=1e-30)
     start = one.fit(base.X, base.Y, words(base)).state_
@@ -267,11 +290,11 @@ def test_nothing_but_the_losses_of_labels_to_learn_from_trains_it(base):
     steps = [start, *seen]
     for before, after in pairwise(steps):
         change = np.abs(after["whole_map"] - before["whole_map"])
-        assert 0 < change.max() < 0.02
+        assert 0 < change.max() < 0.2
         assert_array_equal(after["calibration"], before["calibration"])
-    # Adam's first step is the rate, and the last would be small if the rate fell.
-    assert np.abs(steps[1]["whole_map"] - start["whole_map"]).max() > 0.0099
-    assert np.abs(steps[3]["whole_map"] - steps[2]["whole_map"]).max() > 0.005
+    # Adam's first step is the rate.
+    assert np.abs(steps[1]["whole_map"] - start["whole_map"]).max() > 0.099
+    assert np.abs(steps[3]["whole_map"] - steps[2]["whole_map"]).max() < 0.06
 
 
 def test_saved_and_loaded(prior, novel, tmp_path):
