@@ -159,21 +159,23 @@ def resolve_prototypes(
         else:
             source = "text_encoder"
             given, text_identity = _encode(text_encoder, names, prompt_templates)
-    if (
-        encoder is not None
-        and text_identity is not None
-        and encoder.weights != text_identity.weights
-    ):
-        raise ValueError(
-            f"The image features come from the encoder {encoder}, but the text "
-            f"features come from {text_identity}; both must come from the same model."
-        )
+    _check_same_weights(encoder, text_identity)
     features = _checked(given, source, len(classes), n_features, dtype, wording)
     if is_code.any():
         # What sets a class apart from none is better than what says something wrong.
         features[is_code] = unit_rows(features[~is_code].mean(axis=0, keepdims=True))
     known = text_identity if encoder is None else encoder
     return Prototypes(features, source, known, _logit_scale(known))
+
+
+def _check_same_weights(of_images: Any, of_texts: Any) -> None:
+    """Refuse images and texts of two models, where both are known."""
+    known = of_images is not None and of_texts is not None
+    if known and of_images.weights != of_texts.weights:
+        raise ValueError(
+            f"The image features come from the encoder {of_images}, but the text "
+            f"features come from {of_texts}; both must come from the same model."
+        )
 
 
 def check_texts_fit(
