@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import NDArray
 from sklearn.utils import check_array
 
 from skfewshot._rows import are_unit_rows, plain, reading, unit_rows
@@ -73,7 +73,7 @@ def resolve_prototypes(
     class_names: Any = None,
     prompt_templates: Any = None,
     n_features: int | None,
-    dtype: DTypeLike,
+    dtype: Any,
     wording: Wording = CLASSES,
     has_images: bool = True,
 ) -> Prototypes:
@@ -100,8 +100,9 @@ def resolve_prototypes(
         None leaves the encoder's own.
     n_features : int or None
         The width of the image features; None takes texts of any width.
-    dtype : dtype
-        The dtype of the image features.
+    dtype : dtype or list of dtypes
+        The dtype of the image features; of a list the texts keep theirs, or get the
+        first.
     wording : Wording
         The names of the parameters in messages.
     has_images : bool
@@ -127,6 +128,7 @@ def resolve_prototypes(
     """
     if text_features is None:
         return Prototypes(None, "image", encoder, _logit_scale(encoder))
+    is_code = np.zeros(len(classes), dtype=bool)
     if not isinstance(text_features, str):
         given = _rows_of_classes(text_features, classes, wording)
         text_identity = _common_encoder(text_features, wording)
@@ -142,7 +144,7 @@ def resolve_prototypes(
             )
         return Prototypes(None, "image", None, DEFAULT_LOGIT_SCALE)
     else:
-        names = _names_to_encode(
+        names, is_code = _names_to_encode(
             classes,
             class_names,
             wording,
@@ -167,6 +169,9 @@ def resolve_prototypes(
             f"features come from {text_identity}; both must come from the same model."
         )
     features = _checked(given, source, len(classes), n_features, dtype, wording)
+    if is_code.any():
+        # What sets a class apart from none is better than what says something wrong.
+        features[is_code] = unit_rows(features[~is_code].mean(axis=0, keepdims=True))
     known = text_identity if encoder is None else encoder
     return Prototypes(features, source, known, _logit_scale(known))
 
@@ -203,12 +208,14 @@ def _names_to_encode(
     *,
     by_default: bool,
     needed: bool,
-) -> list[Name] | None:
-    """Return the names, or None with a warning where they would say nothing.
+) -> tuple[list[Name] | None, NDArray]:
+    """Return the names, and which of them are codes that say nothing.
 
+    None, with a warning, where there are no names, or fewer than two that say anything.
     `by_default` says whether they go into the default prompts, and `needed` that there
     are no images to stand in for texts.
     """
+    none = np.zeros(len(classes), dtype=bool)
     names = class_names_of(classes, class_names, wording)
     if names is None:
         _warn_of_class_means(
@@ -217,10 +224,11 @@ def _names_to_encode(
             f"{wording.renamed}",
             wording,
         )
-        return None
-    empty = [name for name in names if by_default and not has_words(name)]
-    if not empty:
-        return names
+        return None, none
+    is_code = np.array([by_default and not has_words(name) for name in names])
+    if not is_code.any():
+        return names, none
+    empty = [name for name, code in zip(names, is_code, strict=True) if code]
     shown = ", ".join(show_text(str(name)) for name in empty[:5])
     more = f" and {len(empty) - 5} more" if len(empty) > 5 else ""
     reason = (
@@ -228,11 +236,14 @@ def _names_to_encode(
         f"encoder. Pass {wording.names} that say what is to be seen, or "
         "prompt_templates in which they do."
     )
-    if len(empty) < len(names) or needed:
+    if needed:
         warn_user(reason)
-        return names
-    _warn_of_class_means(reason, wording)
-    return None
+        return names, none
+    if len(names) - len(empty) < 2:
+        _warn_of_class_means(reason, wording)
+        return None, none
+    warn_user(f"{reason} The mean text of the others stands in for theirs.")
+    return names, is_code
 
 
 def class_names_of(
@@ -456,7 +467,7 @@ def _checked(
     source: str,
     n_classes: int,
     n_features: int | None,
-    dtype: DTypeLike,
+    dtype: Any,
     wording: Wording,
 ) -> NDArray:
     """Check shape and values and return unit rows of `dtype`."""

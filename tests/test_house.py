@@ -19,7 +19,7 @@ LAYERS = (
     ("cmm", "peers"),
     ("_base",),
     ("_text", "_spread"),
-    ("_rows", "_labels", "_copies"),
+    ("_rows", "_labels", "_copies", "_unread", "_tags"),
     ("clip",),
     ("_epochs",),
     ("_torch", "_sklearn", "_docs"),

@@ -159,13 +159,14 @@ def add_tokens(graph: Graph, classifier: Any) -> tuple[str, str]:
         _add_pooling(graph, evidence, classifier._n_pooled)
     whole = "whole_score" if scoring in ("global", "both") else "local_score"
     local = "whole_score" if scoring == "global" else "local_score"
+    graph.add(f"nearness = Mean({whole}, {local})")
+    score = "nearness" if classifier.coef_ is None else _add_blend(graph, classifier)
     graph.add(
-        f"score = Mean({whole}, {local})",
         # What is not a number in X is not one in the outputs: sorting might hide it.
         "total = ReduceSum<keepdims = 0>(units, token_axes)",
         "nothing = Mul(total, zero)",
         "nothings = Unsqueeze(nothing, last)",
-        "checked = Add(score, nothings)",
+        f"checked = Add({score}, nothings)",
         "steep = Mul(checked, slope)",
         "logits = Add(steep, biases)",
         token_axes=np.array([1, 2]),
@@ -177,6 +178,24 @@ def add_tokens(graph: Graph, classifier: Any) -> tuple[str, str]:
     else:
         outputs = graph.add_softmax(classifier.classes_)
     return f"float{shape} X", outputs
+
+
+def _add_blend(graph: Graph, classifier: Any) -> str:
+    """Add the mean of the local score and the discriminants; return its name."""
+    share = classifier.global_share_
+    graph.add(
+        "whole_linear_score = MatMul(whole_mapped, coef)",
+        "whole_scores = Add(whole_linear_score, intercept)",
+        "whole_discriminant = Squeeze(whole_scores, second)",
+        "of_whole = Mul(whole_discriminant, global_share)",
+        "of_parts = Mul(nearness, local_share)",
+        "score = Add(of_whole, of_parts)",
+        coef=classifier.coef_.T,
+        intercept=classifier.intercept_,
+        global_share=np.float32(share),
+        local_share=np.float32(1 - share),
+    )
+    return "score"
 
 
 def _add_reading(graph: Graph, classifier: Any) -> str:

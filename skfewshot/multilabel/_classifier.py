@@ -21,15 +21,25 @@ from skfewshot._sklearn import (
     StrOptions,
     _fit_context,
 )
+from skfewshot._unread import (
+    only_read,
+    unread_rows,
+    with_filled_rows,
+    with_missing,
+    without_unread,
+)
 from skfewshot.clip._embedding import encoder_of
 from skfewshot.multilabel._calibration import (
     ONE_SHOT_SHARE,
     Calibration,
     calibrate,
+    choose_global_share,
     choose_share,
     read_thresholds,
     score_left_out,
+    spread_ratio,
 )
+from skfewshot.multilabel._discriminant import Discriminant, fit_discriminant
 from skfewshot.multilabel._prior import CONSTRAINTS, MultiLabelPrototypePrior
 from skfewshot.multilabel._prior_state import (
     check_prior,
@@ -47,7 +57,7 @@ from skfewshot.multilabel._prototypes import (
     mix,
     text_shares,
 )
-from skfewshot.multilabel._scoring import QUERY_SCORINGS, Scorer, explain, score
+from skfewshot.multilabel._scoring import QUERY_SCORINGS, Scorer, blend, explain, score
 from skfewshot.multilabel._selection import SELECTIONS, select
 from skfewshot.multilabel._tokens import (
     FeatureMap,
@@ -65,13 +75,15 @@ _WORDS = HasMethods(["__getitem__", "__contains__"])
 
 
 class MultiLabelPrototypeClassifier(ClassifierMixin, Estimator):
-    r"""Multi-label few-shot classifier by prototypes from local features.
+    r"""Multi-label few-shot classifier by prototypes and what tells them apart.
 
     An image shows several labels, each in a region of its own, and an average over the
     image drowns them. Here an image is a set of local features :math:`x_k`, such as
     the patch tokens of a CLIP model, and a label is a prototype near which the features
-    of its regions lie [1]_. The encoders stay frozen and nothing is trained on the
-    support but a handful of numbers.
+    of its regions lie [1]_. What shows in the whole image, and in images that have no
+    local features, is told by a discriminant of the global one. The encoders stay
+    frozen, and all that is learned of the support has a closed form but a handful of
+    numbers.
 
     1. *Label vectors.* Features and texts are centred by their means,
        :math:`\varphi(x) = \mathrm{norm}(x - \mu_x)` and
@@ -86,11 +98,20 @@ class MultiLabelPrototypeClassifier(ClassifierMixin, Estimator):
     4. *Scoring.* Labels, and a background, compete for every patch of a query
        (:func:`~skfewshot.multilabel.compete`); a label scores the mean over its
        `n_select` best patches.
-    5. *Calibration.* A slope and a bias for all labels turn scores into log odds; each
+    5. *Discriminants.* Of the global feature :math:`x` a label has a linear score
+       :math:`w_l \cdot x + b_l` that minimises :math:`\sum_j (Y_{jl} - b_l -
+       w_l \cdot x_j)^2 + \lambda \|w_l - \gamma \psi_l\|^2`: what tells its images
+       from the others, seen through the scatter that all labels share, as far as the
+       text does not foretell it. :math:`\lambda` is 1, with text
+       :math:`1 + 1 / \bar n`. The text's scale :math:`\gamma`, and the share of this
+       score beside that of step 4, are found on images left out, here in closed form.
+       Where images have one feature only, this score is all there is.
+    6. *Calibration.* A slope and a bias for all labels turn scores into log odds; each
        label with two images or more has a bias of its own, pulled toward the shared
-       one. They are fitted on scores of support images by prototypes without these.
+       one. They are fitted on scores of support images by prototypes and discriminants
+       without these.
 
-    Steps 4 and 5, the mixture and the signed, per-label selection are this library's.
+    Steps 4 to 6, the mixture and the signed, per-label selection are this library's.
     With a `prior` the maps of step 1 are learned, and what each image says of a label
     goes through the paper's multi-modal cross-interaction.
 
@@ -137,14 +158,19 @@ class MultiLabelPrototypeClassifier(ClassifierMixin, Estimator):
         of images; it is :math:`\kappa / (\kappa + n_l)` for one with :math:`n_l`.
         ``"auto"`` starts from 0.6, or from what a prior learned, and moves to the share
         by which left-out images are told apart best as far as they are enough to say;
-        with a prior that has the paper's network it is 0.
-    query_scoring : {"auto", "competitive", "local", "global", "both"}, default="auto"
+        with a prior that has the paper's network it is 0. A discriminant takes a number
+        as the share of :math:`\gamma \psi_l` in a mixture with what the images alone
+        would give.
+    query_scoring : {"auto", "combined", "competitive", "local", "global", "both"}, \
+            default="auto"
         ``"local"`` is the mean logit of a label's best patches; ``"competitive"`` that
         of the log odds that a patch shows the label and not another, or background;
         ``"global"`` the logit of the global feature, as in the paper; ``"both"`` the
         mean of local and global. Where images have one local feature, competition is
-        left out, since all labels of an image would have to share it. ``"auto"`` is
-        what the prior was trained with, or ``"competitive"``.
+        left out, since all labels of an image would have to share it. ``"combined"`` is
+        the mean of competitive scores and discriminants in shares that left-out images
+        choose. ``"auto"`` is ``"combined"``, or what a prior was trained with if that
+        is another than ``"competitive"`` or if it has the paper's network.
     scale : float, default=20.0
         Logit scale :math:`s > 0`. A prior brings its own.
     threshold : float, array-like of shape (n_labels,) or "cardinality", default=0.5
@@ -189,6 +215,14 @@ class MultiLabelPrototypeClassifier(ClassifierMixin, Estimator):
         The calibration: log odds are ``slope_ * score + biases_``.
     background_, sharpness_ : float
         The logit of the background and the sharpness of the competition.
+    coef_, intercept_ : ndarray of shape (n_labels, d) and (n_labels,), or None
+        The discriminants :math:`w_l` of mapped global features, and :math:`b_l`, in the
+        units of the competitive score where there is one; None but for combined
+        scoring.
+    text_scale_ : float
+        :math:`\gamma`; 0 without text.
+    global_share_ : float
+        The share of the discriminants in the score, from 0 to 1.
     part_mean_, whole_mean_ : ndarray of shape (token_width,)
         Means of local and of global features; 0 where the prior does not centre them.
     prototype_source_ : {"label_features", "text_encoder", "embedding", "image"}
@@ -210,9 +244,9 @@ class MultiLabelPrototypeClassifier(ClassifierMixin, Estimator):
     Notes
     -----
     Equal images are merged and their weights added: duplicating an image is doubling
-    its weight. Left-out scores of a label with one image are by its text alone; without
-    text they are by the image itself, so that its probabilities are far too high
-    there: trust the order alone at one shot without text.
+    its weight. Left-out scores of patches for a label with one image are by its text
+    alone; without text they are by the image itself, so that its probabilities are far
+    too high there: trust the order alone at one shot without text.
 
     Weights that add up to one mean next to no data: a weight of 1 is an image.
 
@@ -253,7 +287,7 @@ class MultiLabelPrototypeClassifier(ClassifierMixin, Estimator):
         "selection": [StrOptions({"auto", *SELECTIONS})],
         "n_select": [StrOptions({"auto"}), *CONSTRAINTS["n_select"]],
         "pooling": [StrOptions({"auto", "mean", "agreement"})],
-        "query_scoring": [StrOptions({"auto", *QUERY_SCORINGS})],
+        "query_scoring": [StrOptions({"auto", "combined", *QUERY_SCORINGS})],
         "text_weight": [StrOptions({"auto"}), Interval(Real, 0, 1, closed="both")],
         "threshold": [
             StrOptions({"cardinality"}),
@@ -313,7 +347,8 @@ class MultiLabelPrototypeClassifier(ClassifierMixin, Estimator):
             scaled to unit norm.
         y : array-like or sparse matrix of shape (n_samples, n_labels), or array-like \
                 of shape (n_samples,)
-            Indicators, 0 or 1; or one class label an image.
+            Indicators, 0 or 1; or one class label an image. A lone column of zeros and
+            ones is the indicator of one label.
         sample_weight : array-like of shape (n_samples,), default=None
             Weights, from 0 to 1e9. They count images: one of weight 2 is two images.
 
@@ -337,6 +372,7 @@ class MultiLabelPrototypeClassifier(ClassifierMixin, Estimator):
             the label vectors tell them apart no better than chance.
         """
         check_parameters(self.get_params(deep=False))
+        X, sample_weight = without_unread(X, y, sample_weight)
         support, labels, rows = read_support(self, X, y, sample_weight)
         self.classes_, self._is_multilabel = labels.classes, labels.is_multilabel
         thresholds = read_thresholds(self.threshold, len(self.classes_))
@@ -363,15 +399,11 @@ class MultiLabelPrototypeClassifier(ClassifierMixin, Estimator):
         pairs = make_pairs(
             mapped, selection, psi, self.scale_, chosen["pooling"], encode
         )
-        scoring = chosen["query_scoring"]
-        if scoring == "competitive" and mapped.tokens.parts.shape[1] == 1:
-            scoring = "local"
+        scoring = _local_scoring(chosen["query_scoring"], mapped)
         scorer = Scorer(self.scale_, scoring, n_select)
         shares = self._text_shares(mapped, pairs, psi, scorer, chosen["text_weight"])
         self.prototypes_ = mix(pairs, psi, shares)
-        scorer, left_out = score_left_out(mapped, pairs, psi, shares, scorer)
-        self.background_, self.sharpness_ = scorer.background, scorer.sharpness
-        self._query_scoring, self._n_pooled = scorer.scoring, scorer.n_top
+        left_out = self._learn_scores(mapped, pairs, psi, shares, scorer, chosen)
         fitted, self.thresholds_ = calibrate(
             left_out, support, self._is_multilabel, thresholds
         )
@@ -415,6 +447,59 @@ class MultiLabelPrototypeClassifier(ClassifierMixin, Estimator):
         self.text_weight_ = float(shares[counts > 0].mean())
         return shares
 
+    def _learn_scores(
+        self,
+        mapped: Support,
+        pairs: Pairs,
+        psi: NDArray,
+        shares: NDArray,
+        scorer: Scorer,
+        chosen: dict[str, Any],
+    ) -> NDArray:
+        """Set how images are scored; return the scores of left-out images."""
+        self.coef_: Any = None
+        self.intercept_: Any = None
+        self.text_scale_ = self.global_share_ = 0.0
+        is_combined = chosen["query_scoring"] == "combined"
+        left_out: Any = None
+        # An only local feature is the global one, which the discriminants know better.
+        if not is_combined or mapped.tokens.parts.shape[1] > 1:
+            scorer, left_out = score_left_out(mapped, pairs, psi, shares, scorer)
+        self.background_, self.sharpness_ = scorer.background, scorer.sharpness
+        self._query_scoring, self._n_pooled = scorer.scoring, scorer.n_top
+        if is_combined:
+            left_out = self._learn_discriminant(
+                mapped, psi, left_out, chosen["text_weight"]
+            )
+        return left_out
+
+    def _learn_discriminant(
+        self,
+        mapped: Support,
+        psi: NDArray,
+        local: NDArray | None,
+        share: float | str,
+    ) -> NDArray:
+        """Set what the global feature says, and how far it counts beside `local`."""
+        has_text = self.prototype_source_ != "image"
+        found, scores, self.text_scale_ = fit_discriminant(
+            mapped.tokens.whole,
+            mapped.indicator,
+            mapped.weight,
+            psi if has_text else None,
+            None if isinstance(share, str) else float(share),
+        )
+        self.global_share_ = 1.0
+        if local is not None:
+            factor = spread_ratio(local, scores, mapped.weight)
+            found, scores = found.times(factor), scores.dtype.type(factor) * scores
+            self.global_share_ = choose_global_share(
+                local, scores, mapped, self._is_multilabel, has_text
+            )
+            scores = blend(local, scores, self.global_share_)
+        self.coef_, self.intercept_ = found.coef, found.intercept
+        return scores
+
     def _feature_map(self) -> FeatureMap:
         return FeatureMap(self.part_mean_, self.whole_mean_, **self._map)
 
@@ -428,8 +513,29 @@ class MultiLabelPrototypeClassifier(ClassifierMixin, Estimator):
         return tokens, self._feature_map(), self.prototypes_, scorer
 
     def _query_logits(self, X: Any) -> NDArray:
-        scores = score(*self._read_query(X))
-        return Calibration(self.slope_, self.biases_).logits(scores)
+        unread = unread_rows(X)
+        tokens, feature_map, prototypes, scorer = self._read_query(
+            with_filled_rows(X, unread)
+        )
+        scores: Any = 0.0
+        if self.global_share_ < 1:
+            scores = score(tokens, feature_map, prototypes, scorer)
+        if self.coef_ is not None:
+            scores = self._with_global(scores, tokens, feature_map)
+        logits = Calibration(self.slope_, self.biases_).logits(scores)
+        if unread is not None:
+            logits[unread] = np.nan
+        return logits
+
+    def _with_global(
+        self, scores: Any, tokens: Tokens, feature_map: FeatureMap
+    ) -> NDArray:
+        """Return local scores (n, ..., L) and those of the global feature as one."""
+        found = Discriminant(self.coef_, self.intercept_)
+        of_whole = found(unit_rows(feature_map.of_whole(tokens.whole)))
+        if np.ndim(scores) == 3:
+            of_whole = of_whole[:, None]
+        return blend(scores, of_whole, self.global_share_)
 
     def decision_function(self, X: Any) -> NDArray:
         """Return the calibrated log odds of each label.
@@ -489,15 +595,19 @@ class MultiLabelPrototypeClassifier(ClassifierMixin, Estimator):
         -------
         ndarray of int, shape (n_samples, n_labels), or of shape (n_samples,)
             Indicators of the labels whose probability reaches ``thresholds_``; for 1-D
-            `y` the most probable class.
+            `y` the most probable class. Of an image that a featurizer with
+            ``on_error="nan"`` could not read all predictions are NaN, or None where
+            labels are no numbers; indicators are floats then.
         """
-        probabilities = self.predict_proba(X)
+        probabilities, unread = self.predict_proba(X), unread_rows(X)
         if not self._is_multilabel:
-            return self.classes_[probabilities.argmax(axis=1)]
-        return (probabilities >= self.thresholds_).astype(np.int64)
+            found = self.classes_[probabilities.argmax(axis=1)]
+            return with_missing(found, unread)
+        found = (probabilities >= self.thresholds_).astype(np.int64)
+        return with_missing(found, unread)
 
     def score(self, X: Any, y: Any, sample_weight: ArrayLike | None = None) -> float:
-        """Return the share of images whose labels are all right.
+        """Return the share of images whose labels are all right, of those read.
 
         Parameters
         ----------
@@ -512,9 +622,11 @@ class MultiLabelPrototypeClassifier(ClassifierMixin, Estimator):
         -------
         float
         """
+        X, y, sample_weight = only_read(X, y, sample_weight)
         weight = as_numpy(plain(sample_weight, "sample_weight"))
         # As fit reads them: scikit-learn takes fewer forms.
-        labels = read_labels(y, np.float64)
+        is_column_of_classes = not self._is_multilabel
+        labels = read_labels(y, np.float64, is_column_of_classes=is_column_of_classes)
         truth = labels.indicator.astype(np.int64)
         if not labels.is_multilabel:
             truth = labels.classes[truth.argmax(axis=1)]
@@ -531,18 +643,35 @@ class MultiLabelPrototypeClassifier(ClassifierMixin, Estimator):
         Returns
         -------
         ndarray of shape (n_samples, n_labels, K)
-            Under local and competitive scoring log odds of the label: the mean of the
-            `n_select` largest values of a label is its :meth:`decision_function` (the
-            logit of the softmax for 1-D `y`). The other scorings are calibrated for
-            global features, and values tell patches apart but are no log odds. NaN
-            where there is padding. For patch tokens of a square image
+            Under combined, local and competitive scoring log odds of the label: the
+            mean of the `n_select` largest values of a label is its
+            :meth:`decision_function` (the logit of the softmax for 1-D `y`); what the
+            discriminants say of the image is the same for all of its patches. The other
+            scorings are calibrated for global features, and values tell patches apart
+            but are no log odds. NaN where there is padding. For patch tokens of a
+            square image
             ``evidence.reshape(n, n_labels, side, side)`` is a map over the picture.
         """
-        query = self._read_query(X)
-        return explain(*query, Calibration(self.slope_, self.biases_).logits)
+        unread = unread_rows(X)
+        tokens, feature_map, prototypes, scorer = self._read_query(
+            with_filled_rows(X, unread)
+        )
+        evidence = explain(tokens, feature_map, prototypes, scorer)
+        if self.coef_ is not None:
+            evidence = self._with_global(evidence, tokens, feature_map)
+        found = Calibration(self.slope_, self.biases_).logits(evidence)
+        return with_missing(found.transpose(0, 2, 1), unread)
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
         tags.classifier_tags.multi_label = True
         tags.input_tags.three_d_array = True
         return tags
+
+
+def _local_scoring(scoring: str, support: Support) -> str:
+    """Return how local features are scored."""
+    if scoring not in ("competitive", "combined"):
+        return scoring
+    # All labels of an image would have to share its only local feature.
+    return "local" if support.tokens.parts.shape[1] == 1 else "competitive"

@@ -51,8 +51,9 @@ _DEFAULTS = {"selection": "lcm", "n_select": 5, "query_scoring": "competitive"}
 def settings(classifier: Any) -> dict[str, Any]:
     """Return the parameters of a classifier, each "auto" replaced by what it means.
 
-    That is the prior's where there is one, fitted or not. The text's share stays
-    "auto", to be found, unless the prior's network is the paper's, which has none.
+    That is the prior's where there is one, fitted or not, but competition is combined
+    with discriminants. The text's share stays "auto", to be found. A prior whose
+    network is the paper's has neither.
     """
     prior = classifier.prior
     names = ("selection", "n_select", "pooling", "query_scoring", "text_weight")
@@ -64,6 +65,8 @@ def settings(classifier: Any) -> dict[str, Any]:
     }
     if prior is not None:
         found.update({name: getattr(prior, name) for name in _DEFAULTS})
+    if not of_prior and found["query_scoring"] == "competitive":
+        found["query_scoring"] = "combined"
     given = {name: getattr(classifier, name) for name in names}
     found.update(
         {k: v for k, v in given.items() if not isinstance(v, str) or v != "auto"}
