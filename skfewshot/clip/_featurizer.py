@@ -415,6 +415,9 @@ class CLIPFeaturizer(
 
     @property
     def _n_features_out(self) -> int:
+        # A data frame is asked for also where `transform` was called without `fit`.
+        if not hasattr(self, "embedding_dim_"):
+            return self.load().identity.embedding_dim
         return self.embedding_dim_
 
     def _note_encoder(self) -> CLIPModel:
