@@ -221,17 +221,32 @@ STYLES = {
 }
 
 
-def plot(cells, path, ours="CMM"):
-    """Draw accuracy by shots, a panel for each data set, to a file."""
+#: Panels of a figure that stand side by side.
+ACROSS = 4
+
+
+def plot(
+    cells,
+    path,
+    ours="CMM",
+    styles=STYLES,
+    measure="top-1 accuracy (%)",
+    unit="class",
+):
+    """Draw a measure by shots, a panel for each data set, to a file."""
     from matplotlib.figure import Figure
 
     names = list(dict.fromkeys(data for data, _ in cells))
-    figure = Figure(figsize=(3.4 * len(names), 4.6), layout="constrained")
-    panels = figure.subplots(1, len(names), squeeze=False)[0]
+    across, down = min(len(names), ACROSS), -(-len(names) // ACROSS)
+    figure = Figure(figsize=(3.4 * across, 4.6 * down), layout="constrained")
+    grid = figure.subplots(down, across, squeeze=False)
+    panels = grid.ravel()[: len(names)]
+    for panel in grid.ravel()[len(names) :]:
+        panel.remove()
     scores, handles = means(cells), {}
     for panel, name in zip(panels, names, strict=True):
         shots = sorted(count for data, count in cells if data == name)
-        for method, style in STYLES.items():
+        for method, style in styles.items():
             known = [n for n in shots if method in scores[name, n]]
             style = {"linewidth": 1.4, "markersize": 5} | style
             if known:
@@ -239,10 +254,11 @@ def plot(cells, path, ours="CMM"):
                 zorder = 4 if method == ours else 2
                 (line,) = panel.plot(known, values, zorder=zorder, **style)
                 handles.setdefault(method, line)
-        _finish_panel(panel, name, shots)
-        _crop(panel, [scores[name, n] for n in shots], ours)
-    panels[0].set_ylabel("top-1 accuracy (%)")
-    handles = {method: handles[method] for method in STYLES if method in handles}
+        _finish_panel(panel, name, shots, unit)
+        _crop(panel, [scores[name, n] for n in shots], ours, styles)
+    for panel in grid[:, 0]:
+        panel.set_ylabel(measure)
+    handles = {method: handles[method] for method in styles if method in handles}
     figure.legend(
         handles.values(),
         handles.keys(),
@@ -254,22 +270,22 @@ def plot(cells, path, ours="CMM"):
     figure.savefig(path, dpi=150)
 
 
-def _finish_panel(panel, name, shots):
+def _finish_panel(panel, name, shots, unit):
     from matplotlib.ticker import NullLocator
 
     panel.set_xscale("log", base=2)
     panel.set_xticks(shots, labels=[str(count) for count in shots])
     panel.xaxis.set_minor_locator(NullLocator())
-    panel.set_xlabel("images a class")
+    panel.set_xlabel(f"images a {unit}")
     panel.set_title(name)
     panel.grid(color="0.9", linewidth=0.8)
     panel.spines[["top", "right"]].set_visible(False)
 
 
-def _crop(panel, scores, ours):
+def _crop(panel, scores, ours, styles):
     """Spend the height on the methods that are near ours, and say so."""
     shown = [cell[m] for cell in scores for m in (ours, "zero-shot") if m in cell]
-    values = [cell[method] for cell in scores for method in STYLES if method in cell]
+    values = [cell[method] for cell in scores for method in styles if method in cell]
     if not shown:
         return
     margin = max(2.0, 0.15 * (max(values) - min(shown)))

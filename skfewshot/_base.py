@@ -14,13 +14,13 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.base import ClassifierMixin
 from sklearn.callback import CallbackSupportMixin
 from sklearn.metrics import accuracy_score
-from sklearn.utils import gen_batches
+from sklearn.utils import column_or_1d, gen_batches
 from sklearn.utils.class_weight import compute_class_weight
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from skfewshot._copies import merge_near_copies, merge_views, read_groups
-from skfewshot._labels import plain_labels, with_extra_classes
+from skfewshot._labels import plain_labels, single_labels, with_extra_classes
 from skfewshot._rows import (
     MOST_WEIGHT,
     check_encoder,
@@ -43,10 +43,16 @@ from skfewshot._sklearn import (
     StrOptions,
     _fit_context,
     has_callbacks,
+    show,
 )
 from skfewshot._spread import image_scale, spread_of
 from skfewshot._tags import warn_of_tags
-from skfewshot._text import Prototypes, resolve_prototypes, warn_of_lost_encoder
+from skfewshot._text import (
+    Prototypes,
+    check_texts_fit,
+    resolve_prototypes,
+    warn_of_lost_encoder,
+)
 from skfewshot._torch import fork_safe_threads, import_torch, resolve_device, to_tensor
 from skfewshot._unread import (
     only_read,
@@ -60,7 +66,7 @@ from skfewshot.clip._embedding import encoder_of
 #: Constraints of the parameters that every classifier has.
 SHARED_CONSTRAINTS: dict[str, list[Any]] = {
     "text_features": [StrOptions({"auto"}), "array-like", dict, None],
-    "class_names": ["array-like", dict, None],
+    "class_names": ["array-like", dict, callable, None],
     "text_encoder": [HasMethods("encode_classes"), callable, None],
     "prompt_templates": [str, "array-like", callable, None],
     "logit_scale": [StrOptions({"auto"}), Interval(Real, 1e-12, None, closed="left")],
@@ -249,7 +255,8 @@ class FewShotClassifier(
             images that it could not read, under ``on_error="nan"``, are left out. A
             tensor is copied into an array.
         y : array-like or tensor of shape (n_samples,)
-            Class labels.
+            Class labels. In a pipeline after a :class:`~skfewshot.CLIPFeaturizer` the
+            labels, the parameters and the names are checked before it embeds.
         sample_weight : array-like or tensor of shape (n_samples,), default=None
             Weights, from 0 to 1e9. They count rows: a row of weight 2 is two rows, and
             more rows weigh more against the texts, so do not scale the weights to sum
@@ -322,14 +329,10 @@ class FewShotClassifier(
         classes, index = np.unique(y[kept], return_inverse=True)
         warn_of_tags(classes)
         n_seen = len(classes)
-        if n_seen < 2:
-            raise ValueError(
-                f"{type(self).__name__} needs at least 2 classes in y with positive "
-                f"sample weight; got 1 class: {classes.tolist()}."
-            )
+        self._check_several(classes)
         extra_classes = getattr(self, "extra_classes", None)
         self.classes_, seen = with_extra_classes(classes, extra_classes)
-        prototypes = self._read_texts(X, rows)
+        prototypes = self._read_texts(X, rows.shape[1], rows.dtype)
         read = unit_rows(rows[kept]), index, weight[kept]
         source = np.arange(len(index))
         if groups is not None:
@@ -371,7 +374,7 @@ class FewShotClassifier(
             logit_scale=scale,
         )
 
-    def _read_texts(self, X: Any, rows: NDArray) -> Prototypes:
+    def _read_texts(self, X: Any, n_features: int | None, dtype: Any) -> Prototypes:
         """Return the texts of `classes_`, and set where they are from."""
         prototypes = resolve_prototypes(
             self.text_features,
@@ -380,8 +383,9 @@ class FewShotClassifier(
             text_encoder=self.text_encoder,
             class_names=self.class_names,
             prompt_templates=self.prompt_templates,
-            n_features=rows.shape[1],
-            dtype=rows.dtype,
+            n_features=n_features,
+            dtype=dtype,
+            has_images=n_features is not None,
         )
         self.prototype_source_ = prototypes.source
         self.encoder_ = prototypes.encoder
@@ -391,18 +395,50 @@ class FewShotClassifier(
         self, X: Any, y: Any, sample_weight: Any
     ) -> tuple[NDArray, NDArray, NDArray]:
         """Return rows, labels and weights, checked."""
-        rows, y = check_rows(X), plain_labels(y)
+        if X is None or (encoder_of(X) is not None and len(X) == 0):
+            raise ValueError(
+                "Expected 2D array with a row an image, got none, and "
+                f"{type(self).__name__} learns from images; ZeroShotClassifier does "
+                "without, from the names in y."
+            )
+        rows, y = check_rows(X), single_labels(y, type(self).__name__)
         with reading("X or y"):
             rows, y = validate_data(self, rows, y, dtype=float_types(rows))
         if isinstance(self.text_features, str) and self.text_encoder is None:
             # What else might have said how the classes are called warns by itself.
             told = self.class_names is not None or self.prompt_templates is not None
             warn_of_lost_encoder(X, rows, y, told=told)
-        with warnings.catch_warnings(), reading("y"):
-            # Half as many classes as rows is no hint of regression: it is one shot.
-            warnings.filterwarnings("ignore", "The number of unique classes")
-            check_classification_targets(y)
+        _check_targets(y)
         return rows, y, check_weight(sample_weight, rows)
+
+    def _read_labels(self, y: Any) -> NDArray:
+        """Return labels, checked, where there are no rows beside them."""
+        name = type(self).__name__
+        if y is None:
+            raise ValueError(
+                f"{name} requires y to be passed, but the target y is None."
+            )
+        y = column_or_1d(single_labels(y, name))
+        _check_targets(y)
+        return y
+
+    def _check_several(self, classes: NDArray) -> None:
+        if len(classes) < 2:
+            raise ValueError(
+                f"{type(self).__name__} needs at least 2 classes in y with positive "
+                f"sample weight; got 1 class: {show(classes.tolist())}."
+            )
+
+    def _check_before_embedding(self, y: Any) -> None:
+        """Refuse what `fit` would refuse, before a featurizer embeds its images."""
+        self._validate_params()
+        check_parameters(self.get_params(deep=False))
+        classes = np.unique(self._read_labels(y))
+        self._check_several(classes)
+        classes, _ = with_extra_classes(classes, getattr(self, "extra_classes", None))
+        check_texts_fit(
+            self.text_features, classes, self.class_names, self.prompt_templates
+        )
 
     def _class_weights(
         self, classes: NDArray, index: NDArray, sample_weight: NDArray
@@ -562,6 +598,14 @@ class FewShotClassifier(
         X, y, sample_weight = only_read(X, y, sample_weight)
         weight = plain(sample_weight, "sample_weight")
         return accuracy_score(plain_labels(y), self.predict(X), sample_weight=weight)
+
+
+def _check_targets(y: Any) -> None:
+    """Refuse labels that are not classes, such as measurements."""
+    with warnings.catch_warnings(), reading("y"):
+        # Half as many classes as rows is no hint of regression: it is one shot.
+        warnings.filterwarnings("ignore", "The number of unique classes")
+        check_classification_targets(y)
 
 
 def as_rows(fitted: NDArray, rows: NDArray) -> NDArray:

@@ -13,6 +13,7 @@ from sklearn.utils import column_or_1d
 from sklearn.utils.multiclass import type_of_target
 
 from skfewshot._rows import as_numpy, reading, without_mask
+from skfewshot._sklearn import show
 
 _BINARIZER = "sklearn.preprocessing.MultiLabelBinarizer"
 
@@ -69,9 +70,31 @@ def plain_labels(y: Any, name: str = "y") -> Any:
 def _sets_error(name: str) -> ValueError:
     return ValueError(
         f"Unknown label type: {name} holds lists or sets of labels; wanted one label a "
-        "row, or an indicator of zeros and ones of shape (n_samples, n_labels), which "
-        f"{_BINARIZER} makes of them."
+        "row, or, for MultiLabelPrototypeClassifier, an indicator of zeros and ones of "
+        f"shape (n_samples, n_labels), which {_BINARIZER} makes of them."
     )
+
+
+def single_labels(y: Any, estimator: str, name: str = "y") -> Any:
+    """Return labels as `plain_labels` does; refuse several a row.
+
+    Parameters
+    ----------
+    y : array-like or tensor of shape (n,) or (n, 1)
+    estimator : str
+        The class that learns from one label a row.
+    name : str
+        What the user calls them.
+    """
+    y = plain_labels(y, name)
+    shape = y.shape if issparse(y) else np.asarray(y).shape
+    if issparse(y) or (len(shape) == 2 and shape[1] > 1):
+        raise ValueError(
+            f"{name} has the shape {shape}, several labels an image, but {estimator} "
+            f"takes one, {name} of shape (n_samples,): it should be a 1d array. "
+            "MultiLabelPrototypeClassifier learns from such a matrix."
+        )
+    return y
 
 
 def _check_kept(labels: Iterable[Any], array: NDArray, name: str) -> None:
@@ -84,12 +107,13 @@ def _check_kept(labels: Iterable[Any], array: NDArray, name: str) -> None:
             continue
         if isinstance(kept, str | bytes) and not isinstance(own, str | bytes):
             raise TypeError(
-                f"{name} mixes strings with {label!r} of type {type(label).__name__}, "
+                f"{name} mixes strings with {show(label)} of type "
+                f"{type(label).__name__}, "
                 "which NumPy would turn into a string; wanted labels of one type."
             )
         raise ValueError(
-            f"{name} holds {label!r}, which NumPy would turn into {kept!r}; wanted "
-            "labels that it keeps, such as other strings."
+            f"{name} holds {show(label)}, which NumPy would turn into {show(kept)}; "
+            "wanted labels that it keeps, such as other strings."
         )
 
 
@@ -177,10 +201,10 @@ def with_class(classes: NDArray, name: Any) -> tuple[NDArray, NDArray]:
         If `name` is no label, one of the classes already, or of another kind.
     """
     if np.ndim(name):
-        raise ValueError(f"name must be one class label; got {name!r}.")
+        raise ValueError(f"name must be one class label; got {show(name)}.")
     name = name.item() if isinstance(name, np.ndarray) else name
     if name in classes.tolist():
-        raise ValueError(f"name={name!r} is already one of the classes.")
+        raise ValueError(f"name={show(name)} is already one of the classes.")
     joined = _joined(classes, np.asarray(plain_labels([name], "name")), "name")
     return joined, np.argsort(joined, kind="stable")
 
@@ -191,7 +215,8 @@ def _joined(classes: NDArray, labels: NDArray, parameter: str) -> NDArray:
     Integers become floats: so do those of a nullable column of pandas.
     """
     if any(label is None or label != label for label in labels.tolist()):
-        raise ValueError(f"{parameter} must not be missing; got {labels.tolist()[:5]}.")
+        shown = show(labels.tolist()[:5])
+        raise ValueError(f"{parameter} must not be missing; got {shown}.")
     if _kind(labels) == "i" and _kind(classes) in ("i", "f"):
         whole = labels.astype(classes.dtype)
         labels = whole if whole.tolist() == labels.tolist() else labels
@@ -201,7 +226,7 @@ def _joined(classes: NDArray, labels: NDArray, parameter: str) -> NDArray:
     if _kind(joined) != _kind(classes):
         raise ValueError(
             f"{parameter} and y must hold labels of one kind; got "
-            f"{labels.tolist()[:5]} and {classes.tolist()[:5]}."
+            f"{show(labels.tolist()[:5])} and {show(classes.tolist()[:5])}."
         )
     return joined
 
@@ -253,7 +278,7 @@ class Labels:
         if not self.is_multilabel and len(self.classes) < 2:
             raise ValueError(
                 f"{estimator} needs at least 2 classes in y with positive sample "
-                f"weight; got 1 class: {self.classes.tolist()}."
+                f"weight; got 1 class: {show(self.classes.tolist())}."
             )
 
 
@@ -262,7 +287,7 @@ def read_labels(
     dtype: DTypeLike = bool,
     name: str = "y",
     *,
-    is_column_of_classes: bool = True,
+    is_column_of_classes: bool | None = True,
 ) -> Labels:
     """Read label indicators, or one label an image.
 
@@ -275,9 +300,10 @@ def read_labels(
         Of the indicators.
     name : str
         What the user calls them.
-    is_column_of_classes : bool, default=True
+    is_column_of_classes : bool or None, default=True
         Whether a lone column holds one label an image, as it does for scikit-learn,
-        rather than the indicator of a lone label.
+        rather than the indicator of a lone label. None takes it for an indicator if it
+        holds zeros and ones alone.
 
     Returns
     -------
@@ -294,7 +320,8 @@ def read_labels(
     y = plain_labels(y, name)
     if not (issparse(y) or isinstance(y, Sequence) or hasattr(y, "__array__")):
         raise ValueError(
-            f"Expected array-like (array or non-string sequence), got {y!r} as {name}."
+            f"Expected array-like (array or non-string sequence), got {show(y)} as "
+            f"{name}."
         )
     shape = y.shape if issparse(y) else np.asarray(y).shape
     n_dims = len(shape)
@@ -304,6 +331,8 @@ def read_labels(
             "or indicators, shape (n_samples, n_labels). Are X and y swapped?"
         )
     width = shape[1] if n_dims == 2 else 0
+    if width == 1 and is_column_of_classes is None:
+        is_column_of_classes = not _are_zeros_and_ones(y)
     if width > 1 or (width == 1 and not is_column_of_classes):
         indicator = read_indicator(y, name)
         classes = np.arange(width) if columns is None else np.asarray(columns)
@@ -324,6 +353,11 @@ def read_labels(
         )
     classes, index = np.unique(column_or_1d(array, warn=True), return_inverse=True)
     return Labels(np.eye(len(classes), dtype=dtype)[index], classes, False)
+
+
+def _are_zeros_and_ones(y: Any) -> bool:
+    values = (y.toarray() if issparse(y) else np.asarray(y)).ravel().tolist()
+    return all(isinstance(value, Real) and value in (0, 1) for value in values)
 
 
 def read_indicator(
@@ -372,6 +406,6 @@ def read_indicator(
             return array == 1
     raise ValueError(
         f"{name} of shape {array.shape} must hold only 0 and 1, one column a label; "
-        f"got the values {np.unique(array.astype(str))[:5].tolist()}. {_BINARIZER} "
-        "makes indicators of label sets."
+        f"got the values {show(np.unique(array.astype(str))[:5].tolist())}. "
+        f"{_BINARIZER} makes indicators of label sets."
     )

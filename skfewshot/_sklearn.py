@@ -4,6 +4,7 @@ import concurrent.futures
 import contextlib
 import math
 import os
+import reprlib
 import sys
 import threading
 import warnings
@@ -16,7 +17,12 @@ import numpy as np
 import sklearn
 from sklearn.base import BaseEstimator, _fit_context
 from sklearn.exceptions import InconsistentVersionWarning
-from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
+from sklearn.utils._param_validation import (
+    HasMethods,
+    Interval,
+    InvalidParameterError,
+    StrOptions,
+)
 from sklearn.utils._set_output import _get_output_config
 from sklearn.utils.validation import _check_sample_weight
 
@@ -34,6 +40,8 @@ __all__ = [
     "_get_output_config",
     "check_number",
     "has_callbacks",
+    "last_step_of_caller",
+    "show",
     "warn_user",
 ]
 
@@ -53,6 +61,37 @@ _BETWEEN = tuple(
     )
 )
 _BETWEEN += (contextlib.__file__, threading.__file__)
+
+
+# Frames between a pipeline's fit and that of a step of it.
+_MOST_FRAMES = 20
+_MOST_CHARACTERS = 1000
+
+_short = reprlib.Repr()  # whose constructor takes no bounds in Python 3.11
+_short.maxstring = _short.maxother = 80
+_short.maxlist = _short.maxtuple = 10
+
+
+def show(value: Any) -> str:
+    """Return what ``repr`` does, long strings and long sequences shortened."""
+    return _short.repr(value)
+
+
+def last_step_of_caller() -> Any:
+    """Return the last step of the pipeline whose fit called the caller, or None.
+
+    A pipeline tells its steps nothing of one another, so its frame is looked for: what
+    its classifier would refuse can then be refused before hours of embedding.
+    """
+    frame, pipeline = sys._getframe(1), sys.modules.get("sklearn.pipeline")
+    for _ in range(_MOST_FRAMES):
+        if frame is None or pipeline is None:
+            return None
+        caller = frame.f_locals.get("self")
+        if frame.f_code.co_name == "_fit" and isinstance(caller, pipeline.Pipeline):
+            return caller.steps[-1][1]
+        frame = frame.f_back  # type: ignore[assignment]
+    return None
 
 
 def has_callbacks(estimator: BaseEstimator) -> bool:
@@ -113,6 +152,16 @@ class Estimator(BaseEstimator):
 
     def _doc_link_url_param_generator(self) -> dict[str, str]:
         return {"name": type(self).__name__}
+
+    def _validate_params(self) -> None:
+        try:
+            super()._validate_params()
+        except InvalidParameterError as error:
+            message = str(error)
+            if len(message) <= _MOST_CHARACTERS:
+                raise
+            message = f"{message[:500]} ... {message[-100:]}"
+            raise InvalidParameterError(message) from None
 
     def __getstate__(self) -> dict[str, Any]:
         state = super().__getstate__()

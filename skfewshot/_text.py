@@ -5,13 +5,21 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import NDArray
 from sklearn.utils import check_array
 
 from skfewshot._rows import are_unit_rows, plain, reading, unit_rows
-from skfewshot._sklearn import warn_user
+from skfewshot._sklearn import show, warn_user
 from skfewshot.clip._embedding import encoder_of
-from skfewshot.clip._texts import check_templates, encode_names, fill_templates
+from skfewshot.clip._prompts import (
+    Name,
+    check_name,
+    check_templates,
+    fill_templates,
+    has_words,
+    show_text,
+)
+from skfewshot.clip._texts import encode_names
 
 #: Where the encoder is not known: what CLIP models are trained to, though not all.
 DEFAULT_LOGIT_SCALE = 100.0
@@ -64,9 +72,10 @@ def resolve_prototypes(
     text_encoder: Any = None,
     class_names: Any = None,
     prompt_templates: Any = None,
-    n_features: int,
-    dtype: DTypeLike,
+    n_features: int | None,
+    dtype: Any,
     wording: Wording = CLASSES,
+    has_images: bool = True,
 ) -> Prototypes:
     """Find the text prototypes of `classes`, by the first rule that applies.
 
@@ -85,16 +94,19 @@ def resolve_prototypes(
         The encoder that made the image features, where they know it.
     text_encoder : CLIPFeaturizer, callable or None
         Turns class names into vectors.
-    class_names : sequence of str, dict from label to str, or None
-        What to call the classes; None takes string labels as they are.
+    class_names : sequence, dict from label, callable of a label, or None
+        What to call the classes, or descriptions of each; None takes string labels.
     prompt_templates : str, sequence of str, callable or None
         None leaves the encoder's own.
-    n_features : int
-        The width of the image features.
-    dtype : dtype
-        The dtype of the image features.
+    n_features : int or None
+        The width of the image features; None takes texts of any width.
+    dtype : dtype or list of dtypes
+        The dtype of the image features; of a list the texts keep theirs, or get the
+        first.
     wording : Wording
         The names of the parameters in messages.
+    has_images : bool
+        Whether class means could stand in for texts.
 
     Returns
     -------
@@ -112,10 +124,11 @@ def resolve_prototypes(
     -----
     UserWarning
         If class means have to stand in although `class_names` or templates were given,
-        or the encoder is known but the labels are no names.
+        or the encoder is known but the labels are no names; or if some have no words.
     """
     if text_features is None:
         return Prototypes(None, "image", encoder, _logit_scale(encoder))
+    is_code = np.zeros(len(classes), dtype=bool)
     if not isinstance(text_features, str):
         given = _rows_of_classes(text_features, classes, wording)
         text_identity = _common_encoder(text_features, wording)
@@ -131,14 +144,14 @@ def resolve_prototypes(
             )
         return Prototypes(None, "image", None, DEFAULT_LOGIT_SCALE)
     else:
-        names = class_names_of(classes, class_names, wording)
+        names, is_code = _names_to_encode(
+            classes,
+            class_names,
+            wording,
+            by_default=_has_default_prompts(text_encoder, encoder, prompt_templates),
+            needed=not has_images or len(classes) == 1,
+        )
         if names is None:
-            _warn_of_class_means(
-                f"The {wording.many} are not strings and {wording.names} was not "
-                f"given, so no text can be encoded. Pass {wording.names}; "
-                f"{wording.renamed}",
-                wording,
-            )
             return Prototypes(None, "image", encoder, _logit_scale(encoder))
         if text_encoder is None:
             source, text_identity = "embedding", encoder
@@ -156,41 +169,111 @@ def resolve_prototypes(
             f"features come from {text_identity}; both must come from the same model."
         )
     features = _checked(given, source, len(classes), n_features, dtype, wording)
+    if is_code.any():
+        # What sets a class apart from none is better than what says something wrong.
+        features[is_code] = unit_rows(features[~is_code].mean(axis=0, keepdims=True))
     known = text_identity if encoder is None else encoder
     return Prototypes(features, source, known, _logit_scale(known))
 
 
+def check_texts_fit(
+    text_features: Any, classes: NDArray, class_names: Any, prompt_templates: Any
+) -> None:
+    """Refuse texts, names and templates that `resolve_prototypes` would refuse.
+
+    The parameters are its own. Nothing is encoded, and nothing warned of.
+    """
+    if prompt_templates is not None:
+        check_templates(prompt_templates)
+    if isinstance(text_features, str):
+        class_names_of(classes, class_names)
+    elif text_features is not None:
+        _rows_of_classes(text_features, classes, CLASSES)
+
+
+def _has_default_prompts(
+    text_encoder: Any, encoder: Any, prompt_templates: Any
+) -> bool:
+    """Say whether names go into the default templates, which want nouns."""
+    if prompt_templates is None:
+        source = encoder if text_encoder is None else text_encoder
+        prompt_templates = getattr(source, "prompt_templates", None)
+    return isinstance(prompt_templates, str) and prompt_templates == "default"
+
+
+def _names_to_encode(
+    classes: NDArray,
+    class_names: Any,
+    wording: Wording,
+    *,
+    by_default: bool,
+    needed: bool,
+) -> tuple[list[Name] | None, NDArray]:
+    """Return the names, and which of them are codes that say nothing.
+
+    None, with a warning, where there are no names, or fewer than two that say anything.
+    `by_default` says whether they go into the default prompts, and `needed` that there
+    are no images to stand in for texts.
+    """
+    none = np.zeros(len(classes), dtype=bool)
+    names = class_names_of(classes, class_names, wording)
+    if names is None:
+        _warn_of_class_means(
+            f"The {wording.many} are not strings and {wording.names} was not "
+            f"given, so no text can be encoded. Pass {wording.names}; "
+            f"{wording.renamed}",
+            wording,
+        )
+        return None, none
+    is_code = np.array([by_default and not has_words(name) for name in names])
+    if not is_code.any():
+        return names, none
+    empty = [name for name, code in zip(names, is_code, strict=True) if code]
+    shown = ", ".join(show_text(str(name)) for name in empty[:5])
+    more = f" and {len(empty) - 5} more" if len(empty) > 5 else ""
+    reason = (
+        f"Names that are numbers or codes, {shown}{more}, say nothing to a text "
+        f"encoder. Pass {wording.names} that say what is to be seen, or "
+        "prompt_templates in which they do."
+    )
+    if needed:
+        warn_user(reason)
+        return names, none
+    if len(names) - len(empty) < 2:
+        _warn_of_class_means(reason, wording)
+        return None, none
+    warn_user(f"{reason} The mean text of the others stands in for theirs.")
+    return names, is_code
+
+
 def class_names_of(
     classes: NDArray, class_names: Any, wording: Wording = CLASSES
-) -> list[str] | None:
+) -> list[Name] | None:
     """Return the name of each class, or None where there is none to be had.
 
     String labels are their own names. `class_names` overrides them: a dict maps label
-    to name, a sequence follows the sorted classes. A dict from numbers to these very
-    labels, for wrappers that turn them into numbers, leaves them as they are.
+    to name, a sequence follows the sorted classes, a function is asked for each. A dict
+    from numbers to these very labels, for wrappers that turn them into numbers, leaves
+    them as they are. In place of a name may be a sequence of descriptions.
     """
     if class_names is None:
         are_names = all(isinstance(label, str) for label in classes)
         return list(map(str, classes)) if are_names else None
     if isinstance(class_names, str):
         raise TypeError(
-            f"{wording.names}={class_names!r} is one string; pass a sequence with a "
-            f"name for each {wording.one}, or a dict from {wording.one} to name."
+            f"{wording.names}={show(class_names)} is one string; pass a sequence with "
+            f"a name for each {wording.one}, or a dict from {wording.one} to name."
         )
-    if _numbers(class_names, classes):
+    if callable(class_names):
+        names = [class_names(label) for label in _plain_keys(classes)]
+    elif _numbers(class_names, classes):
         names = list(classes)
     elif isinstance(class_names, Mapping):
         names = _from_mapping(class_names, classes, wording.names, wording)
     else:
         names = list(class_names)
         _check_length(len(names), classes, wording.names, wording)
-    for name in names:
-        if not isinstance(name, str):
-            raise TypeError(
-                f"{wording.names} must hold strings; got {name!r} of type "
-                f"{type(name).__name__}."
-            )
-    return [str(name) for name in names]
+    return [check_name(name, wording.names) for name in names]
 
 
 def _numbers(class_names: Any, classes: NDArray) -> bool:
@@ -252,25 +335,42 @@ def _warn_of_class_means(reason: str, wording: Wording) -> None:
 
 
 def _encode(
-    text_encoder: Any, names: list[str], prompt_templates: Any
+    text_encoder: Any, names: list[Name], prompt_templates: Any
 ) -> tuple[Any, Any]:
     """Encode `names`; return the array and the identity of its encoder, if any."""
     if hasattr(text_encoder, "encode_classes"):
         given = () if prompt_templates is None else (prompt_templates,)
         encoded = text_encoder.encode_classes(names, *given)
-    elif callable(text_encoder) and prompt_templates is None:
-        encoded = text_encoder(names)
     elif callable(text_encoder):
-        templates = check_templates(prompt_templates)
-        texts = text_encoder(fill_templates(templates, names))
-        texts = np.asarray(plain(texts, "text_encoder"))
-        encoded = unit_rows(texts).reshape(len(names), len(templates), -1).mean(axis=1)
+        encoded = _encode_by_function(text_encoder, names, prompt_templates)
     else:
         raise TypeError(
             "text_encoder must be a CLIPFeaturizer or a callable from a list of names "
-            f"to an array of shape (n_names, n_features); got {text_encoder!r}."
+            f"to an array of shape (n_names, n_features); got {show(text_encoder)}."
         )
     return encoded, encoder_of(encoded)
+
+
+def _encode_by_function(
+    text_encoder: Any, names: list[Name], prompt_templates: Any
+) -> Any:
+    """Encode `names` by a function of texts; several texts of a name are averaged."""
+    if prompt_templates is None and all(isinstance(name, str) for name in names):
+        return text_encoder(names)
+    if prompt_templates is None:
+        groups = [(name,) if isinstance(name, str) else name for name in names]
+    else:
+        groups = fill_templates(check_templates(prompt_templates), names)
+    texts = [text for group in groups for text in group]
+    given = text_encoder(texts)
+    rows = unit_rows(np.asarray(plain(given, "text_encoder")))
+    if rows.ndim != 2 or len(rows) != len(texts):
+        raise ValueError(
+            f"text_encoder returned an array of shape {rows.shape} for {len(texts)} "
+            "texts; wanted one row per text."
+        )
+    ends = np.cumsum([len(group) for group in groups])[:-1]
+    return np.stack([part.mean(axis=0) for part in np.split(rows, ends)])
 
 
 def _common_encoder(text_features: Any, wording: Wording) -> Any:
@@ -338,9 +438,7 @@ def _from_mapping(
     mapping: Mapping, classes: NDArray, parameter: str, wording: Wording
 ) -> list[Any]:
     """Look every class up in `mapping`."""
-    keys = [
-        label.item() if isinstance(label, np.generic) else label for label in classes
-    ]
+    keys = _plain_keys(classes)
     missing = [key for key in keys if key not in mapping]
     if missing:
         encoded = any(isinstance(key, str) for key in mapping) and not any(
@@ -351,18 +449,25 @@ def _from_mapping(
             "method='predict_proba'."
         )
         raise ValueError(
-            f"{parameter} lacks the {wording.many} {missing[:10]} that y has; its keys "
-            f"start with {list(mapping)[:10]}.{hint if encoded else ''}"
+            f"{parameter} lacks the {wording.many} {show(missing[:10])} that y has; "
+            f"its keys start with {show(list(mapping)[:10])}.{hint if encoded else ''}"
         )
     return [mapping[key] for key in keys]
+
+
+def _plain_keys(classes: NDArray) -> list[Any]:
+    """Return labels as Python has them, as keys of a dict."""
+    return [
+        label.item() if isinstance(label, np.generic) else label for label in classes
+    ]
 
 
 def _checked(
     given: Any,
     source: str,
     n_classes: int,
-    n_features: int,
-    dtype: DTypeLike,
+    n_features: int | None,
+    dtype: Any,
     wording: Wording,
 ) -> NDArray:
     """Check shape and values and return unit rows of `dtype`."""
@@ -373,10 +478,13 @@ def _checked(
             input_name=source,
             ensure_min_samples=0,
         )
-    if features.shape != (n_classes, n_features):
+    if n_features is None:
+        n_features = features.shape[1]
+    wanted = n_classes, n_features
+    if features.shape != wanted:
         raise ValueError(
             f"The text features (from {source}) have shape {features.shape}; wanted "
-            f"({n_classes}, {n_features}): one row per {wording.one}, as wide as X. "
+            f"{wanted}: one row per {wording.one}, as wide as X. "
             "Texts and images must be embedded by the same model."
         )
     if not features.any(axis=1).all():

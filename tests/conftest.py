@@ -1,6 +1,8 @@
-"""What tests of several folders share: tasks on a sphere, and lists of estimators."""
+"""What tests of several folders share: tasks, miniatures, and lists of estimators."""
 
+import runpy
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -57,3 +59,17 @@ def make_task() -> Callable:
 def classifier(request: pytest.FixtureRequest) -> BaseEstimator:
     """Return each single-label classifier in turn, unfitted, at its defaults."""
     return getattr(skfewshot, request.param)()
+
+
+@pytest.fixture(scope="session")
+def miniatures() -> dict:
+    """Return builders of miniatures of the papers' sets, ``miniatures[name][layout]``.
+
+    Each is called with (root, rng), writes a few images and the files of the set as
+    they are, and returns {split: [(path relative to the root, class names)]}. The first
+    layout of a set is the usual one.
+    """
+    found = {}
+    for path in sorted((Path(__file__).parent / "miniatures").glob("*.py")):
+        found |= runpy.run_path(str(path))["MINIATURES"]
+    return found

@@ -5,7 +5,7 @@ from typing import Any
 
 _PUBLIC = {
     "CLIPFeaturizer": "_featurizer",
-    "DEFAULT_PROMPT_TEMPLATES": "_texts",
+    "DEFAULT_PROMPT_TEMPLATES": "_prompts",
     "EmbeddingArray": "_embedding",
     "EncoderIdentity": "_embedding",
     "ImageReadError": "_unreadable",

@@ -34,6 +34,8 @@ class EncoderIdentity:
     resize_mode : {"auto", "crop", "pad", "squash"}, default="auto"
         How that featurizer resized images, where not as the model was trained. The
         fingerprint has it too, behind a slash.
+    cache : tuple of (str, int), default=None
+        The folder, and its bound in bytes, where that featurizer keeps embeddings.
 
     Examples
     --------
@@ -55,6 +57,8 @@ class EncoderIdentity:
     def weights(self) -> str:
         """What of the fingerprint decides texts: not how images are resized."""
         return self.fingerprint.partition("/")[0]
+
+    cache: tuple[str, int] | None = field(default=None, compare=False, repr=False)
 
     def __str__(self) -> str:
         weights = "" if self.pretrained is None else f", {self.pretrained}"

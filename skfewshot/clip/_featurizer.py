@@ -1,13 +1,14 @@
 """The transformer from images to embeddings on a frozen CLIP model."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sized
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from numbers import Integral
 from typing import TYPE_CHECKING, Any, Self
 
+import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.callback import CallbackSupportMixin
@@ -20,11 +21,12 @@ from skfewshot._sklearn import (
     _fit_context,
     _get_output_config,
     has_callbacks,
+    last_step_of_caller,
 )
 from skfewshot._torch import import_torch, resolve_device
 from skfewshot.clip._cache import DEFAULT_SIZE, SMALLEST_SIZE, EmbeddingCache
 from skfewshot.clip._dense import DENSE_MODES
-from skfewshot.clip._embedding import EmbeddingArray
+from skfewshot.clip._embedding import EmbeddingArray, EncoderIdentity
 from skfewshot.clip._holders import as_images
 from skfewshot.clip._models import CLIPModel, load_clip
 from skfewshot.clip._passes import (
@@ -34,13 +36,9 @@ from skfewshot.clip._passes import (
     length_of,
     plan_passes,
 )
+from skfewshot.clip._prompts import check_names, check_templates, check_texts
 from skfewshot.clip._sources import DEFAULT_PRETRAINED
-from skfewshot.clip._texts import (
-    check_names,
-    check_templates,
-    encode_classes,
-    encode_texts,
-)
+from skfewshot.clip._texts import encode_classes, encode_texts
 
 if TYPE_CHECKING:
     import torch
@@ -58,7 +56,8 @@ class CLIPFeaturizer(
     name says how well they fit. Nothing is trained: :meth:`transform`,
     :meth:`encode_text` and :meth:`encode_classes` work without :meth:`fit`, which only
     checks the parameters and notes the encoder. The weights are kept in a cache that
-    all featurizers of the process share, never in the estimator.
+    all featurizers of the process share, never in the estimator, and with them the
+    embeddings of the class names that were encoded last (64 MiB at most).
 
     Parameters
     ----------
@@ -111,7 +110,7 @@ class CLIPFeaturizer(
     prompt_templates : "default", str, callable or sequence of str or callable, \
             default="default"
         Texts with ``{}`` in the place of the class name, or functions from a name to a
-        text, for :meth:`encode_classes`. ``"default"`` is
+        text, or to a list of texts, for :meth:`encode_classes`. ``"default"`` is
         `skfewshot.clip.DEFAULT_PROMPT_TEMPLATES`.
     on_error : {"raise", "nan"}, default="raise"
         What to do about an image that is missing or cannot be read: raise
@@ -123,10 +122,10 @@ class CLIPFeaturizer(
         A folder in which to keep every embedding, under a hash of the content of the
         image, the weights, the preprocessing, `output`, `dense_mode` and the precision.
         No image is then embedded twice: not in other folds of a search, nor in other
-        processes or later runs. A file that has changed is another image. Processes
-        may share it at the same time, and may be killed at any time. One that may not
-        be written to is read, with a warning. On a disk of this machine, not on a
-        network file system.
+        processes or later runs. Class names are kept there too. A file that has changed
+        is another image. Processes may share it at the same time, and may be killed at
+        any time. One that may not be written to is read, with a warning. On a disk of
+        this machine, not on a network file system.
     cache_size : int, default=10 * 2**30
         The bound on the cache in bytes, at least ``2**20``. A full cache loses what was
         embedded longest ago.
@@ -233,16 +232,19 @@ class CLIPFeaturizer(
         ----------
         X : sequence of images
             See :meth:`transform`. The images themselves are not read.
-        y : ignored
+        y : array-like of length n or None, default=None
+            Labels of the images, see :meth:`fit_transform`.
 
         Returns
         -------
         self : CLIPFeaturizer
         """
         import_torch()
+        _check_labels(X, y)
         context = self._init_callback_context()
         context.call_on_fit_task_begin(estimator=self, X=X, y=y)
-        as_images(X)
+        if X is not None or y is None:
+            as_images(X)
         self._note_encoder()
         context.call_on_fit_task_end(estimator=self, X=X, y=y)
         return self
@@ -255,7 +257,14 @@ class CLIPFeaturizer(
         ----------
         X : sequence of images
             See :meth:`transform`.
-        y : ignored
+            None, with labels as `y`, are no images: a pipeline of a featurizer and a
+            :class:`~skfewshot.ZeroShotClassifier` is fitted on names alone.
+        y : array-like of length n or None, default=None
+            Labels of the images; nothing is learned from them. Another number of them
+            than of images is refused, and in a pipeline that ends in a classifier of
+            this package with one label an image, what that would refuse: labels that
+            are missing or of one class only, its parameters, and names. What only its
+            `fit` can see comes after the embedding: give `cache` not to lose that.
 
         Returns
         -------
@@ -263,6 +272,11 @@ class CLIPFeaturizer(
             See :meth:`transform`.
         """
         import_torch()
+        _check_labels(X, y)
+        if X is None and y is not None and self.output == "embedding":
+            clip = self._note_encoder()
+            nothing = np.empty((0, clip.identity.embedding_dim), np.float32)
+            return EmbeddingArray(nothing, self._identity(clip))
         images = as_images(X)
         n_batches = self._n_batches(images) if has_callbacks(self) else None
         context = self._init_callback_context(max_subtasks=n_batches)
@@ -340,7 +354,7 @@ class CLIPFeaturizer(
         (2, 128)
         """
         self._validate_params()
-        texts = check_names(texts, "texts")
+        texts = check_texts(texts)
         return encode_texts(self.load(), texts, self.batch_size)
 
     def encode_classes(
@@ -350,15 +364,17 @@ class CLIPFeaturizer(
 
         Parameters
         ----------
-        names : sequence of str
-            Taken as they are: write "polar bear", not "polar_bear".
+        names : sequence of str or of sequences of str, or dict with such values
+            A str goes into the templates, its underscores as spaces. A sequence in its
+            place holds descriptions of the class, whole sentences that are encoded as
+            they are. The order of a dict is that of its keys.
         prompt_templates : str, callable, sequence or None, default=None
             As the parameter of the estimator, which ``None`` takes.
 
         Returns
         -------
         EmbeddingArray of float32 of shape (C, d)
-            The mean of the normalised embeddings of a name's prompts, normalised again.
+            The mean of the normalised embeddings of a name's texts, normalised again.
 
         Raises
         ------
@@ -376,7 +392,8 @@ class CLIPFeaturizer(
             prompt_templates = self.prompt_templates
         templates = check_templates(prompt_templates)
         names = check_names(names)
-        return encode_classes(self.load(), names, templates, self.batch_size)
+        cache = None if self.cache is None else (self.cache, int(self.cache_size))
+        return encode_classes(self.load(), names, templates, self.batch_size, cache)
 
     def load(self) -> CLIPModel:
         """Load the model, or find it in the cache.
@@ -501,9 +518,16 @@ class CLIPFeaturizer(
                 out=out,
                 task=nullcontext if context is None else partial(self._task, context),
             )
-        # Class names are to be encoded with these templates later on.
-        encoder = replace(clip.identity, prompt_templates=self.prompt_templates)
-        return EmbeddingArray(embeddings, encoder)
+        return EmbeddingArray(embeddings, self._identity(clip))
+
+    def _identity(self, clip: CLIPModel) -> EncoderIdentity:
+        """Return the identity by which names are to be encoded later on."""
+        cache = None
+        if self.cache is not None:
+            folder = os.path.abspath(os.path.expanduser(self.cache))
+            cache = os.fspath(folder), int(self.cache_size)
+        templates = self.prompt_templates
+        return replace(clip.identity, prompt_templates=templates, cache=cache)
 
     def _open_cache(self, clip: CLIPModel, dense_mode: str | None) -> Any:
         if self.cache is None:
@@ -526,3 +550,22 @@ class CLIPFeaturizer(
         tags.input_tags.string = True
         tags.transformer_tags.preserves_dtype = []
         return tags
+
+
+def _check_labels(X: Any, y: Any) -> None:
+    """Refuse labels before an image is read: their number, and what is wrong in them.
+
+    What else is wrong the classifier knows that the labels are for, where there is one.
+    """
+    n_images, n_labels = (
+        len(it) if isinstance(it, Sized) and not isinstance(it, str | bytes) else None
+        for it in (X, y)
+    )
+    if None not in (n_images, n_labels) and n_images != n_labels:
+        raise ValueError(
+            f"X has {n_images} images, but y has {n_labels} labels: found input "
+            f"variables with inconsistent numbers of samples: [{n_images}, {n_labels}]."
+        )
+    check = getattr(last_step_of_caller(), "_check_before_embedding", None)
+    if check is not None:
+        check(y)

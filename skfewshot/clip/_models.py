@@ -4,7 +4,6 @@ import hashlib
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -72,6 +71,10 @@ class CLIPModel:
     source: ModelSource
     settings: Any
     resized: dict[str, "CLIPModel"] = field(default_factory=dict, repr=False)
+    #: What `skfewshot.clip._texts` keeps, by the texts of a name; the oldest use first.
+    encoded_names: OrderedDict[bytes, Any] = field(
+        default_factory=OrderedDict, repr=False
+    )
 
     @property
     def input_size(self) -> tuple[int, int]:
@@ -96,7 +99,7 @@ class CLIPModel:
         return "self-self-no-residual"
 
     @cached_property
-    def tokenizer(self) -> Callable:
+    def tokenizer(self) -> Any:
         """Texts to a tensor of tokens; built when a text is first encoded."""
         try:
             return build_tokenizer(self.source)

@@ -1,8 +1,13 @@
-"""Class names to embeddings: prompts, tokens, and what the model leaves unread."""
+"""Class names to embeddings: tokens, passes, and the embeddings that are kept."""
 
 import hashlib
+import os
 import re
-from collections.abc import Callable, Iterable, Mapping, Set
+import threading
+from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,32 +15,45 @@ from numpy.typing import NDArray
 
 from skfewshot._sklearn import warn_user
 from skfewshot._torch import fork_safe_threads, resolve_device
+from skfewshot.clip._cache import FILE_NAME, EmbeddingCache
 from skfewshot.clip._embedding import EmbeddingArray, EncoderIdentity
 from skfewshot.clip._models import CLIPModel, load_clip
+from skfewshot.clip._prompts import (
+    Name,
+    Template,
+    check_names,
+    check_templates,
+    fill_templates,
+    show_text,
+)
 
 if TYPE_CHECKING:
     import torch
 
-#: The templates of ``prompt_templates="default"``: what a picture is of, and how it
-#: may have been taken.
-DEFAULT_PROMPT_TEMPLATES = (
-    "a photo of a {}.",
-    "a picture of the {}.",
-    "a close-up photo of a {}.",
-    "a photo of one {} among other things.",
-    "a blurry photo of a {}.",
-    "a drawing of a {}.",
-    "an image that shows a {}.",
-)
-
-Template = Callable[[str], str]
+#: A folder of embeddings and its bound in bytes, or None.
+Cache = tuple[str | os.PathLike, int] | None
 
 _BATCH_SIZE = 64
+# Bytes of encoded names that are kept of a model, and what one takes beside its row.
+_MOST_KEPT, _KEPT_BESIDE = 64 * 2**20, 512
 # Far more characters than a token has on average, for each token that a model reads:
 # what lies beyond would be cut off, but the time that tokenizers take for a long word
 # grows with the square of its length.
 _CHARACTERS_PER_TOKEN = 16
 _SHOWN = 5
+
+# Held while names are encoded: who waits finds them encoded.
+_lock = threading.RLock()
+
+
+def _after_fork() -> None:
+    """Give a forked child a lock of its own: none of its threads would free this."""
+    global _lock
+    _lock = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 def encode_names(
@@ -46,7 +64,7 @@ def encode_names(
     Parameters
     ----------
     identity : EncoderIdentity
-        Its model is loaded, or found in the cache.
+        Its model is loaded, or found in the cache of models.
     names, prompt_templates
         See :meth:`~skfewshot.CLIPFeaturizer.encode_classes`; None takes the templates
         of the identity.
@@ -76,24 +94,41 @@ def encode_names(
             f"now load as {clip.identity}: the weights have changed since. Embed the "
             "images again with the weights that are there now."
         )
-    return encode_classes(clip, names, templates)
+    cache = identity.cache
+    # The identity may have come from another machine: no folder is made for it.
+    if cache is not None and not (Path(cache[0]) / FILE_NAME).is_file():
+        cache = None
+    return encode_classes(clip, names, templates, cache=cache)
 
 
 def encode_classes(
     clip: CLIPModel,
-    names: list[str],
+    names: list[Name],
     templates: list[Template],
     batch_size: int = _BATCH_SIZE,
+    cache: Cache = None,
 ) -> EmbeddingArray:
-    """Embed class names, each as the mean over templates that were checked."""
-    tokenizing = Tokenizing(clip)
-    texts = fill_templates(templates, names)
-    encoded = _embed(clip, texts, tokenizing, batch_size)
-    tokenizing.warn_of_cut("names")
-    tokenizing.warn_of_same(names)
-    means = encoded.reshape(len(names), len(templates), -1).mean(axis=1)
-    means /= np.linalg.norm(means, axis=1, keepdims=True)
-    return EmbeddingArray(means, clip.identity)
+    """Embed class names, each as the mean over its texts, once.
+
+    Parameters
+    ----------
+    clip : CLIPModel
+        It keeps what was encoded.
+    names : list of str or tuple of str
+        From :func:`check_names`.
+    templates : list of callable
+        From :func:`check_templates`.
+    batch_size : int
+        Texts that the model has in work at a time.
+    cache : tuple of (str, int) or None
+        A folder where embeddings are kept, and its bound in bytes.
+    """
+    groups = fill_templates(templates, names)
+    with _lock:
+        encoded = _encode_once(clip, groups, batch_size, cache)
+    _warn_of_cut([text for one in encoded for text in one.cut], clip, "names")
+    _warn_of_same(names, [one.digest for one in encoded])
+    return EmbeddingArray(np.stack([one.row for one in encoded]), clip.identity)
 
 
 def encode_texts(
@@ -101,139 +136,181 @@ def encode_texts(
 ) -> EmbeddingArray:
     """Embed texts as they are."""
     tokenizing = Tokenizing(clip)
-    encoded = _embed(clip, texts, tokenizing, batch_size)
-    tokenizing.warn_of_cut("texts")
-    return EmbeddingArray(encoded, clip.identity)
+    rows = [
+        _embed(clip, tokenizing.tokens(texts[start : start + batch_size]))
+        for start in range(0, len(texts), batch_size)
+    ]
+    _warn_of_cut([show_text(text) for text in tokenizing.cut], clip, "texts")
+    return EmbeddingArray(np.concatenate(rows), clip.identity)
 
 
-def _embed(
-    clip: CLIPModel, texts: list[str], tokenizing: "Tokenizing", batch_size: int
-) -> NDArray:
-    """Embed texts in batches; rows of float32 have length one."""
+# Encoding once
+
+
+@dataclass
+class _Encoded:
+    """What is kept of the texts of one name.
+
+    Attributes
+    ----------
+    digest : bytes
+        Of their tokens.
+    cut : list of str
+        Those of them that are longer than the model's context, shortened.
+    row : ndarray of shape (d,)
+        The mean of their embeddings, of length one.
+    folders : set of str
+        The caches on disk that have the row.
+    """
+
+    digest: bytes
+    cut: list[str]
+    row: NDArray = field(default_factory=lambda: np.empty(0, np.float32))
+    folders: set[str] = field(default_factory=set)
+
+
+def _encode_once(
+    clip: CLIPModel, groups: list[tuple[str, ...]], batch_size: int, cache: Cache
+) -> list[_Encoded]:
+    """Return the embeddings of groups of texts, of which the model keeps the last."""
+    kept = clip.encoded_names
+    keys = [_key(group) for group in groups]
+    found = {key: kept[key] for key in keys if key in kept}
+    new = {
+        key: group for key, group in zip(keys, groups, strict=True) if key not in found
+    }
+    folder = None if cache is None else str(cache[0])
+    stored = all(folder in one.folders for one in found.values())
+    if new or (cache is not None and not stored):
+        tokenizing, tokens = Tokenizing(clip), {}
+        for key, group in new.items():
+            tokens[key] = tokenizing.tokens(list(group))
+            digest = hashlib.blake2b(tokens[key].numpy().tobytes(), digest_size=32)
+            cut = [show_text(text) for text in tokenizing.cut]
+            tokenizing.cut.clear()
+            found[key] = _Encoded(digest.digest(), cut)
+        with _open(clip, cache) as disk:
+            missing = [key for key in new if not _read(found[key], disk)]
+            rows = _passes(clip, [tokens[key] for key in missing], batch_size)
+            for key, row in zip(missing, rows, strict=True):
+                found[key].row = row
+            for one in found.values():
+                _write(one, disk, folder)
+    for key in dict.fromkeys(keys):
+        kept[key] = found[key]
+        kept.move_to_end(key)
+    row_bytes = 4 * clip.identity.embedding_dim + _KEPT_BESIDE
+    while len(kept) * row_bytes > _MOST_KEPT:
+        kept.popitem(last=False)
+    return [found[key] for key in keys]
+
+
+def _key(texts: tuple[str, ...]) -> bytes:
+    return hashlib.blake2b(ascii(texts).encode(), digest_size=32).digest()
+
+
+def _open(clip: CLIPModel, cache: Cache) -> Any:
+    return (
+        nullcontext()
+        if cache is None
+        else EmbeddingCache(cache[0], clip, "text", cache[1])
+    )
+
+
+def _read(encoded: _Encoded, disk: EmbeddingCache | None) -> bool:
+    """Take a row from the disk, if it is there."""
+    row = None if disk is None else disk.get(disk.key(encoded.digest))
+    if row is not None:
+        encoded.row = row[0].astype(np.float32)
+    return row is not None
+
+
+def _write(encoded: _Encoded, disk: EmbeddingCache | None, folder: str | None) -> None:
+    """Put a row on the disk, unless it is there."""
+    if disk is None or folder is None or folder in encoded.folders:
+        return
+    key = disk.key(encoded.digest)
+    if disk.get(key) is None:
+        disk.put(key, encoded.row)
+    encoded.folders.add(folder)
+
+
+# Passes of the model
+
+
+def _passes(
+    clip: CLIPModel, tokens: list["torch.Tensor"], batch_size: int
+) -> Iterator[NDArray]:
+    """Yield the mean embedding of each group of tokens, of length one.
+
+    On a CPU, where it costs no more, each group has a pass of its own. So the last bits
+    of a name do not depend on those that it was encoded with.
+    """
     import torch
 
-    rows = []
-    for start in range(0, len(texts), batch_size):
-        tokens = tokenizing.tokens(texts[start : start + batch_size])
-        with fork_safe_threads(), torch.inference_mode():
-            encoded = clip.model.encode_text(tokens.to(clip.device)).float()
-            rows.append(torch.nn.functional.normalize(encoded, dim=-1).cpu().numpy())
-    return clip.check_finite(np.concatenate(rows))
-
-
-def check_templates(prompt_templates: Any) -> list[Template]:
-    """Return the prompt templates as a list of callables from name to text.
-
-    Parameters
-    ----------
-    prompt_templates : "default", str, callable or sequence of str or callable
-        A str has ``{}`` where the name goes.
-
-    Returns
-    -------
-    list of callable
-
-    Raises
-    ------
-    ValueError
-        If there is no template, or one lacks the place for the name.
-    TypeError
-        If a template is neither str nor callable.
-    """
-    if isinstance(prompt_templates, str) and prompt_templates == "default":
-        prompt_templates = DEFAULT_PROMPT_TEMPLATES
-    if isinstance(prompt_templates, str) or callable(prompt_templates):
-        prompt_templates = [prompt_templates]
-    _check_ordered(prompt_templates, "prompt_templates")
-    templates = list(prompt_templates)
-    if not templates:
-        raise ValueError("prompt_templates is empty; wanted is at least one template.")
-    return [_as_function(template) for template in templates]
-
-
-def check_names(names: Any, parameter: str = "names") -> list[str]:
-    """Return texts as a list of str.
-
-    Raises
-    ------
-    TypeError
-        If `names` is one str, or holds anything but str.
-    ValueError
-        If it is empty.
-    """
-    if isinstance(names, str | bytes):
-        raise TypeError(
-            f"{parameter} is the single text {names!r:.80}; wanted is a sequence of "
-            f"texts. Pass [{names!r:.80}]."
+    start = 0
+    while start < len(tokens):
+        end, size = start + 1, len(tokens[start])
+        while (
+            clip.device.type != "cpu"
+            and end < len(tokens)
+            and size + len(tokens[end]) <= batch_size
+        ):
+            end, size = end + 1, size + len(tokens[end])
+        together = torch.cat(tokens[start:end])
+        rows = np.concatenate(
+            [_embed(clip, part) for part in together.split(batch_size)]
         )
-    _check_ordered(names, parameter)
-    names = list(names)
-    for index, name in enumerate(names):
-        if not isinstance(name, str):
-            raise TypeError(
-                f"{parameter} must be texts; got {name!r:.80} of type "
-                f"{type(name).__name__} at index {index}."
-            )
-    if not names:
-        raise ValueError(f"{parameter} is empty; wanted is at least one text.")
-    return [str(name) for name in names]
+        for group in np.split(
+            rows, np.cumsum([len(t) for t in tokens[start:end]])[:-1]
+        ):
+            mean = group.mean(axis=0)
+            yield mean / np.linalg.norm(mean)
+        start = end
 
 
-def _check_ordered(values: Any, parameter: str) -> None:
-    """Refuse what has no order of its own, or whose iteration gives something else."""
+def _embed(clip: CLIPModel, tokens: "torch.Tensor") -> NDArray:
+    """Embed texts; rows of float32 have length one."""
+    import torch
+
+    with fork_safe_threads(), torch.inference_mode():
+        encoded = _run_tower(clip.model, tokens.to(clip.device)).float()
+        rows = torch.nn.functional.normalize(encoded, dim=-1).cpu().numpy()
+    return clip.check_finite(rows)
+
+
+def _run_tower(model: Any, tokens: "torch.Tensor") -> "torch.Tensor":
+    """Encode tokens; what stands behind the end of all of them is left out.
+
+    No token sees those behind it, and prompts are a fifth as long as they may be. It is
+    open_clip's ``CLIP.encode_text`` but for that; other kinds of text tower read all.
+    """
+    import open_clip
+
     if (
-        isinstance(values, Mapping | Set)
-        or hasattr(values, "columns")
-        or not isinstance(values, Iterable)
+        type(model) is not open_clip.CLIP
+        or model.attn_mask is None
+        or model.text_pool_type != "argmax"
     ):
-        raise TypeError(
-            f"{parameter} is a {type(values).__name__}; wanted is a sequence of texts, "
-            "such as a list."
-        )
+        return model.encode_text(tokens)
+    ends = tokens.argmax(dim=-1)
+    n = int(ends.max()) + 1
+    dtype = model.transformer.get_cast_dtype()
+    x = model.token_embedding(tokens[:, :n]).to(dtype)
+    x = x + model.positional_embedding[:n].to(dtype)
+    x = model.transformer(x, attn_mask=model.attn_mask[:n, :n])
+    x = model.ln_final(x).take_along_dim(ends[:, None, None], dim=1)[:, 0]
+    projection = model.text_projection
+    if projection is None:
+        return x
+    return x @ projection if projection.ndim == 2 else projection(x)
 
 
-def fill_templates(templates: list[Template], names: list[str]) -> list[str]:
-    """Return the texts of all names, those of one name side by side.
-
-    Parameters
-    ----------
-    templates : list of callable
-        From :func:`check_templates`.
-    names : list of str
-
-    Returns
-    -------
-    list of str of length ``len(names) * len(templates)``
-    """
-    texts = [template(name) for name in names for template in templates]
-    for text in texts:
-        if not isinstance(text, str):
-            raise TypeError(
-                f"A prompt template returned {text!r:.80} of type "
-                f"{type(text).__name__}; wanted is a str."
-            )
-    return texts
-
-
-def _as_function(template: Any) -> Template:
-    if callable(template):
-        return template
-    if not isinstance(template, str):
-        raise TypeError(
-            f"A prompt template is {template!r:.80} of type {type(template).__name__}; "
-            "wanted is a str with {} in the place of the class name, or a callable."
-        )
-    if "{}" not in template:
-        raise ValueError(
-            f"The prompt template {template!r:.80} has no {{}} in the place of the "
-            "class name, as in 'a photo of a {}.'."
-        )
-    # Not str.format: braces in a name or elsewhere in the template mean nothing.
-    return lambda name: template.replace("{}", name)
+# Tokens
 
 
 class Tokenizing:
-    """Turns texts into tokens, batch by batch, and notes what is lost.
+    """Turns texts into tokens, and notes what is lost.
 
     Parameters
     ----------
@@ -241,8 +318,6 @@ class Tokenizing:
 
     Attributes
     ----------
-    digests : list of bytes
-        One for each text so far; texts of the same tokens have the same.
     cut : list of str
         The texts so far that are longer than the model's context.
     """
@@ -250,7 +325,7 @@ class Tokenizing:
     def __init__(self, clip: CLIPModel) -> None:
         self._tokenizer = clip.tokenizer
         self._length = getattr(clip.tokenizer, "context_length", None)
-        self.digests: list[bytes] = []
+        self._blank: Any = None
         self.cut: list[str] = []
 
     def tokens(self, texts: list[str]) -> "torch.Tensor":
@@ -262,10 +337,6 @@ class Tokenizing:
             shorter = [_first_characters(text, most) for text in texts]
         tokens = self._tokenizer(shorter)
         self._note_cut(texts, shorter, tokens)
-        self.digests.extend(
-            hashlib.blake2b(row.tobytes(), digest_size=16).digest()
-            for row in tokens.numpy()
-        )
         return tokens
 
     def _note_cut(
@@ -274,7 +345,9 @@ class Tokenizing:
         """Note the texts of which one more token could have been read."""
         if self._length is None:
             return
-        blank = self._tokenizer([""])[0]
+        if self._blank is None:
+            self._blank = self._tokenizer([""])[0]
+        blank = self._blank
         # Where a row ends as that of no text does, there was room for another token.
         # Two, for some tokenizers put the same at the end of all rows.
         is_full = (tokens[:, -2:] != blank[-2:]).any(dim=1)
@@ -291,38 +364,40 @@ class Tokenizing:
             if is_cut or len(shorter[index]) < len(texts[index]):
                 self.cut.append(texts[index])
 
-    def warn_of_cut(self, parameter: str) -> None:
-        """Warn of texts of which the model reads the first part alone."""
-        if self.cut:
-            warn_user(
-                f"Texts are cut off, for the model reads {self._length} tokens: "
-                f"{len(self.cut)} of those of {parameter}, such as "
-                f"{_show(self.cut[0])}. Say what matters first, or in fewer words."
-            )
 
-    def warn_of_same(self, names: list[str]) -> None:
-        """Warn of different names that have the same tokens in every prompt.
+def _warn_of_cut(shown: list[str], clip: CLIPModel, parameter: str) -> None:
+    """Warn of texts of which the model reads the first part alone."""
+    if shown:
+        warn_user(
+            f"Texts are cut off, for the model reads {clip.tokenizer.context_length} "
+            f"tokens: {len(shown)} of those of {parameter}, such as {shown[0]}. Say "
+            "what matters first, or in fewer words."
+        )
 
-        Parameters
-        ----------
-        names : list of str
-            Of which the texts so far are the prompts, those of a name side by side.
-        """
-        n_prompts = len(self.digests) // len(names)
-        names_of: dict[tuple, dict[str, None]] = {}
-        for index, name in enumerate(names):
-            prompts = tuple(self.digests[index * n_prompts : (index + 1) * n_prompts])
-            names_of.setdefault(prompts, {})[name] = None
-        same = [list(group) for group in names_of.values() if len(group) > 1]
-        if same:
-            shown = "; ".join(
-                " and ".join(map(_show, group[:_SHOWN])) for group in same[:_SHOWN]
-            )
-            warn_user(
-                "Some names are different, but the same to the model, and so are their "
-                f"embeddings: {shown}. Models may ignore case and spaces, and what "
-                "lies beyond their last token; choose names that differ in other ways."
-            )
+
+def _warn_of_same(names: list[Name], digests: list[bytes]) -> None:
+    """Warn of different names that have the same tokens in every prompt."""
+    names_of: dict[bytes, dict[Name, None]] = {}
+    for name, digest in zip(names, digests, strict=True):
+        names_of.setdefault(digest, {})[name] = None
+    warn_of_same([list(group) for group in names_of.values() if len(group) > 1])
+
+
+def warn_of_same(groups: list[list[Name]]) -> None:
+    """Warn of names that are the same to a model, in groups of such, if there are."""
+    if groups:
+        shown = "; ".join(
+            " and ".join(map(_show, group[:_SHOWN])) for group in groups[:_SHOWN]
+        )
+        warn_user(
+            "Some names are different, but the same to the model, and so are their "
+            f"embeddings: {shown}. Models may ignore case and spaces, and what "
+            "lies beyond their last token; choose names that differ in other ways."
+        )
+
+
+def _show(name: Name) -> str:
+    return show_text(name if isinstance(name, str) else name[0])
 
 
 def _first_characters(text: str, most: int) -> str:
@@ -334,9 +409,3 @@ def _first_characters(text: str, most: int) -> str:
         if most < 0:
             return text[: word.end() + most]
     return text
-
-
-def _show(text: str) -> str:
-    if len(text) <= 80:
-        return repr(text)
-    return f"{text[:40]!r}...{text[-20:]!r} ({len(text):,} characters)"

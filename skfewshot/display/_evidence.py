@@ -196,14 +196,19 @@ class EvidenceMapDisplay:
             predicted = predicted[:, None] == classes
             if np.ndim(truth) == 1:
                 truth = np.asarray(truth)[:, None] == classes
-        names = class_names_of(classes, classifier.label_names)
+        found = class_names_of(classes, classifier.label_names)
+        # Descriptions are too long for a title.
+        names = [
+            name if isinstance(name, str) else str(label)
+            for name, label in zip(found or classes, classes, strict=True)
+        ]
         return cls.from_predictions(
             images,
             evidence.reshape(*evidence.shape[:2], side, side),
             classifier.predict_proba(tokens),
             y_pred=predicted,
             y_true=truth,
-            label_names=classes if names is None else names,
+            label_names=names,
             labels=labels,
             n_labels=n_labels,
             ax=ax,

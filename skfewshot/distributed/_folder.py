@@ -140,6 +140,8 @@ class Folder:
     def write_manifest(self, manifest: dict[str, Any]) -> None:
         """Write the manifest in place of what is there."""
         encoder = manifest["encoder"] and asdict(manifest["encoder"])
+        if encoder:
+            del encoder["cache"]  # a folder of the machine that embedded
         manifest = {**manifest, "encoder": encoder}
         content = json.dumps(manifest, indent=1, default=_refuse).encode()
         self.filesystem.create_dir(self.path, recursive=True)

@@ -106,7 +106,8 @@ def to_onnx(classifier: Any) -> onnx.ModelProto:
     inputs, outputs = add(graph, classifier)
     encoder = classifier.encoder_ and asdict(classifier.encoder_)
     if encoder:
-        del encoder["prompt_templates"]  # which may be functions
+        # Which may be functions, and a folder of this machine.
+        del encoder["prompt_templates"], encoder["cache"]
     model = graph.model(
         inputs,
         outputs,

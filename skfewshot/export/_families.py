@@ -159,13 +159,14 @@ def add_tokens(graph: Graph, classifier: Any) -> tuple[str, str]:
         _add_pooling(graph, evidence, classifier._n_pooled)
     whole = "whole_score" if scoring in ("global", "both") else "local_score"
     local = "whole_score" if scoring == "global" else "local_score"
+    graph.add(f"nearness = Mean({whole}, {local})")
+    score = "nearness" if classifier.coef_ is None else _add_blend(graph, classifier)
     graph.add(
-        f"score = Mean({whole}, {local})",
         # What is not a number in X is not one in the outputs: sorting might hide it.
         "total = ReduceSum<keepdims = 0>(units, token_axes)",
         "nothing = Mul(total, zero)",
         "nothings = Unsqueeze(nothing, last)",
-        "checked = Add(score, nothings)",
+        f"checked = Add({score}, nothings)",
         "steep = Mul(checked, slope)",
         "logits = Add(steep, biases)",
         token_axes=np.array([1, 2]),
@@ -179,9 +180,27 @@ def add_tokens(graph: Graph, classifier: Any) -> tuple[str, str]:
     return f"float{shape} X", outputs
 
 
+def _add_blend(graph: Graph, classifier: Any) -> str:
+    """Add the mean of the local score and the discriminants; return its name."""
+    share = classifier.global_share_
+    graph.add(
+        "whole_linear_score = MatMul(whole_mapped, coef)",
+        "whole_scores = Add(whole_linear_score, intercept)",
+        "whole_discriminant = Squeeze(whole_scores, second)",
+        "of_whole = Mul(whole_discriminant, global_share)",
+        "of_parts = Mul(nearness, local_share)",
+        "score = Add(of_whole, of_parts)",
+        coef=classifier.coef_.T,
+        intercept=classifier.intercept_,
+        global_share=np.float32(share),
+        local_share=np.float32(1 - share),
+    )
+    return "score"
+
+
 def _add_reading(graph: Graph, classifier: Any) -> str:
     """Add unit tokens and which are absent; return the shape of X."""
-    width = classifier.prototypes_.shape[1]
+    width = len(classifier.part_mean_)
     shape, tokens = f"[N, T, {width}]", "X"
     if classifier._token_dims == 2:
         shape, tokens = f"[N, {classifier.n_features_in_}]", "tokens"
@@ -224,16 +243,17 @@ def _add_reading(graph: Graph, classifier: Any) -> str:
 def _add_feature_map(graph: Graph, classifier: Any) -> None:
     """Add the mapped tokens, ``norm((x - mean) W + b)``."""
     feature_map = classifier._feature_map()
-    for kind in ("whole", "parts"):
+    for kind, mapped in (
+        ("whole", feature_map.of_whole),
+        ("parts", feature_map.of_parts),
+    ):
         linear = kind
-        if feature_map.matrix is not None:
+        if mapped.matrix is not None:
             linear = f"{kind}_linear"
-            graph.add(f"{linear} = MatMul({kind}, matrix)", matrix=feature_map.matrix)
-        mean = feature_map.whole_mean if kind == "whole" else feature_map.part_mean
-        graph.add(
-            f"{kind}_shifted = Add({linear}, {kind}_shift)",
-            **{f"{kind}_shift": feature_map.intercept(mean)},
-        )
+            matrix = {f"{kind}_matrix": mapped.matrix}
+            graph.add(f"{linear} = MatMul({kind}, {kind}_matrix)", **matrix)
+        shift = {f"{kind}_shift": mapped.shift}
+        graph.add(f"{kind}_shifted = Add({linear}, {kind}_shift)", **shift)
         graph.add_unit(f"{kind}_shifted", f"{kind}_mapped")
 
 

@@ -16,7 +16,7 @@ from skfewshot.multilabel._prototypes import (
     leave_one_out_scores,
     text_shares,
 )
-from skfewshot.multilabel._scoring import Scorer
+from skfewshot.multilabel._scoring import Scorer, blend
 from skfewshot.multilabel._tokens import Support
 
 #: The text's share of a prototype where no label has a second image to judge it by.
@@ -307,3 +307,49 @@ def score_left_out(
         level = border - _BACKGROUND_MARGIN
         scorer = replace(scorer, background=level, sharpness=fitted.slope)
     return scorer, leave_one_out_scores(*given, scorer)[0]
+
+
+def spread_ratio(one: NDArray, other: NDArray, weight: NDArray) -> float:
+    """Return by what to multiply the other scores for them to spread like the first."""
+    weight = np.broadcast_to(weight[:, None], one.shape)
+    wanted, given = (_center_spread(scores, weight)[1] for scores in (one, other))
+    return wanted / given if np.isfinite(wanted) and np.isfinite(given) else 1.0
+
+
+def choose_global_share(
+    local: NDArray,
+    of_whole: NDArray,
+    support: Support,
+    is_multilabel: bool,
+    has_text: bool,
+) -> float:
+    """Choose how far the global feature counts beside the local ones.
+
+    Of the shares 0, 0.1, ..., 1 that which gives left-one-out scores the least loss
+    after calibration. Without text a label with one image has none that are worth the
+    name, and where no label has two the share is a half.
+
+    Parameters
+    ----------
+    local, of_whole : ndarray of shape (N, L)
+        Left-one-out scores, of the same spread.
+    support : Support
+    is_multilabel : bool
+    has_text : bool
+    """
+    judged = has_text | ((support.indicator > 0).sum(axis=0) >= 2)
+    if not judged.any():
+        return 0.5
+    support = support[:_MOST_JUDGED]
+    if is_multilabel:
+        support = replace(support, indicator=support.indicator[:, judged])
+        local, of_whole = local[:, judged], of_whole[:, judged]
+    local, of_whole = local[:_MOST_JUDGED], of_whole[:_MOST_JUDGED]
+    thresholds = np.zeros(local.shape[1])
+
+    def loss(share: float) -> float:
+        scores = blend(local, of_whole, share)
+        return calibrate(scores, support, is_multilabel, thresholds)[0].loss
+
+    losses = [loss(share) for share in _TRIED_SHARES]
+    return _TRIED_SHARES[int(np.argmin(losses))]

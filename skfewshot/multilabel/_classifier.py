@@ -1,5 +1,6 @@
 """Few-shot prototypes of labels that show in different places of an image."""
 
+import os
 from numbers import Real
 from typing import Any, ClassVar
 
@@ -13,7 +14,13 @@ from sklearn.utils.validation import check_is_fitted
 
 from skfewshot._labels import read_labels
 from skfewshot._rows import as_numpy, check_encoder, check_parameters, plain, unit_rows
-from skfewshot._sklearn import Estimator, Interval, StrOptions, _fit_context
+from skfewshot._sklearn import (
+    Estimator,
+    HasMethods,
+    Interval,
+    StrOptions,
+    _fit_context,
+)
 from skfewshot._unread import (
     only_read,
     unread_rows,
@@ -26,15 +33,20 @@ from skfewshot.multilabel._calibration import (
     ONE_SHOT_SHARE,
     Calibration,
     calibrate,
+    choose_global_share,
     choose_share,
     read_thresholds,
     score_left_out,
+    spread_ratio,
 )
+from skfewshot.multilabel._discriminant import Discriminant, fit_discriminant
 from skfewshot.multilabel._prior import CONSTRAINTS, MultiLabelPrototypePrior
 from skfewshot.multilabel._prior_state import (
     check_prior,
+    image_maps,
     map_labels,
     pair_encoder,
+    settings,
 )
 from skfewshot.multilabel._prototypes import (
     Pairs,
@@ -45,29 +57,33 @@ from skfewshot.multilabel._prototypes import (
     mix,
     text_shares,
 )
-from skfewshot.multilabel._scoring import Scorer, explain, score
-from skfewshot.multilabel._selection import select
+from skfewshot.multilabel._scoring import QUERY_SCORINGS, Scorer, blend, explain, score
+from skfewshot.multilabel._selection import SELECTIONS, select
 from skfewshot.multilabel._tokens import (
     FeatureMap,
     Support,
     Tokens,
     feature_means,
-    find_label_vectors,
-    image_map,
     read_array,
     read_support,
     split_tokens,
 )
+from skfewshot.multilabel._words import find_label_vectors
+
+#: What gensim's word vectors have, whatever their version.
+_WORDS = HasMethods(["__getitem__", "__contains__"])
 
 
 class MultiLabelPrototypeClassifier(ClassifierMixin, Estimator):
-    r"""Multi-label few-shot classifier by prototypes from local features.
+    r"""Multi-label few-shot classifier by prototypes and what tells them apart.
 
     An image shows several labels, each in a region of its own, and an average over the
     image drowns them. Here an image is a set of local features :math:`x_k`, such as
     the patch tokens of a CLIP model, and a label is a prototype near which the features
-    of its regions lie [1]_. The encoders stay frozen and nothing is trained on the
-    support but a handful of numbers.
+    of its regions lie [1]_. What shows in the whole image, and in images that have no
+    local features, is told by a discriminant of the global one. The encoders stay
+    frozen, and all that is learned of the support has a closed form but a handful of
+    numbers.
 
     1. *Label vectors.* Features and texts are centred by their means,
        :math:`\varphi(x) = \mathrm{norm}(x - \mu_x)` and
@@ -82,23 +98,40 @@ class MultiLabelPrototypeClassifier(ClassifierMixin, Estimator):
     4. *Scoring.* Labels, and a background, compete for every patch of a query
        (:func:`~skfewshot.multilabel.compete`); a label scores the mean over its
        `n_select` best patches.
-    5. *Calibration.* A slope and a bias for all labels turn scores into log odds; each
+    5. *Discriminants.* Of the global feature :math:`x` a label has a linear score
+       :math:`w_l \cdot x + b_l` that minimises :math:`\sum_j (Y_{jl} - b_l -
+       w_l \cdot x_j)^2 + \lambda \|w_l - \gamma \psi_l\|^2`: what tells its images
+       from the others, seen through the scatter that all labels share, as far as the
+       text does not foretell it. :math:`\lambda` is 1, with text
+       :math:`1 + 1 / \bar n`. The text's scale :math:`\gamma`, and the share of this
+       score beside that of step 4, are found on images left out, here in closed form.
+       Where images have one feature only, this score is all there is.
+    6. *Calibration.* A slope and a bias for all labels turn scores into log odds; each
        label with two images or more has a bias of its own, pulled toward the shared
-       one. They are fitted on scores of support images by prototypes without these.
+       one. They are fitted on scores of support images by prototypes and discriminants
+       without these.
 
-    Steps 4 and 5, the mixture and the signed, per-label selection are this library's.
+    Steps 4 to 6, the mixture and the signed, per-label selection are this library's.
     With a `prior` the maps of step 1 are learned, and what each image says of a label
     goes through the paper's multi-modal cross-interaction.
 
     Parameters
     ----------
-    label_features : "auto", None, array-like or dict, default="auto"
-        The label vectors :math:`w_l`, unit rows once read.
+    label_features : "auto", None, array-like, dict, KeyedVectors, str or \
+            os.PathLike, default="auto"
+        The label vectors :math:`w_l`, unit rows once read, as wide as the tokens or,
+        with a `prior`, as those that it was trained with.
 
         - A dict from label to vector; labels are the columns' names where `y` is a data
           frame, else their numbers 0, 1, ..., or the class labels of 1-D `y`.
-        - An array of shape (n_labels, d), its rows in the order of the columns of `y`
-          (of the sorted classes of 1-D `y`), or a data frame with labels as its index.
+        - Word vectors: a dict from word to vector, gensim's ``KeyedVectors``, or the
+          path of a text file as GloVe and word2vec have, of which only the vectors that
+          are needed are kept. The name of a label (its own, or that of `label_names`)
+          is looked up as a whole, "stop_sign" and "stop sign", then by its words, of
+          which the mean is taken.
+        - An array of shape (n_labels, width), its rows in the order of the columns of
+          `y` (of the sorted classes of 1-D `y`), or a data frame with labels as its
+          index.
         - ``"auto"``: label names encoded by `text_encoder` or, without one, by the
           model that made the tokens, where `X` comes straight from a
           :class:`~skfewshot.CLIPFeaturizer`.
@@ -106,27 +139,38 @@ class MultiLabelPrototypeClassifier(ClassifierMixin, Estimator):
           tokens of a label's images takes the place of its vector.
     prior : MultiLabelPrototypePrior, default=None
         A fitted prior, which stays as it is. It needs label vectors.
-    selection : {"lcm", "lcm_paper", "text", "none"}, default="lcm"
-        How local features are selected: by the signed loss change of the label; by the
-        published unsigned one, added up over all labels; by agreement with the label
-        vector; or not at all, which takes the mean of all.
-    n_select : int, default=5
+    selection : {"auto", "lcm", "lcm_paper", "text", "none"}, default="auto"
+        How local features are selected: by the signed loss change of the label; as
+        published, by the importance of masks that are trained on the loss of all
+        labels, one for each local feature, of which as many are kept as pass a
+        threshold; by agreement with the label vector; or not at all, which takes the
+        mean of all. ``"auto"`` is what the prior was trained with, or ``"lcm"``.
+    n_select : "auto" or int, default="auto"
         How many local features speak for a label, in a support image and in a query.
-    pooling : {"mean", "agreement"}, default="mean"
+        ``"auto"`` is the prior's number, or 5.
+    pooling : {"auto", "mean", "agreement"}, default="auto"
         Weights of the selected features and of the images of a label: equal, or a
         softmax over their logits with the label vector, as in the paper. The latter
-        repeats what the text knows already, and measured worse.
+        repeats what the text knows already, and measured worse. ``"auto"`` is
+        ``"mean"`` but for priors with the paper's network.
     text_weight : "auto" or float, default="auto"
         Share of the text, from 0 to 1, in the prototype of a label with the mean number
         of images; it is :math:`\kappa / (\kappa + n_l)` for one with :math:`n_l`.
         ``"auto"`` starts from 0.6, or from what a prior learned, and moves to the share
-        by which left-out images are told apart best as far as they are enough to say.
-    query_scoring : {"competitive", "local", "global", "both"}, default="competitive"
+        by which left-out images are told apart best as far as they are enough to say;
+        with a prior that has the paper's network it is 0. A discriminant takes a number
+        as the share of :math:`\gamma \psi_l` in a mixture with what the images alone
+        would give.
+    query_scoring : {"auto", "combined", "competitive", "local", "global", "both"}, \
+            default="auto"
         ``"local"`` is the mean logit of a label's best patches; ``"competitive"`` that
         of the log odds that a patch shows the label and not another, or background;
         ``"global"`` the logit of the global feature, as in the paper; ``"both"`` the
         mean of local and global. Where images have one local feature, competition is
-        left out, since all labels of an image would have to share it.
+        left out, since all labels of an image would have to share it. ``"combined"`` is
+        the mean of competitive scores and discriminants in shares that left-out images
+        choose. ``"auto"`` is ``"combined"``, or what a prior was trained with if that
+        is another than ``"competitive"`` or if it has the paper's network.
     scale : float, default=20.0
         Logit scale :math:`s > 0`. A prior brings its own.
     threshold : float, array-like of shape (n_labels,) or "cardinality", default=0.5
@@ -153,7 +197,8 @@ class MultiLabelPrototypeClassifier(ClassifierMixin, Estimator):
         The labels: the names of the columns of `y`, or their numbers; the sorted class
         labels of 1-D `y`.
     prototypes_ : ndarray of shape (n_labels, d)
-        The prototypes :math:`p_l`, unit norm.
+        The prototypes :math:`p_l`, unit norm, as wide as a token or the prior's common
+        width.
     label_vectors_ : ndarray of shape (n_labels, d)
         The mapped label vectors :math:`\psi(w_l)`, unit norm.
     selected_ : list of n_labels ndarrays of shape (m_l, 2)
@@ -170,8 +215,16 @@ class MultiLabelPrototypeClassifier(ClassifierMixin, Estimator):
         The calibration: log odds are ``slope_ * score + biases_``.
     background_, sharpness_ : float
         The logit of the background and the sharpness of the competition.
-    part_mean_, whole_mean_ : ndarray of shape (d,)
-        Means of local and of global features.
+    coef_, intercept_ : ndarray of shape (n_labels, d) and (n_labels,), or None
+        The discriminants :math:`w_l` of mapped global features, and :math:`b_l`, in the
+        units of the competitive score where there is one; None but for combined
+        scoring.
+    text_scale_ : float
+        :math:`\gamma`; 0 without text.
+    global_share_ : float
+        The share of the discriminants in the score, from 0 to 1.
+    part_mean_, whole_mean_ : ndarray of shape (token_width,)
+        Means of local and of global features; 0 where the prior does not centre them.
     prototype_source_ : {"label_features", "text_encoder", "embedding", "image"}
         Where the label vectors came from; ``"image"`` is the support itself.
     encoder_ : EncoderIdentity or None
@@ -191,9 +244,9 @@ class MultiLabelPrototypeClassifier(ClassifierMixin, Estimator):
     Notes
     -----
     Equal images are merged and their weights added: duplicating an image is doubling
-    its weight. Left-out scores of a label with one image are by its text alone; without
-    text they are by the image itself, so that its probabilities are far too high
-    there: trust the order alone at one shot without text.
+    its weight. Left-out scores of patches for a label with one image are by its text
+    alone; without text they are by the image itself, so that its probabilities are far
+    too high there: trust the order alone at one shot without text.
 
     Weights that add up to one mean next to no data: a weight of 1 is an image.
 
@@ -229,9 +282,12 @@ class MultiLabelPrototypeClassifier(ClassifierMixin, Estimator):
 
     _parameter_constraints: ClassVar[dict] = {
         **CONSTRAINTS,
-        "label_features": [StrOptions({"auto"}), "array-like", dict, None],
+        "label_features": [str, os.PathLike, "array-like", dict, _WORDS, None],
         "prior": [MultiLabelPrototypePrior, None],
-        "pooling": [StrOptions({"mean", "agreement"})],
+        "selection": [StrOptions({"auto", *SELECTIONS})],
+        "n_select": [StrOptions({"auto"}), *CONSTRAINTS["n_select"]],
+        "pooling": [StrOptions({"auto", "mean", "agreement"})],
+        "query_scoring": [StrOptions({"auto", "combined", *QUERY_SCORINGS})],
         "text_weight": [StrOptions({"auto"}), Interval(Real, 0, 1, closed="both")],
         "threshold": [
             StrOptions({"cardinality"}),
@@ -245,11 +301,11 @@ class MultiLabelPrototypeClassifier(ClassifierMixin, Estimator):
         label_features: Any = "auto",
         *,
         prior: MultiLabelPrototypePrior | None = None,
-        selection: str = "lcm",
-        n_select: int = 5,
-        pooling: str = "mean",
+        selection: str = "auto",
+        n_select: int | str = "auto",
+        pooling: str = "auto",
         text_weight: float | str = "auto",
-        query_scoring: str = "competitive",
+        query_scoring: str = "auto",
         scale: float = 20.0,
         threshold: ArrayLike = 0.5,
         label_names: Any = None,
@@ -291,7 +347,8 @@ class MultiLabelPrototypeClassifier(ClassifierMixin, Estimator):
             scaled to unit norm.
         y : array-like or sparse matrix of shape (n_samples, n_labels), or array-like \
                 of shape (n_samples,)
-            Indicators, 0 or 1; or one class label an image.
+            Indicators, 0 or 1; or one class label an image. A lone column of zeros and
+            ones is the indicator of one label.
         sample_weight : array-like of shape (n_samples,), default=None
             Weights, from 0 to 1e9. They count images: one of weight 2 is two images.
 
@@ -321,32 +378,32 @@ class MultiLabelPrototypeClassifier(ClassifierMixin, Estimator):
         thresholds = read_thresholds(self.threshold, len(self.classes_))
         tokens = support.tokens
         found = find_label_vectors(
-            self, self.label_features, self.classes_, encoder_of(X), tokens.whole
+            *(self, self.label_features, self.classes_, encoder_of(X), tokens.whole),
+            any_width=self.prior is not None,
         )
         self.prototype_source_, self.encoder_ = found.source, found.encoder
-        encode, self.scale_ = None, float(self.scale)
+        encode = None
         if self.prior is not None:
             check_prior(self.prior, found, tokens.whole.shape[1])
-            self.scale_ = float(self.prior.scale)
+        chosen = settings(self)
+        self.scale_, n_select = chosen["scale"], chosen["n_select"]
         self.label_vectors_ = psi = self._learn_maps(found.features, support)
         feature_map = self._feature_map()
         selection = select(
-            support, feature_map, psi, self.selection, self.n_select, self.scale_
+            support, feature_map, psi, chosen["selection"], n_select, self.scale_
         )
         self.selected_ = [selection.of_label(i, rows) for i in range(len(psi))]
         if self.prior is not None:
             encode = pair_encoder(self.prior, psi, found.features, self.device)
         mapped = support.mapped(feature_map)
-        pairs = make_pairs(mapped, selection, psi, self.scale_, self.pooling, encode)
-        scoring = self.query_scoring
-        if scoring == "competitive" and mapped.tokens.parts.shape[1] == 1:
-            scoring = "local"
-        scorer = Scorer(self.scale_, scoring, self.n_select)
-        shares = self._text_shares(mapped, pairs, psi, scorer)
+        pairs = make_pairs(
+            mapped, selection, psi, self.scale_, chosen["pooling"], encode
+        )
+        scoring = _local_scoring(chosen["query_scoring"], mapped)
+        scorer = Scorer(self.scale_, scoring, n_select)
+        shares = self._text_shares(mapped, pairs, psi, scorer, chosen["text_weight"])
         self.prototypes_ = mix(pairs, psi, shares)
-        scorer, left_out = score_left_out(mapped, pairs, psi, shares, scorer)
-        self.background_, self.sharpness_ = scorer.background, scorer.sharpness
-        self._query_scoring, self._n_pooled = scorer.scoring, scorer.n_top
+        left_out = self._learn_scores(mapped, pairs, psi, shares, scorer, chosen)
         fitted, self.thresholds_ = calibrate(
             left_out, support, self._is_multilabel, thresholds
         )
@@ -357,21 +414,29 @@ class MultiLabelPrototypeClassifier(ClassifierMixin, Estimator):
         """Set the map of features; return the mapped label vectors."""
         means = feature_means(support.tokens, support.weight)
         self.part_mean_, self.whole_mean_ = means
-        state = None if self.prior is None else self.prior.state_
-        self._map: tuple = (None, None)
-        if state is not None:
-            self._map = image_map(state, support.weight.dtype)
+        self._map: dict[str, NDArray] = {}
         if vectors is None:
             return image_label_vectors(support.mapped(self._feature_map()))
-        centred = centre_labels(vectors)
-        return unit_rows(centred) if state is None else map_labels(state, centred)
+        if self.prior is None:
+            return unit_rows(centre_labels(vectors))
+        state, residual = self.prior.state_, self.prior.residual
+        self._map = image_maps(state, residual, support.weight.dtype)
+        if not residual:
+            self.part_mean_, self.whole_mean_ = map(np.zeros_like, means)
+            return map_labels(state, vectors)
+        return map_labels(state, centre_labels(vectors))
 
     def _text_shares(
-        self, mapped: Support, pairs: Pairs, psi: NDArray, scorer: Scorer
+        self,
+        mapped: Support,
+        pairs: Pairs,
+        psi: NDArray,
+        scorer: Scorer,
+        share: float | str,
     ) -> NDArray:
         """Return the text's share of each label's prototype."""
         _, counts = label_sums(pairs, len(psi))
-        has_text, share = self.prototype_source_ != "image", self.text_weight
+        has_text = self.prototype_source_ != "image"
         if has_text and isinstance(share, str):
             expected = ONE_SHOT_SHARE
             if self.prior is not None:
@@ -382,25 +447,95 @@ class MultiLabelPrototypeClassifier(ClassifierMixin, Estimator):
         self.text_weight_ = float(shares[counts > 0].mean())
         return shares
 
+    def _learn_scores(
+        self,
+        mapped: Support,
+        pairs: Pairs,
+        psi: NDArray,
+        shares: NDArray,
+        scorer: Scorer,
+        chosen: dict[str, Any],
+    ) -> NDArray:
+        """Set how images are scored; return the scores of left-out images."""
+        self.coef_: Any = None
+        self.intercept_: Any = None
+        self.text_scale_ = self.global_share_ = 0.0
+        is_combined = chosen["query_scoring"] == "combined"
+        left_out: Any = None
+        # An only local feature is the global one, which the discriminants know better.
+        if not is_combined or mapped.tokens.parts.shape[1] > 1:
+            scorer, left_out = score_left_out(mapped, pairs, psi, shares, scorer)
+        self.background_, self.sharpness_ = scorer.background, scorer.sharpness
+        self._query_scoring, self._n_pooled = scorer.scoring, scorer.n_top
+        if is_combined:
+            left_out = self._learn_discriminant(
+                mapped, psi, left_out, chosen["text_weight"]
+            )
+        return left_out
+
+    def _learn_discriminant(
+        self,
+        mapped: Support,
+        psi: NDArray,
+        local: NDArray | None,
+        share: float | str,
+    ) -> NDArray:
+        """Set what the global feature says, and how far it counts beside `local`."""
+        has_text = self.prototype_source_ != "image"
+        found, scores, self.text_scale_ = fit_discriminant(
+            mapped.tokens.whole,
+            mapped.indicator,
+            mapped.weight,
+            psi if has_text else None,
+            None if isinstance(share, str) else float(share),
+        )
+        self.global_share_ = 1.0
+        if local is not None:
+            factor = spread_ratio(local, scores, mapped.weight)
+            found, scores = found.times(factor), scores.dtype.type(factor) * scores
+            self.global_share_ = choose_global_share(
+                local, scores, mapped, self._is_multilabel, has_text
+            )
+            scores = blend(local, scores, self.global_share_)
+        self.coef_, self.intercept_ = found.coef, found.intercept
+        return scores
+
     def _feature_map(self) -> FeatureMap:
-        return FeatureMap(self.part_mean_, self.whole_mean_, *self._map)
+        return FeatureMap(self.part_mean_, self.whole_mean_, **self._map)
 
     def _read_query(self, X: Any) -> tuple[Tokens, FeatureMap, NDArray, Scorer]:
         """Return what a prediction is made from."""
         check_is_fitted(self)
         check_encoder(X, self.encoder_)
         tokens = split_tokens(read_array(self, X, reset=False))
-        settings = self.scale_, self._query_scoring, self._n_pooled
-        scorer = Scorer(*settings, self.background_, self.sharpness_)
+        given = self.scale_, self._query_scoring, self._n_pooled
+        scorer = Scorer(*given, self.background_, self.sharpness_)
         return tokens, self._feature_map(), self.prototypes_, scorer
 
     def _query_logits(self, X: Any) -> NDArray:
         unread = unread_rows(X)
-        scores = score(*self._read_query(with_filled_rows(X, unread)))
+        tokens, feature_map, prototypes, scorer = self._read_query(
+            with_filled_rows(X, unread)
+        )
+        scores: Any = 0.0
+        if self.global_share_ < 1:
+            scores = score(tokens, feature_map, prototypes, scorer)
+        if self.coef_ is not None:
+            scores = self._with_global(scores, tokens, feature_map)
         logits = Calibration(self.slope_, self.biases_).logits(scores)
         if unread is not None:
             logits[unread] = np.nan
         return logits
+
+    def _with_global(
+        self, scores: Any, tokens: Tokens, feature_map: FeatureMap
+    ) -> NDArray:
+        """Return local scores (n, ..., L) and those of the global feature as one."""
+        found = Discriminant(self.coef_, self.intercept_)
+        of_whole = found(unit_rows(feature_map.of_whole(tokens.whole)))
+        if np.ndim(scores) == 3:
+            of_whole = of_whole[:, None]
+        return blend(scores, of_whole, self.global_share_)
 
     def decision_function(self, X: Any) -> NDArray:
         """Return the calibrated log odds of each label.
@@ -490,7 +625,8 @@ class MultiLabelPrototypeClassifier(ClassifierMixin, Estimator):
         X, y, sample_weight = only_read(X, y, sample_weight)
         weight = as_numpy(plain(sample_weight, "sample_weight"))
         # As fit reads them: scikit-learn takes fewer forms.
-        labels = read_labels(y, np.float64)
+        is_column_of_classes = not self._is_multilabel
+        labels = read_labels(y, np.float64, is_column_of_classes=is_column_of_classes)
         truth = labels.indicator.astype(np.int64)
         if not labels.is_multilabel:
             truth = labels.classes[truth.argmax(axis=1)]
@@ -507,20 +643,35 @@ class MultiLabelPrototypeClassifier(ClassifierMixin, Estimator):
         Returns
         -------
         ndarray of shape (n_samples, n_labels, K)
-            Under local and competitive scoring log odds of the label: the mean of the
-            `n_select` largest values of a label is its :meth:`decision_function` (the
-            logit of the softmax for 1-D `y`). The other scorings are calibrated for
-            global features, and values tell patches apart but are no log odds. NaN
-            where there is padding. For patch tokens of a square image
+            Under combined, local and competitive scoring log odds of the label: the
+            mean of the `n_select` largest values of a label is its
+            :meth:`decision_function` (the logit of the softmax for 1-D `y`); what the
+            discriminants say of the image is the same for all of its patches. The other
+            scorings are calibrated for global features, and values tell patches apart
+            but are no log odds. NaN where there is padding. For patch tokens of a
+            square image
             ``evidence.reshape(n, n_labels, side, side)`` is a map over the picture.
         """
         unread = unread_rows(X)
-        query = self._read_query(with_filled_rows(X, unread))
-        found = explain(*query, Calibration(self.slope_, self.biases_).logits)
-        return with_missing(found, unread)
+        tokens, feature_map, prototypes, scorer = self._read_query(
+            with_filled_rows(X, unread)
+        )
+        evidence = explain(tokens, feature_map, prototypes, scorer)
+        if self.coef_ is not None:
+            evidence = self._with_global(evidence, tokens, feature_map)
+        found = Calibration(self.slope_, self.biases_).logits(evidence)
+        return with_missing(found.transpose(0, 2, 1), unread)
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
         tags.classifier_tags.multi_label = True
         tags.input_tags.three_d_array = True
         return tags
+
+
+def _local_scoring(scoring: str, support: Support) -> str:
+    """Return how local features are scored."""
+    if scoring not in ("competitive", "combined"):
+        return scoring
+    # All labels of an image would have to share its only local feature.
+    return "local" if support.tokens.parts.shape[1] == 1 else "competitive"

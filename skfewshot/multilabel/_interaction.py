@@ -2,31 +2,21 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from skfewshot._torch import to_numpy, to_tensor
 from skfewshot.multilabel._calibration import ONE_SHOT_SHARE
-from skfewshot.multilabel._prototypes import centre_labels
 from skfewshot.multilabel._scoring import Scorer, distance_logits
-from skfewshot.multilabel._selection import Selection, select
-from skfewshot.multilabel._tokens import FeatureMap, Support, image_map
 
-#: Shares of the text; None is that of the network.
-Shares: TypeAlias = Sequence[float | None]
-#: What the map of image features is called.
-_IMAGE_MAP = ("image_map", "image_bias")
 #: Mapped features: whole, parts, present.
 Mapped: TypeAlias = tuple[Tensor, Tensor, Tensor]
 # Width between the two dynamic convolutions.
 _HIDDEN = 64
-# Width through which their kernels are generated; straight from the label's vector they
-# would need d * d * 64 weights each, more than there are data for.
+# Width through which the kernels of a residual network are generated; straight from the
+# label's vector they need d * d * 64 weights each, more than there are data for.
 _KERNEL_RANK = 32
 
 
@@ -54,10 +44,27 @@ class CrossInteraction(nn.Module):
     steps : sequence of {"gate", "convolution", "attention"}
     n_heads : int
         Heads of the attention; they divide the width.
+    label_width : int or None
+        Width of :math:`w`; None is that of the features.
+    mlp_width : int or None
+        Width of the hidden layer of the MLP; None is that of the features.
+    kernel_rank : int or None
+        Numbers of a label that its kernels are made from; None makes them straight
+        from its vector.
     """
 
-    def __init__(self, width: int, steps: Sequence[str], n_heads: int) -> None:
+    def __init__(
+        self,
+        width: int,
+        steps: Sequence[str],
+        n_heads: int,
+        *,
+        label_width: int | None = None,
+        mlp_width: int | None = None,
+        kernel_rank: int | None = _KERNEL_RANK,
+    ) -> None:
         super().__init__()
+        label_width, mlp_width = label_width or width, mlp_width or width
         self.steps = tuple(steps)
         self.query_norm = nn.LayerNorm(width)
         if "gate" in steps:
@@ -66,17 +73,20 @@ class CrossInteraction(nn.Module):
                 nn.Linear(width // 2, width, bias=False),
             )
         if "convolution" in steps:
-            rank = min(_KERNEL_RANK, width)
-            self.kernel_code = nn.Linear(width, rank)
-            self.kernel_in = nn.Linear(rank, width * _HIDDEN, bias=False)
-            self.kernel_out = nn.Linear(rank, _HIDDEN * width, bias=False)
+            self.kernel_code: nn.Module = nn.Identity()
+            if kernel_rank is not None:
+                self.kernel_code = nn.Linear(label_width, min(kernel_rank, width))
+                label_width = min(kernel_rank, width)
+            bias = kernel_rank is None
+            self.kernel_in = nn.Linear(label_width, width * _HIDDEN, bias=bias)
+            self.kernel_out = nn.Linear(label_width, _HIDDEN * width, bias=bias)
             self.norm_in = nn.LayerNorm(_HIDDEN)
             self.norm_out = nn.LayerNorm(width)
         if "attention" in steps:
             self.attention = nn.MultiheadAttention(width, n_heads, batch_first=True)
         self.mlp_norm = nn.LayerNorm(width)
         self.mlp = nn.Sequential(
-            nn.Linear(width, width), nn.GELU(), nn.Linear(width, width)
+            nn.Linear(width, mlp_width), nn.GELU(), nn.Linear(mlp_width, width)
         )
         self.out_norm = nn.LayerNorm(width)
 
@@ -87,6 +97,7 @@ class CrossInteraction(nn.Module):
         mapped_labels: Tensor,
         label_vectors: Tensor,
         labels: Tensor,
+        known_labels: Tensor | None = None,
     ) -> Tensor:
         """Return z, shape (n_pairs, d).
 
@@ -96,12 +107,18 @@ class CrossInteraction(nn.Module):
             The selected features of each pair of image and label.
         valid : bool tensor of shape (n_pairs, m)
             False where there is padding.
-        mapped_labels, label_vectors : tensor of shape (L, d)
+        mapped_labels : tensor of shape (L, d)
+        label_vectors : tensor of shape (L, label_width)
         labels : int tensor of shape (n_pairs,)
+        known_labels : tensor of shape (L, d) or None
+            What the gate knows of the mapped labels, in training.
         """
         query = self.query_norm(mapped_labels)[labels]
         if "gate" in self.steps:
-            gate = torch.sigmoid(self.gate(features + query[:, None]))
+            known = query
+            if known_labels is not None:
+                known = self.query_norm(known_labels)[labels]
+            gate = torch.sigmoid(self.gate(features + known[:, None]))
             features = features + features * gate
         if "convolution" in self.steps:
             features = self._convolve(features, label_vectors, labels)
@@ -131,19 +148,29 @@ class CrossInteraction(nn.Module):
 class PriorNetwork(nn.Module):
     r"""All that is learned from base labels.
 
-    The maps are residual, :math:`x \mapsto x + x \Delta + b` for features centred by
-    their means, and start at the identity. What the interaction says is added to the
-    mean of the selected features with a weight that starts at 0, or takes its place.
+    A residual network starts as the classifier without a prior, and learns what to
+    change. Its features are centred by their means; the maps :math:`x W + b` start at
+    the identity, or at another given one, and that of the global feature is the one of
+    local features plus a change of its own. What the interaction says is added to the
+    mean of the selected features with a weight that starts at 0, and the text has a
+    share in prototypes.
+
+    One that is not is that of the paper: three linear maps of their own that start at
+    random, what the interaction says in place of the mean, images weighted by their
+    agreement with the label, no text where there are images, and logits as they are.
 
     Parameters
     ----------
     width : int
-        :math:`d`.
+        :math:`d`, which all features are mapped to.
+    token_width, label_width : int or None
+        Width of image and of label features; None is `width`.
     steps : sequence of str
         Steps of the interaction; with none there is no interaction.
     n_heads : int
     residual : bool
-        Whether the interaction is added to the mean of the features.
+    mlp_width : int or None
+        See :class:`CrossInteraction`.
     share : float
         Where the share of the text starts, at one shot.
     calibration : sequence of 4 float
@@ -154,40 +181,75 @@ class PriorNetwork(nn.Module):
         self,
         width: int,
         *,
+        token_width: int | None = None,
+        label_width: int | None = None,
         steps: Sequence[str],
         n_heads: int,
         residual: bool,
+        mlp_width: int | None = None,
         share: float = ONE_SHOT_SHARE,
         calibration: Sequence[float] = (1.0, 0.0, 0.0, 0.0),
     ) -> None:
         super().__init__()
-        self.image_map = nn.Parameter(torch.zeros(width, width))
-        self.image_bias = nn.Parameter(torch.zeros(width))
-        self.label_map = nn.Parameter(torch.zeros(width, width))
-        self.label_bias = nn.Parameter(torch.zeros(width))
-        # The text's share is sigmoid(share[0] - exp(share[1]) * log(shots)).
-        start = [math.log(share / (1 - share)), math.log(0.3)]
-        self.share = nn.Parameter(torch.tensor(start))
+        token_width, label_width = token_width or width, label_width or width
+        self.part_map, self.part_bias = _affine(token_width, width, residual)
+        self.whole_map, self.whole_bias = _affine(token_width, width, residual)
+        self.label_map, self.label_bias = _affine(label_width, width, residual)
+        if residual:
+            nn.init.zeros_(self.whole_map)
+            # The text's share is sigmoid(share[0] - exp(share[1]) * log(shots)).
+            start = [math.log(share / (1 - share)), math.log(0.3)]
+            self.share = nn.Parameter(torch.tensor(start))
         # Slope and bias from scores to logits; the background's logit and the
         # logarithm of the sharpness of the competition.
         self.calibration = nn.Parameter(torch.tensor(calibration))
-        self.residual = residual
-        self.interaction = CrossInteraction(width, steps, n_heads) if steps else None
+        self.residual, self.interaction = residual, None
+        if steps:
+            self.interaction = CrossInteraction(
+                width,
+                steps,
+                n_heads,
+                label_width=label_width,
+                mlp_width=mlp_width,
+                kernel_rank=_KERNEL_RANK if residual else None,
+            )
         if steps and residual:
             self.interaction_weight = nn.Parameter(torch.zeros(()))
 
-    def map_images(self, features: Tensor) -> Tensor:
-        """Map centred image features; the last axis is the width."""
-        return features + features @ self.image_map + self.image_bias
+    def map_parts(self, features: Tensor) -> Tensor:
+        """Map local features, shape (..., token_width), to unit ones."""
+        return F.normalize(features @ self.part_map + self.part_bias, dim=-1)
+
+    def map_whole(self, features: Tensor) -> Tensor:
+        """Map global features, shape (n, token_width), to unit ones."""
+        mapped = features @ self.whole_map + self.whole_bias
+        if self.residual:
+            mapped = mapped + features @ self.part_map + self.part_bias
+        return F.normalize(mapped, dim=-1)
 
     def map_labels(self, vectors: Tensor) -> Tensor:
-        """Map centred label vectors to unit rows."""
-        mapped = vectors + vectors @ self.label_map + self.label_bias
-        return F.normalize(mapped, dim=-1)
+        """Map label vectors to unit rows."""
+        return F.normalize(vectors @ self.label_map + self.label_bias, dim=-1)
 
     def text_share(self, shots: Tensor) -> Tensor:
         """Return the text's share of a prototype made from so many images."""
+        if not self.residual:
+            return torch.zeros_like(shots)
         return torch.sigmoid(self.share[0] - self.share[1].exp() * torch.log(shots))
+
+    def pooled(
+        self, features: Tensor, valid: Tensor, of_label: Tensor, scale: float
+    ) -> Tensor:
+        """Return the mean of the selected features of each pair, shape (n_pairs, d).
+
+        Unless the network is residual, by their agreement with the mapped label of the
+        pair, `of_label`. The features of padding are zero.
+        """
+        if self.residual:
+            return features.sum(1) / valid.sum(1, keepdim=True)
+        logits = distance_logits((features @ of_label[:, :, None])[:, :, 0], scale)
+        shares = logits.masked_fill(~valid, -torch.inf).softmax(1)
+        return torch.einsum("pm,pmd->pd", shares, features)
 
     def pair_vectors(self, mean: Tensor, *pairs: Tensor) -> Tensor:
         """Return what each image says of a label, shape (n_pairs, d).
@@ -235,6 +297,17 @@ class PriorNetwork(nn.Module):
         return (whole + local) / 2 if scorer.scoring == "both" else local
 
 
+def _affine(
+    n_inputs: int, n_outputs: int, residual: bool
+) -> tuple[nn.Parameter, nn.Parameter]:
+    """Return matrix and bias of a map: the identity, or random as torch's are."""
+    matrix, bias = torch.eye(n_inputs, n_outputs), torch.zeros(n_outputs)
+    if not residual:
+        for tensor in (matrix, bias):
+            nn.init.uniform_(tensor, -(n_inputs**-0.5), n_inputs**-0.5)
+    return nn.Parameter(matrix), nn.Parameter(bias)
+
+
 def _compete(logits: Tensor, level: Tensor) -> Tensor:
     """As :func:`skfewshot.multilabel.compete`, to be differentiated."""
     if logits.shape[2] == 1:
@@ -246,142 +319,3 @@ def _compete(logits: Tensor, level: Tensor) -> Tensor:
     rest = logits.scatter(2, best, -torch.inf)
     of_best = torch.logaddexp(torch.logsumexp(rest, 2, keepdim=True), level)
     return logits - others.scatter(2, best, of_best)
-
-
-@dataclass(frozen=True)
-class Episode:
-    """A few-shot problem: disjoint rows of the base set, and columns of its labels."""
-
-    support: NDArray
-    query: NDArray
-    labels: NDArray
-    #: Images a label that the support was to have.
-    shots: int
-
-
-@dataclass(frozen=True)
-class BaseSet:
-    """Images of base labels, and how they are selected from and scored.
-
-    Attributes
-    ----------
-    support : Support
-        All images, not mapped.
-    vectors : ndarray of shape (L, d)
-        Label vectors, unit rows.
-    means : FeatureMap
-        Without a matrix.
-    scorer : Scorer
-    selection : {"lcm", "lcm_paper", "text", "none"}
-    device : torch.device
-    """
-
-    support: Support
-    vectors: NDArray
-    means: FeatureMap
-    scorer: Scorer
-    selection: str
-    device: torch.device
-
-    def tensor(self, array: NDArray) -> Tensor:
-        """Return `array` as a tensor on the device."""
-        return to_tensor(array, device=self.device)
-
-    def truth(self, rows: NDArray, labels: NDArray) -> NDArray:
-        """Return which of the labels images have."""
-        return self.support.indicator[rows][:, labels]
-
-
-def map_features(network: PriorNetwork, base: BaseSet, rows: NDArray) -> Mapped:
-    """Return the mapped features of images of a base set."""
-    tokens = base.support.tokens[rows]
-    whole = network.map_images(base.tensor(tokens.whole - base.means.whole_mean))
-    parts = network.map_images(base.tensor(tokens.parts - base.means.part_mean))
-    present = base.tensor(tokens.present)
-    parts = F.normalize(parts, dim=-1) * present[:, :, None]
-    return F.normalize(whole, dim=-1), parts, present
-
-
-def episode_losses(
-    network: PriorNetwork,
-    base: BaseSet,
-    episode: Episode,
-    label_noise: float = 0.0,
-    generator: torch.Generator | None = None,
-) -> tuple[Tensor, Tensor]:
-    """Return the loss of the queries, and that of the alignment of the support.
-
-    Both are mean binary cross-entropies. Noise of that length on the label vectors
-    that the interaction sees keeps it from knowing the base labels by heart.
-    """
-    psi, whole, sums, counts = _learn(network, base, episode, label_noise, generator)
-    prototypes = network.prototypes(sums, counts, psi)
-    queries = map_features(network, base, episode.query)
-    scores = network.query_scores(queries, prototypes, base.scorer)
-    slope, bias = network.calibration[:2]
-    logits = slope * scores + bias
-    asked = base.tensor(base.truth(episode.query, episode.labels))
-    query_loss = F.binary_cross_entropy_with_logits(logits, asked)
-    aligned = distance_logits(whole @ psi.T, base.scorer.scale)
-    shown = base.tensor(base.truth(episode.support, episode.labels))
-    alignment = F.binary_cross_entropy_with_logits(aligned, shown)
-    return query_loss, alignment
-
-
-def episode_scores(
-    network: PriorNetwork, base: BaseSet, episode: Episode, shares: Shares = (None,)
-) -> list[NDArray]:
-    """Return the scores of the queries, shape (n_query, n_way), under each share.
-
-    Of the text's shares None is that of the network.
-    """
-    with torch.no_grad():
-        psi, _, sums, counts = _learn(network, base, episode)
-        queries = map_features(network, base, episode.query)
-        prototypes = [network.prototypes(sums, counts, psi, share) for share in shares]
-        return [
-            to_numpy(network.query_scores(queries, p, base.scorer)) for p in prototypes
-        ]
-
-
-def _learn(
-    network: PriorNetwork,
-    base: BaseSet,
-    episode: Episode,
-    label_noise: float = 0.0,
-    generator: torch.Generator | None = None,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return psi, whole, and what the support says of labels: sums and counts."""
-    vectors = base.vectors[episode.labels]
-    psi = network.map_labels(base.tensor(centre_labels(vectors)))
-    whole, parts, _ = map_features(network, base, episode.support)
-    selection = _select(network, base, episode, psi)
-    images, labels, chosen, valid = map(base.tensor, vars(selection).values())
-    features = parts[images[:, None], chosen] * valid[:, :, None]
-    mean = features.sum(1) / valid.sum(1, keepdim=True)
-    seen = torch.stack([psi, base.tensor(vectors)])
-    if label_noise:
-        drawn = torch.randn(2, *psi.shape, generator=generator, dtype=psi.dtype)
-        noise = (label_noise / psi.shape[1] ** 0.5) * drawn.to(psi.device)
-        seen = F.normalize(seen + noise, dim=-1)
-    said = network.pair_vectors(mean, features, valid, seen[0], seen[1], labels)
-    sums = torch.zeros_like(psi).index_add(0, labels, said)
-    counts = torch.bincount(labels, minlength=len(psi)).to(psi)
-    return psi, whole, sums, counts
-
-
-def _select(
-    network: PriorNetwork, base: BaseSet, episode: Episode, psi: Tensor
-) -> Selection:
-    """Select local features; which ones is not differentiated."""
-    state = {name: to_numpy(getattr(network, name)) for name in _IMAGE_MAP}
-    matrix, bias = image_map(state, base.vectors.dtype)
-    support = base.support[episode.support]
-    return select(
-        replace(support, indicator=support.indicator[:, episode.labels]),
-        replace(base.means, matrix=matrix, bias=bias),
-        to_numpy(psi),
-        base.selection,
-        base.scorer.n_top,
-        base.scorer.scale,
-    )

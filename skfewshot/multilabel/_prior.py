@@ -29,10 +29,10 @@ from skfewshot.multilabel._tokens import (
     FeatureMap,
     Support,
     feature_means,
-    find_label_vectors,
     read_labelled,
     split_tokens,
 )
+from skfewshot.multilabel._words import find_label_vectors
 
 #: Constraints of the parameters that the classifier has too.
 CONSTRAINTS: dict[str, Any] = {
@@ -45,6 +45,23 @@ CONSTRAINTS: dict[str, Any] = {
     "n_tokens": [Interval(Integral, 1, None, closed="left"), None],
     "device": "no_validation",
 }
+#: Parameters by which a prior is that of the paper.
+PUBLISHED: dict[str, Any] = {
+    "residual": False,
+    "n_heads": 8,
+    "mlp_width": 1024,
+    "n_components": 512,
+    "selection": "lcm_paper",
+    "query_scoring": "global",
+    "n_episodes": 1000,
+    "n_way": None,
+    "shots": (1, 1),
+    "query_shots": 4,
+    "learning_rate": 1e-4,
+    "map_penalty": 0.003,
+    "alignment_weight": 1.0,
+    "label_noise": 10.0,
+}
 
 
 class MultiLabelPrototypePrior(CallbackSupportMixin, Estimator):
@@ -52,18 +69,19 @@ class MultiLabelPrototypePrior(CallbackSupportMixin, Estimator):
 
     Trained once, by episodes on base labels [1]_: each draws some labels, a support
     and queries, builds prototypes as :class:`MultiLabelPrototypeClassifier` does, and
-    lowers the loss of the queries. What is learned are the maps of image and label
-    features,
+    lowers the loss of the queries. What is learned are linear maps, of local features,
+    of global ones and of label vectors,
 
     .. math::
 
-        \varphi(x) = \mathrm{norm}(x + x \Delta_v + b_v), \qquad
-        \psi(w) = \mathrm{norm}(w + w \Delta_t + b_t)
+        \varphi(x) = \mathrm{norm}(x W_v + b_v), \qquad
+        \psi(w) = \mathrm{norm}(w W_t + b_t)
 
-    of features centred by their means, starting at the identity; the text's share of a
-    prototype; and the multi-modal cross-interaction, which turns the selected features
-    of an image into what they say of a label. Passed as `prior=` to the classifier it
-    is frozen: fitting novel labels never changes it.
+    so that label vectors may have any width, as word vectors have; the text's share of
+    a prototype; and the multi-modal cross-interaction, which turns the selected
+    features of an image into what they say of a label. Passed as `prior=` to the
+    classifier it is frozen: fitting novel labels never changes it.
+    :meth:`published` has the settings of the paper.
 
     Parameters
     ----------
@@ -71,11 +89,22 @@ class MultiLabelPrototypePrior(CallbackSupportMixin, Estimator):
         Steps of the cross-interaction; with none of them only the maps and the text's
         share are learned.
     residual : bool, default=True
-        Whether what the interaction says is added to the mean of the selected features,
-        with a weight that starts at 0, or takes its place as in the paper.
+        Whether to learn what to change of the classifier without a prior: features are
+        centred, maps start at the identity where they can (see Notes), what the
+        interaction says is added to the mean of the selected features with a weight
+        that starts at 0, and the text has a share in a prototype. Otherwise the network
+        is the paper's: what the interaction says takes the place of the mean, images
+        are weighted by their agreement with the label's vector, and the text stands for
+        labels without images alone, in training and in the classifier. It starts as a
+        passage for the mean of the selected features.
     n_heads : int, default=8
         Heads of the attention, at most: the largest number up to it that divides the
-        width of a token is taken.
+        common width is taken.
+    mlp_width : int or None, default=None
+        Width of the hidden layer behind the attention; None takes the common width.
+    n_components : int or None, default=None
+        The common width, which images and labels are mapped to; None takes the width of
+        a token.
     selection : {"lcm", "lcm_paper", "text", "none"}, default="lcm"
         How local features are selected; see the classifier.
     n_select : int, default=5
@@ -86,21 +115,25 @@ class MultiLabelPrototypePrior(CallbackSupportMixin, Estimator):
         Logit scale :math:`s > 0`; the classifier takes it over.
     n_episodes : int, default=100
         Most episodes.
-    n_way : int, default=40
-        Labels of an episode, at most.
+    n_way : int or None, default=40
+        Labels of an episode, at most; None takes all.
     shots : tuple of two int, default=(1, 5)
         Fewest and most images a label in the support of an episode.
     n_query : int, default=48
-        Queries of an episode, at most.
+        Queries of an episode at most, where `query_shots` is None.
+    query_shots : int or None, default=None
+        Queries of an episode for each label.
     learning_rate : float, default=3e-4
-        Of Adam, falling to 0 along a cosine.
+        Of Adam; it falls to 0 along a cosine. Where the network is not residual, its
+        maps learn ten times as fast.
     map_penalty : float, default=0.003
         Penalty of the maps' squared change, 10 times that for the labels' map.
     alignment_weight : float, default=0.0
         Weight of the alignment loss between global features and labels. 1 is the
         paper's.
     label_noise : float, default=1.0
-        Length of the noise on the label vectors that the interaction sees in training.
+        Length of the noise on the label vectors, of length 1, that gate and convolution
+        see in training: without it they know the base labels by heart.
     validation_fraction : float, default=0.2
         Share of the labels that are kept aside. Maps and interaction never see them.
         The state with the best mean average precision on them is kept, and the few
@@ -141,7 +174,9 @@ class MultiLabelPrototypePrior(CallbackSupportMixin, Estimator):
     n_features_in_ : int
         Width of the tokens, or of the rows of a flattened `X`.
     width_ : int
-        :math:`d`, the width of a token.
+        The width of a token.
+    label_width_ : int
+        The width of a label vector.
 
     See Also
     --------
@@ -149,6 +184,12 @@ class MultiLabelPrototypePrior(CallbackSupportMixin, Estimator):
 
     Notes
     -----
+    The maps of a residual network start at the identity, which for features by CLIP is
+    a good one; image features that are to be narrower, at their principal components.
+    Label vectors that are not as wide as that, or that agree with the images of their
+    labels no better than chance, start at the map fitted to the means of these by least
+    squares.
+
     A fitted prior is frozen: :func:`sklearn.base.clone` returns it itself, and
     :meth:`set_params` refuses. Make a new one to train another; :meth:`fit` alone
     trains this one anew, for all that hold it.
@@ -178,10 +219,13 @@ class MultiLabelPrototypePrior(CallbackSupportMixin, Estimator):
         "interaction": ["array-like"],
         "residual": ["boolean"],
         "n_heads": [Interval(Integral, 1, None, closed="left")],
+        "mlp_width": [Interval(Integral, 1, 2**20, closed="both"), None],
+        "n_components": [Interval(Integral, 1, 2**20, closed="both"), None],
         "n_episodes": [Interval(Integral, 1, None, closed="left")],
-        "n_way": [Interval(Integral, 2, None, closed="left")],
+        "n_way": [Interval(Integral, 2, None, closed="left"), None],
         "shots": ["array-like"],
         "n_query": [Interval(Integral, 1, None, closed="left")],
+        "query_shots": [Interval(Integral, 1, None, closed="left"), None],
         "learning_rate": [Interval(Real, 0, None, closed="neither")],
         "map_penalty": [Interval(Real, 0, None, closed="left")],
         "alignment_weight": [Interval(Real, 0, None, closed="left")],
@@ -201,14 +245,17 @@ class MultiLabelPrototypePrior(CallbackSupportMixin, Estimator):
         interaction: Sequence[str] = ("gate", "convolution", "attention"),
         residual: bool = True,
         n_heads: int = 8,
+        mlp_width: int | None = None,
+        n_components: int | None = None,
         selection: str = "lcm",
         n_select: int = 5,
         query_scoring: str = "competitive",
         scale: float = 20.0,
         n_episodes: int = 100,
-        n_way: int = 40,
+        n_way: int | None = 40,
         shots: tuple[int, int] = (1, 5),
         n_query: int = 48,
+        query_shots: int | None = None,
         learning_rate: float = 3e-4,
         map_penalty: float = 0.003,
         alignment_weight: float = 0.0,
@@ -225,6 +272,8 @@ class MultiLabelPrototypePrior(CallbackSupportMixin, Estimator):
         self.interaction = interaction
         self.residual = residual
         self.n_heads = n_heads
+        self.mlp_width = mlp_width
+        self.n_components = n_components
         self.selection = selection
         self.n_select = n_select
         self.query_scoring = query_scoring
@@ -233,6 +282,7 @@ class MultiLabelPrototypePrior(CallbackSupportMixin, Estimator):
         self.n_way = n_way
         self.shots = shots
         self.n_query = n_query
+        self.query_shots = query_shots
         self.learning_rate = learning_rate
         self.map_penalty = map_penalty
         self.alignment_weight = alignment_weight
@@ -245,6 +295,34 @@ class MultiLabelPrototypePrior(CallbackSupportMixin, Estimator):
         self.n_tokens = n_tokens
         self.device = device
         self.random_state = random_state
+
+    @classmethod
+    def published(cls, **changes: Any) -> "MultiLabelPrototypePrior":
+        """Return a prior with the settings of the paper, not fitted.
+
+        ``MultiLabelPrototypeClassifier(prior=prior)`` with such a prior, once fitted,
+        is the published system but for the calibration of probabilities, which ranks
+        the images of a label as before. Not published, and ours, are the number of
+        episodes, where the network starts, the penalty of the maps' change, the noise
+        on labels, maps that learn faster than the interaction, and labels kept aside by
+        which the best state is chosen: without them it learns the base labels by heart.
+
+        Parameters
+        ----------
+        **changes : dict
+            Parameters to set otherwise, by name.
+
+        Returns
+        -------
+        MultiLabelPrototypePrior
+
+        Examples
+        --------
+        >>> from skfewshot.multilabel import MultiLabelPrototypePrior
+        >>> MultiLabelPrototypePrior.published(n_components=64).query_scoring
+        'global'
+        """
+        return cls(**{**PUBLISHED, **changes})
 
     @_fit_context(prefer_skip_nested_validation=False)
     def fit(
@@ -260,9 +338,9 @@ class MultiLabelPrototypePrior(CallbackSupportMixin, Estimator):
         Y_base : array-like or sparse matrix of shape (n_samples, n_labels)
             Indicators, 0 or 1, or one label an image. At least 4 labels need 2 images
             or more.
-        label_features : "auto", array-like of shape (n_labels, d) or dict, \
-                default="auto"
-            The label vectors; see the classifier. They are needed here.
+        label_features : "auto", array-like of shape (n_labels, label_width), dict, \
+                KeyedVectors, str or os.PathLike, default="auto"
+            The label vectors, of any width; see the classifier. They are needed here.
 
         Returns
         -------
@@ -271,7 +349,10 @@ class MultiLabelPrototypePrior(CallbackSupportMixin, Estimator):
         Raises
         ------
         ValueError
-            If there are too few labels, or no label vectors, or X and Y do not match.
+            If there are too few labels, or no label vectors, a word of a label is
+            missing, or X and Y do not match.
+        OSError
+            If a file of vectors cannot be read.
         """
         before = dict(self.__dict__)
         try:
@@ -298,7 +379,8 @@ class MultiLabelPrototypePrior(CallbackSupportMixin, Estimator):
             )
         self.width_ = array.shape[2]
         found = find_label_vectors(
-            self, label_features, labels.classes, encoder_of(X_base), tokens.whole
+            *(self, label_features, labels.classes, encoder_of(X_base), tokens.whole),
+            any_width=True,
         )
         if found.features is None:
             raise ValueError(
@@ -306,7 +388,7 @@ class MultiLabelPrototypePrior(CallbackSupportMixin, Estimator):
                 "label_names with tokens straight from a CLIPFeaturizer or with "
                 "text_encoder."
             )
-        self.encoder_ = found.encoder
+        self.encoder_, self.label_width_ = found.encoder, found.features.shape[1]
         support = Support(tokens, indicator, np.ones(len(array), dtype=np.float32))
         self._train(support, found.features, X_base)
         return self
@@ -314,7 +396,7 @@ class MultiLabelPrototypePrior(CallbackSupportMixin, Estimator):
     def _train(self, support: Support, vectors: NDArray, X: Any) -> None:
         torch = import_torch()
 
-        from skfewshot.multilabel._interaction import BaseSet
+        from skfewshot.multilabel._episodes import BaseSet
         from skfewshot.multilabel._training import train_prior
 
         context = self._init_callback_context(max_subtasks=self.n_episodes)
@@ -329,12 +411,14 @@ class MultiLabelPrototypePrior(CallbackSupportMixin, Estimator):
             task.call_on_fit_task_begin(**seen)
             return task.call_on_fit_task_end(reconstruction_attributes=fitted, **seen)
 
-        means = feature_means(support.tokens, np.ones(len(support.weight)))
+        means = feature_means(support.tokens, support.weight)
+        if not self.residual:
+            means = np.zeros_like(means[0]), np.zeros_like(means[1])
         with fork_safe_threads(), torch.inference_mode(False), torch.enable_grad():
             base = BaseSet(
                 support,
                 vectors,
-                FeatureMap(*(mean.astype(np.float32) for mean in means)),
+                FeatureMap(*means),
                 Scorer(float(self.scale), self.query_scoring, self.n_select),
                 self.selection,
                 resolve_device(self.device),

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 from scipy.special import expit
 from sklearn.utils.validation import check_is_fitted
 
@@ -29,19 +29,50 @@ if TYPE_CHECKING:
 #: Steps of the cross-interaction, in their order.
 STEPS = ("gate", "convolution", "attention")
 # Changed whenever saved priors could not be read any more.
-_FORMAT = "1"
+_FORMAT = "2"
 #: Parameters that decide what a trained prior is.
 _PARAMETERS = (
-    *("interaction", "residual", "n_heads", "selection", "n_select"),
-    *("query_scoring", "scale"),
+    *("interaction", "residual", "n_heads", "mlp_width", "n_components"),
+    *("selection", "n_select", "query_scoring", "scale"),
 )
 #: What was learned of the training, beside the arrays.
-_COUNTS = ("width_", "n_features_in_", "n_iter_", "best_episode_")
+_COUNTS = ("width_", "label_width_", "n_features_in_", "n_iter_", "best_episode_")
 _CURVES = ("loss_curve_", "validation_scores_")
 #: What makes an encoder the same one.
 _IDENTITY = ("model_name", "pretrained", "fingerprint", "embedding_dim", "logit_scale")
 
 State = dict[str, NDArray]
+
+
+#: What a classifier does without a prior where it is left to decide.
+_DEFAULTS = {"selection": "lcm", "n_select": 5, "query_scoring": "competitive"}
+
+
+def settings(classifier: Any) -> dict[str, Any]:
+    """Return the parameters of a classifier, each "auto" replaced by what it means.
+
+    That is the prior's where there is one, fitted or not, but competition is combined
+    with discriminants. The text's share stays "auto", to be found. A prior whose
+    network is the paper's has neither.
+    """
+    prior = classifier.prior
+    names = ("selection", "n_select", "pooling", "query_scoring", "text_weight")
+    of_prior = prior is not None and not prior.residual
+    found = {
+        **_DEFAULTS,
+        "pooling": "agreement" if of_prior else "mean",
+        "text_weight": 0.0 if of_prior else "auto",
+    }
+    if prior is not None:
+        found.update({name: getattr(prior, name) for name in _DEFAULTS})
+    if not of_prior and found["query_scoring"] == "competitive":
+        found["query_scoring"] = "combined"
+    given = {name: getattr(classifier, name) for name in names}
+    found.update(
+        {k: v for k, v in given.items() if not isinstance(v, str) or v != "auto"}
+    )
+    found["scale"] = float(classifier.scale if prior is None else prior.scale)
+    return found
 
 
 def check_options(prior: Any) -> None:
@@ -63,13 +94,22 @@ def check_options(prior: Any) -> None:
 
 def network_options(prior: Any) -> dict[str, Any]:
     """Return the parameters of the network of a prior."""
-    heads = range(1, min(prior.n_heads, prior.width_) + 1)
+    width = common_width(prior)
+    heads = range(1, min(prior.n_heads, width) + 1)
     return {
-        "width": prior.width_,
+        "width": width,
+        "token_width": prior.width_,
+        "label_width": prior.label_width_,
         "steps": tuple(step for step in STEPS if step in prior.interaction),
-        "n_heads": max(n for n in heads if prior.width_ % n == 0),
+        "n_heads": max(n for n in heads if width % n == 0),
         "residual": bool(prior.residual),
+        "mlp_width": prior.mlp_width,
     }
+
+
+def common_width(prior: Any) -> int:
+    """Return the width that a prior maps images and labels to."""
+    return int(prior.width_ if prior.n_components is None else prior.n_components)
 
 
 def _empty_network(prior: Any) -> "PriorNetwork":
@@ -96,6 +136,12 @@ def check_prior(prior: Any, found: Prototypes, width: int) -> None:
             f"prior was trained on tokens of width {prior.width_}, but X has tokens of "
             f"width {width}."
         )
+    if prior.label_width_ != found.features.shape[1]:
+        raise ValueError(
+            f"prior was trained with label vectors of width {prior.label_width_}, but "
+            f"label_features (from {found.source}) has vectors of width "
+            f"{found.features.shape[1]}."
+        )
     known = prior.encoder_
     if known is not None and found.encoder is not None and known != found.encoder:
         raise ValueError(
@@ -105,14 +151,27 @@ def check_prior(prior: Any, found: Prototypes, width: int) -> None:
 
 
 def map_labels(state: State, vectors: NDArray) -> NDArray:
-    """Map centred label vectors, shape (n_labels, d), to unit rows."""
+    """Map label vectors, shape (n_labels, label_width), to unit rows."""
     matrix = state["label_map"].astype(vectors.dtype)
-    bias = state["label_bias"].astype(vectors.dtype)
-    return unit_rows(vectors + vectors @ matrix + bias)
+    return unit_rows(vectors @ matrix + state["label_bias"].astype(vectors.dtype))
+
+
+def image_maps(state: State, residual: bool, dtype: DTypeLike) -> dict[str, NDArray]:
+    """Return matrices and biases of image features, by their names in a FeatureMap."""
+    found = {}
+    for name in ("matrix", "bias"):
+        learned = "map" if name == "matrix" else "bias"
+        part, whole = state[f"part_{learned}"], state[f"whole_{learned}"]
+        found[f"part_{name}"] = part.astype(dtype)
+        # That of the global feature is the local one's and a change of its own.
+        found[f"whole_{name}"] = (part + whole if residual else whole).astype(dtype)
+    return found
 
 
 def learned_text_shares(state: State, counts: NDArray) -> NDArray:
     """Return the text's share of prototypes made from so many images each."""
+    if "share" not in state:
+        return np.where(counts > 0, 0, 1).astype(counts.dtype)
     level, slope = state["share"].astype(counts.dtype)
     shares = expit(level - np.exp(slope) * np.log(np.maximum(counts, 1)))
     return np.where(counts > 0, shares, 1).astype(counts.dtype)
@@ -164,8 +223,17 @@ def check_state(prior: Any) -> None:
     """Refuse arrays that are not those of the network that was saved."""
     state = prior.state_
     # First of all: a network of a width that somebody made up may fit no memory.
-    if state["image_bias"].shape != (prior.width_,):
-        raise ValueError(f"saved holds arrays of another width than {prior.width_}")
+    width = common_width(prior)
+    made_up = state["part_map"].shape != (prior.width_, width)
+    made_up |= state["label_map"].shape != (prior.label_width_, width)
+    if len(prior.interaction):
+        hidden = len(state["interaction.mlp.0.bias"])
+        made_up |= hidden != (prior.mlp_width or width)
+    if made_up:
+        raise ValueError(
+            "saved holds arrays of other widths than described, "
+            f"{prior.width_} of tokens and {width} in common"
+        )
     network = _empty_network(prior).state_dict()
     wanted = {name: tuple(value.shape) for name, value in network.items()}
     found = {name: value.shape for name, value in state.items()}

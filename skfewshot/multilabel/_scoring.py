@@ -177,29 +177,30 @@ def score(
     return scores
 
 
+def blend(local: Any, whole: Any, share: float) -> Any:
+    """Return the mean of local and global scores, of which `share` is the global."""
+    return (1 - share) * local + share * whole
+
+
 def explain(
     tokens: Tokens,
     feature_map: Callable[[Tokens], Tokens],
     prototypes: NDArray,
     scorer: Scorer,
-    logits: Callable[[NDArray], NDArray],
 ) -> NDArray:
-    """Return the calibrated evidence of patches, shape (n, L, K); NaN for padding.
+    """Return the evidence of patches, shape (n, K, L); NaN for padding.
 
     Parameters
     ----------
     tokens, feature_map, prototypes, scorer
         See :func:`score`.
-    logits : callable
-        From scores of shape (n, K, L) to log odds.
     """
     n, n_parts, _ = tokens.parts.shape
-    maps = np.empty((n, len(prototypes), n_parts), dtype=tokens.parts.dtype)
+    maps = np.empty((n, n_parts, len(prototypes)), dtype=tokens.parts.dtype)
     for rows in blocks(n, 4 * len(prototypes) * n_parts * maps.itemsize):
         mapped = feature_map(tokens[rows])
-        evidence = logits(scorer.evidence(mapped.parts @ prototypes.T))
-        shown = np.where(mapped.present[:, :, None], evidence, np.nan)
-        maps[rows] = shown.transpose(0, 2, 1)
+        evidence = scorer.evidence(mapped.parts @ prototypes.T)
+        maps[rows] = np.where(mapped.present[:, :, None], evidence, np.nan)
     return maps
 
 

@@ -1,6 +1,6 @@
 """Images as sets of local features: what users pass, read and mapped."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 from typing import Any
@@ -20,18 +20,6 @@ from skfewshot._rows import (
     unit_rows,
 )
 from skfewshot._sklearn import Estimator
-from skfewshot._text import Prototypes, Wording, resolve_prototypes
-
-#: What the multi-label estimators call their parameters.
-_LABELS = Wording(
-    "label_features",
-    "label_names",
-    "label",
-    "labels",
-    "column of y (sorted class of 1-D y)",
-    "some tools of scikit-learn drop the names of the columns of a data frame, which "
-    "leaves 0, 1, ... in their order.",
-)
 
 
 @dataclass(frozen=True)
@@ -60,7 +48,8 @@ class Tokens:
 
     def astype(self, dtype: DTypeLike) -> "Tokens":
         """Return the tokens in another precision."""
-        return Tokens(self.whole.astype(dtype), self.parts.astype(dtype), self.present)
+        whole, parts = (x.astype(dtype, copy=False) for x in (self.whole, self.parts))
+        return Tokens(whole, parts, self.present)
 
     def mean_parts(self) -> NDArray:
         """Return the mean local feature of each image, shape (n, d)."""
@@ -101,31 +90,56 @@ class FeatureMap:
     ----------
     part_mean, whole_mean : ndarray of shape (d,)
         Means :math:`\mu` of local and of global features.
-    matrix : ndarray of shape (d, d) or None
-        :math:`W`; None is the identity.
-    bias : ndarray of shape (d,) or None
+    part_matrix, whole_matrix : ndarray of shape (d, width) or None
+        :math:`W` of each of the two; None is the identity.
+    part_bias, whole_bias : ndarray of shape (width,) or None
     """
 
     part_mean: NDArray
     whole_mean: NDArray
-    matrix: NDArray | None = None
-    bias: NDArray | None = None
+    part_matrix: NDArray | None = None
+    part_bias: NDArray | None = None
+    whole_matrix: NDArray | None = None
+    whole_bias: NDArray | None = None
 
-    def linear(self, features: NDArray) -> NDArray:
-        """Return ``features @ W``."""
-        return features if self.matrix is None else features @ self.matrix
+    @property
+    def of_parts(self) -> "Affine":
+        """How local features are mapped, before they are scaled."""
+        return Affine.of(self.part_mean, self.part_matrix, self.part_bias)
 
-    def intercept(self, mean: NDArray) -> NDArray:
-        """Return what is added to ``features @ W``."""
-        shift = -self.linear(mean)
-        return shift if self.bias is None else shift + self.bias
+    @property
+    def of_whole(self) -> "Affine":
+        """How global features are mapped, before they are scaled."""
+        return Affine.of(self.whole_mean, self.whole_matrix, self.whole_bias)
 
     def __call__(self, tokens: Tokens) -> Tokens:
         """Map tokens; padding stays zero."""
-        parts = self.linear(tokens.parts) + self.intercept(self.part_mean)
-        whole = self.linear(tokens.whole) + self.intercept(self.whole_mean)
+        parts, whole = self.of_parts(tokens.parts), self.of_whole(tokens.whole)
         parts = np.where(tokens.present[:, :, None], unit_rows(parts), 0)
         return Tokens(unit_rows(whole), parts, tokens.present)
+
+
+@dataclass(frozen=True)
+class Affine:
+    """The map ``x @ matrix + shift``, where a matrix of None is the identity."""
+
+    matrix: NDArray | None
+    shift: NDArray
+
+    @classmethod
+    def of(
+        cls, mean: NDArray, matrix: NDArray | None, bias: NDArray | None
+    ) -> "Affine":
+        """Return the map ``(x - mean) @ matrix + bias``."""
+        shift = -mean if matrix is None else -mean @ matrix
+        return cls(matrix, shift if bias is None else shift + bias)
+
+    def linear(self, features: NDArray) -> NDArray:
+        """Return ``features @ matrix``."""
+        return features if self.matrix is None else features @ self.matrix
+
+    def __call__(self, features: NDArray) -> NDArray:
+        return self.linear(features) + self.shift
 
 
 def feature_means(tokens: Tokens, weight: NDArray) -> tuple[NDArray, NDArray]:
@@ -168,7 +182,7 @@ def read_labelled(
 ) -> tuple[NDArray, Labels]:
     """Read images, see :func:`read_array`, and as many rows of labels."""
     array = read_array(estimator, X, reset=True)
-    labels = read_labels(y, array.dtype)
+    labels = read_labels(y, array.dtype, is_column_of_classes=None)
     if len(labels.indicator) != len(array):
         raise ValueError(
             f"Found input variables with inconsistent numbers of samples: {X_name} has "
@@ -316,31 +330,3 @@ def _digests(tokens: Tokens, indicator: NDArray) -> NDArray:
         for rows in zip(*fields, strict=True)
     ]
     return np.frombuffer(b"".join(found), dtype=np.uint8).reshape(-1, 16)
-
-
-def find_label_vectors(
-    estimator: Any, label_features: Any, classes: NDArray, encoder: Any, like: NDArray
-) -> Prototypes:
-    """Find the label vectors, unit rows, or None where there is no text.
-
-    As :func:`skfewshot._text.resolve_prototypes` does, by the `label_names` and the
-    `text_encoder` of the estimator, as wide as the features `like` and in their dtype.
-    """
-    return resolve_prototypes(
-        label_features,
-        classes=classes,
-        encoder=encoder,
-        text_encoder=estimator.text_encoder,
-        class_names=estimator.label_names,
-        n_features=like.shape[1],
-        dtype=like.dtype,
-        wording=_LABELS,
-    )
-
-
-def image_map(
-    state: Mapping[str, NDArray], dtype: DTypeLike
-) -> tuple[NDArray, NDArray]:
-    """Return matrix and bias of the map of image features."""
-    matrix = np.eye(len(state["image_map"])) + state["image_map"]
-    return matrix.astype(dtype), state["image_bias"].astype(dtype)

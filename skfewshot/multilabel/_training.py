@@ -1,9 +1,9 @@
 """Episodic training of a prior, with early stopping on labels that are kept aside."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from itertools import starmap
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,39 +11,32 @@ from numpy.typing import NDArray
 from scipy.special import logit
 from sklearn.utils import check_random_state
 
-from skfewshot._rows import unit_rows
 from skfewshot._torch import to_numpy
-from skfewshot.multilabel._calibration import (
-    ONE_SHOT_SHARE,
-    fit_sigmoid,
-    score_left_out,
-)
-from skfewshot.multilabel._interaction import (
+from skfewshot.multilabel._calibration import ONE_SHOT_SHARE
+from skfewshot.multilabel._episodes import (
     BaseSet,
     Episode,
-    PriorNetwork,
     Shares,
+    Sizes,
+    Split,
+    draw_episode,
     episode_losses,
     episode_scores,
+    split_labels,
 )
-from skfewshot.multilabel._prior_state import network_options
-from skfewshot.multilabel._prototypes import (
-    centre_labels,
-    label_sums,
-    make_pairs,
-    text_shares,
-)
-from skfewshot.multilabel._selection import select
+from skfewshot.multilabel._interaction import PriorNetwork
+from skfewshot.multilabel._prior_state import common_width, network_options
+from skfewshot.multilabel._starts import pass_through, start_calibration, start_maps
 
-#: Labels and images to learn from, and those kept aside.
-Split: TypeAlias = tuple[tuple[NDArray, NDArray], tuple[NDArray, NDArray]]
-#: Images on which the calibration is started, at most.
-_MOST_STARTED = 300
 #: Episodes on kept-aside labels, by which training is judged, at each end of the shots.
 _JUDGED = 3
 #: The few numbers that are no matrices, and their learning rate beside the others'.
 _FEW = ("calibration", "interaction_weight")
 _FEW_RATE = 100.0
+#: The maps of the paper's network, and their learning rate beside the interaction's:
+#: as fast as they, it would know the base labels before the maps say anything.
+_OF_MAPS = ("_map", "_bias")
+_MAP_RATE = 10.0
 #: Shares of the text that are tried on the labels kept aside.
 _TRIED_SHARES = np.linspace(0.05, 0.95, 19).tolist()
 # Mean average precision that a share has to gain to be far from the usual one: few
@@ -59,6 +52,8 @@ def train_prior(prior: Any, base: BaseSet, callback: Callable[..., bool]) -> Non
         \mathrm{BCE}(s(\varphi(g_q), p_l), Y_{ql}) + \lambda_A L_{\mathrm{CM}}
         + \lambda_M (\|\Delta_v\|^2 + 10 \|\Delta_t\|^2)
 
+    with :math:`\Delta` the change of the maps of image and of label features.
+
     Parameters
     ----------
     prior : MultiLabelPrototypePrior
@@ -69,31 +64,28 @@ def train_prior(prior: Any, base: BaseSet, callback: Callable[..., bool]) -> Non
     """
     rng = check_random_state(prior.random_state)
     generator = np.random.default_rng(rng.randint(2**31 - 1, size=4))
-    options = {**network_options(prior), "calibration": _start(base, generator)}
-    # The CPU's generator alone: torch.manual_seed would seed those of GPUs too.
-    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
-        torch.default_generator.manual_seed(int(generator.integers(2**31)))
-        network = PriorNetwork(**options).to(base.device)
     indicator, n_episodes = base.support.indicator, prior.n_episodes
     split = split_labels(indicator, prior.validation_fraction, generator)
+    network = _start(prior, base, split, generator)
     judge = _Judge(base, split, generator, prior)
-    trainer = _Trainer(network, prior.learning_rate, n_episodes)
+    trainer = _Trainer(network, prior)
     noise = torch.Generator(device="cpu").manual_seed(int(generator.integers(2**31)))
     losses, scores = list[float](), [judge.score(network)]
     best_episode, state = 0, _state(network)
 
     def draw(labels: NDArray, images: NDArray) -> Episode:
-        sizes = prior.n_way, prior.shots, prior.n_query
-        return draw_episode(generator, indicator, labels, images, *sizes)
+        sizes = Sizes(prior.n_way, prior.shots, prior.n_query, prior.query_shots)
+        return draw_episode(generator, indicator, labels, images, sizes)
 
     for number in range(1, n_episodes + 1):
-        episode, other = draw(*split[0]), draw(*split[1])
         noisy = prior.label_noise, noise
-        query_loss, alignment = episode_losses(network, base, episode, *noisy)
-        penalty = (network.image_map**2).sum() + 10 * (network.label_map**2).sum()
+        query_loss, alignment = episode_losses(network, base, draw(*split[0]), *noisy)
         loss = query_loss + prior.alignment_weight * alignment
-        loss = loss + prior.map_penalty * penalty
-        trainer.step(loss, episode_losses(network, base, other)[0])
+        loss = loss + prior.map_penalty * trainer.change()
+        kept_aside = None
+        if trainer.few:
+            kept_aside = episode_losses(network, base, draw(*split[1]))[0]
+        trainer.step(loss, kept_aside)
         losses.append(float(loss.detach()))
         if not np.isfinite(losses[-1]):
             raise ValueError(
@@ -109,87 +101,29 @@ def train_prior(prior: Any, base: BaseSet, callback: Callable[..., bool]) -> Non
             break
     prior.loss_curve_, prior.validation_scores_ = losses, scores
     prior.best_episode_, prior.n_iter_ = best_episode, len(losses)
-    prior.state_ = {**state, "share": judge.best_share(network, state)}
+    if prior.residual:
+        state["share"] = judge.best_share(network, state)
+    prior.state_ = state
 
 
-def draw_episode(
-    rng: np.random.Generator,
-    indicator: NDArray,
-    labels: NDArray,
-    images: NDArray,
-    n_way: int,
-    shots: Sequence[int],
-    n_query: int,
-) -> Episode:
-    """Draw labels, a support with about `shots` images of each, and queries.
-
-    Parameters
-    ----------
-    rng : numpy.random.Generator
-    indicator : ndarray of shape (N, L)
-    labels, images : ndarray of int
-        Those to draw from.
-    n_way, n_query : int
-        How many labels and query images at most.
-    shots : tuple of two int
-        Fewest and most images a label, of which one number is drawn.
-    """
-    chosen = np.sort(rng.permutation(labels)[:n_way])
-    of_labels = np.zeros((len(indicator), len(chosen)), dtype=bool)
-    of_labels[images] = indicator[np.ix_(images, chosen)] > 0
-    wanted = int(rng.integers(shots[0], shots[1], endpoint=True))
-    # Half of a label's images at most, so that there are some to ask about.
-    goal = np.minimum(wanted, np.maximum(of_labels.sum(axis=0) // 2, 1))
-    order = rng.permutation(np.flatnonzero(of_labels.any(axis=1)))
-    found = np.zeros(len(chosen), dtype=int)
-    support = []
-    for image in order:
-        if (of_labels[image] & (found < goal)).any():
-            support.append(image)
-            found += of_labels[image]
-    # An episode asks about something, even if all images would serve to learn from.
-    rest = order[~np.isin(order, support)]
-    if not len(rest):
-        support, rest = support[:-1], np.array(support[-1:], dtype=int)
-    return Episode(np.sort(support), np.sort(rest[:n_query]), chosen, wanted)
-
-
-def _start(base: BaseSet, rng: np.random.Generator) -> tuple[float, ...]:
-    """Return where the network's calibration starts, from left-out scores."""
-    rows = np.sort(rng.permutation(len(base.support.weight))[:_MOST_STARTED])
-    support, psi = base.support[rows], unit_rows(centre_labels(base.vectors))
-    scale, n_select = base.scorer.scale, base.scorer.n_top
-    selection = select(support, base.means, psi, base.selection, n_select, scale)
-    mapped = support.mapped(base.means)
-    pairs = make_pairs(mapped, selection, psi, scale)
-    shares = text_shares(ONE_SHOT_SHARE, label_sums(pairs, len(psi))[1], True)
-    scorer, left_out = score_left_out(mapped, pairs, psi, shares, base.scorer)
-    fitted = fit_sigmoid(left_out, support.indicator, support.weight)
-    sharpness = float(np.log(scorer.sharpness))
-    return fitted.slope, float(fitted.bias[0]), scorer.background, sharpness
-
-
-def split_labels(
-    indicator: NDArray, fraction: float, generator: np.random.Generator
-) -> Split:
-    """Return labels and images to learn from, and those kept aside.
-
-    Images with a label that is kept aside are kept aside too: as background of other
-    labels they would tell the maps what those labels look like.
-    """
-    order = generator.permutation(np.flatnonzero(indicator.sum(axis=0) >= 2))
-    n_aside = max(2, round(fraction * len(order)))
-    aside, labels = np.sort(order[:n_aside]), np.sort(order[n_aside:])
-    shows_one = indicator[:, aside].any(axis=1)
-    n_usable = int(indicator[np.ix_(~shows_one, labels)].any(axis=1).sum())
-    if n_usable < 2 or shows_one.sum() < 2:
-        raise ValueError(
-            f"Y_base has {n_usable} images of labels to learn from and "
-            f"{shows_one.sum()} of the {n_aside} labels that are kept aside; wanted at "
-            "least 2 of each. Pass more images, or lower validation_fraction."
-        )
-    images, images_aside = np.flatnonzero(~shows_one), np.flatnonzero(shows_one)
-    return (labels, images), (aside, images_aside)
+def _start(
+    prior: Any, base: BaseSet, split: Split, generator: np.random.Generator
+) -> PriorNetwork:
+    """Return the network that training starts from."""
+    options, maps = network_options(prior), {}
+    if prior.residual:
+        maps = start_maps(base, *split[0], common_width(prior))
+        options["calibration"] = start_calibration(base, maps, generator)
+    # The CPU's generator alone: torch.manual_seed would seed those of GPUs too.
+    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
+        torch.default_generator.manual_seed(int(generator.integers(2**31)))
+        network = PriorNetwork(**options)
+    with torch.no_grad():
+        for name, matrix in maps.items():
+            getattr(network, name).copy_(torch.from_numpy(matrix))
+    if not prior.residual:
+        pass_through(network, base, *split[0])
+    return network.to(base.device)
 
 
 class _Trainer:
@@ -197,27 +131,43 @@ class _Trainer:
 
     The many numbers of the matrices come to know the labels that they learn from. The
     few that say how far to trust the patches and the interaction have to hold for
-    labels that the matrices do not know, and so they see only those kept aside.
+    labels that the matrices do not know, and so they see only those kept aside. The
+    paper's network has none of these few; its maps learn faster than its interaction.
     """
 
-    def __init__(
-        self, network: PriorNetwork, learning_rate: float, n_episodes: int
-    ) -> None:
+    def __init__(self, network: PriorNetwork, prior: Any) -> None:
         named = list(network.named_parameters())
-        self.few = [p for name, p in named if name in _FEW]
+        self.few = [p for name, p in named if name in _FEW and prior.residual]
         self.many = [p for name, p in named if name not in _FEW]
-        self.optimizer = torch.optim.Adam(self.many, learning_rate)
-        few = {"params": self.few, "lr": _FEW_RATE * learning_rate}
-        self.optimizer.add_param_group(few)
-        self.schedule = torch.optim.lr_scheduler.CosineAnnealingLR(
-            self.optimizer, n_episodes
-        )
+        of_maps = [p for name, p in named if name.endswith(_OF_MAPS)]
+        self.maps = [network.part_map, network.whole_map, network.label_map]
+        self.starts = [p.detach().clone() for p in self.maps]
+        rate, n = prior.learning_rate, prior.n_episodes
+        self.optimizer = torch.optim.Adam(self.many, rate)
+        if prior.residual:
+            few = {"params": self.few, "lr": _FEW_RATE * rate}
+            self.optimizer.add_param_group(few)
+        else:
+            known = {id(p) for p in of_maps}
+            rest = [p for p in self.many if id(p) not in known]
+            groups = [{"params": of_maps, "lr": _MAP_RATE * rate}]
+            groups += [{"params": rest, "lr": rate}] if rest else []
+            self.optimizer = torch.optim.Adam(groups)
+        falling = torch.optim.lr_scheduler.CosineAnnealingLR(self.optimizer, n)
+        self.schedule = falling
 
-    def step(self, loss: torch.Tensor, kept_aside_loss: torch.Tensor) -> None:
+    def change(self) -> torch.Tensor:
+        """Return the squared change of the maps, that of labels ten times."""
+        pairs = zip(self.maps, self.starts, strict=True)
+        part, whole, label = ((now - start).square().sum() for now, start in pairs)
+        return part + whole + 10 * label
+
+    def step(self, loss: torch.Tensor, kept_aside_loss: torch.Tensor | None) -> None:
         """Take one step, each loss moving the numbers that it may move."""
         self.optimizer.zero_grad()
         loss.backward(inputs=self.many)
-        kept_aside_loss.backward(inputs=self.few)
+        if kept_aside_loss is not None:
+            kept_aside_loss.backward(inputs=self.few)
         self.optimizer.step()
         self.schedule.step()
 
@@ -235,8 +185,9 @@ class _Judge:
         (labels, _), (aside, images) = split
         self.base, self.aside = base, aside
         drawn_from = base.support.indicator, np.concatenate([labels, aside]), images
+        n_way = None if prior.n_way is None else 2 * prior.n_way
         self.episodes = [
-            draw_episode(generator, *drawn_from, 2 * prior.n_way, (n, n), 150)
+            draw_episode(generator, *drawn_from, Sizes(n_way, (n, n), 150))
             for n in sorted(set(prior.shots))
             for _ in range(_JUDGED)
         ]

@@ -333,7 +333,7 @@ def test_the_prior_reads_as_the_classifier_does(hostile):
         with hostile.watched(), pytest.raises(ValueError, match=message):
             clone(prior).fit(bad, labels, texts)
     for options, message in (
-        ({"learning_rate": 1e6}, "lower learning_rate"),
+        ({"learning_rate": 1e6, "random_state": 1}, "lower learning_rate"),
         ({"scale": 1e300}, "scale"),
         ({"shots": (1, 10**30)}, "shots"),
         ({"interaction": np.array(0.5)}, "interaction"),

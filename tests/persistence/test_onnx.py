@@ -161,7 +161,7 @@ def make_tokens(n=30, n_parts=6, seed=0):
     return X.astype(np.float32), Y, text.astype(np.float32)
 
 
-SCORINGS = ["competitive", "local", "global", "both"]
+SCORINGS = ["combined", "competitive", "local", "global", "both"]
 
 
 @pytest.mark.parametrize("scoring", SCORINGS)
