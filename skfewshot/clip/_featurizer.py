@@ -44,6 +44,9 @@ from skfewshot.clip._texts import encode_classes, encode_texts
 if TYPE_CHECKING:
     import torch
 
+# The widths of embeddings, by name and weights, of models that were once loaded.
+_widths: dict[tuple[str, str], int] = {}
+
 
 class CLIPFeaturizer(
     ClassNamePrefixFeaturesOutMixin, CallbackSupportMixin, TransformerMixin, Estimator
@@ -421,6 +424,7 @@ class CLIPFeaturizer(
             precision=self.precision,
             resize_mode=self.resize_mode,
         )
+        _widths[self._named()] = clip.identity.embedding_dim
         fitted = getattr(self, "encoder_", None)
         if fitted is not None and fitted != clip.identity:
             raise ValueError(
@@ -440,7 +444,17 @@ class CLIPFeaturizer(
 
     @property
     def _n_features_out(self) -> int:
-        return self.embedding_dim_
+        if "embedding_dim_" in vars(self):
+            return self.embedding_dim_
+        # Without `fit`, `transform` gives data frames too. No model is loaded for it:
+        # the HTML representation asks as well.
+        try:
+            return _widths[self._named()]
+        except (KeyError, TypeError) as error:
+            raise AttributeError("the featurizer is not fitted") from error
+
+    def _named(self) -> tuple[str, str]:
+        return self.model_name, str(self.pretrained)
 
     def _note_encoder(self) -> CLIPModel:
         """Load the model, and keep what it is."""
