@@ -4,14 +4,26 @@ The mosaics are semi-synthetic: each token is a real CLIP feature of a photograp
 noise, but what stands where was drawn at random.
 """
 
+import json
+import os
 from dataclasses import dataclass
+from functools import cache
+from itertools import product
 from pathlib import Path
 
 import numpy as np
+from caption_vectors import caption_vectors
 from feature_data import NEAR_DUPLICATE, load
 
 from skfewshot import CLIPFeaturizer
-from skfewshot.datasets import BASE_KINDS, NOVEL_KINDS, make_scenes
+from skfewshot.datasets import (
+    BASE_KINDS,
+    COLORS,
+    NOVEL_KINDS,
+    SHAPES,
+    SURFACES,
+    make_scenes,
+)
 
 N_TOKENS = 49
 #: Length of the noise on a mosaic's tokens, which are of length one.
@@ -19,6 +31,16 @@ NOISE = 1.0
 #: ImageNet classes for training a prior, for choosing defaults and for scoring; the
 #: rest is background.
 SPLIT = {"base": slice(0, 200), "validation": slice(200, 250), "novel": slice(250, 350)}
+
+
+_ORDER = np.random.default_rng(1).permutation(BASE_KINDS).tolist()
+#: Base kinds, and those that are asked about.
+SCENE_KINDS = {
+    "novel": (BASE_KINDS, NOVEL_KINDS),
+    "validation": (_ORDER[10:], _ORDER[:10]),
+}
+#: Base scenes are rendered and embedded so many at a time, and kept in files.
+CHUNK = 1000
 
 
 @dataclass
@@ -35,30 +57,120 @@ class Task:
     query_labels: np.ndarray
     text: np.ndarray
     base: tuple | None = None
+    #: Vectors that know nothing of images: of the labels, and of the base labels.
+    words: tuple | None = None
+    #: How many base labels, the first ones, are of the kind of those asked about.
+    n_alike: int | None = None
 
 
-def scenes(split):
-    """Rendered scenes, tokens by the embedded model; the prior sees other kinds."""
-    featurizer = CLIPFeaturizer("tiny", output="tokens")
+def scenes(split, n_base=20_000, cache_dir=None):
+    """Rendered scenes, tokens by the embedded model; the prior sees other kinds.
+
+    Labels of the base scenes are their kinds and what kinds are made of, see
+    :func:`scene_labels`.
+    """
 
     def render(n, kinds, seed):
         data = make_scenes(n, kinds=kinds, random_state=seed)
-        return np.asarray(featurizer.fit_transform(data.images)), data.labels
+        return np.asarray(_featurizer().fit_transform(data.images)), data.labels
 
-    order = np.random.default_rng(1).permutation(BASE_KINDS).tolist()
     # For choosing defaults the novel kinds are not looked at.
-    kinds, base_kinds, seed = {
-        "novel": (NOVEL_KINDS, BASE_KINDS, 100),
-        "validation": (order[:10], order[10:], 200),
-    }[split]
-    base = (*render(1000, base_kinds, 300), _texts(featurizer, base_kinds))
+    base_kinds, kinds = SCENE_KINDS[split]
+    seed = {"novel": 100, "validation": 200}[split]
+    names = scene_labels(base_kinds)
     return Task(
         f"scenes ({split})",
         *render(300, kinds, seed),
         *render(1000, kinds, seed + 1),
-        _texts(featurizer, kinds),
-        base,
+        _texts(kinds),
+        n_base and (*base_scenes(split, n_base, names, cache_dir), _texts(names)),
+        (_mean_words(kinds), _mean_words(names)),
+        len(base_kinds),
     )
+
+
+def scene_labels(kinds):
+    """Return the names of the labels of scenes of these kinds.
+
+    The kinds, their shapes and surfaces, colours, and coloured shapes.
+    """
+    words = [f"{word} thing" for word in (*SURFACES, *COLORS)]
+    coloured = [" ".join(pair) for pair in product(COLORS, SHAPES)]
+    return [*kinds, *SHAPES, *words, *coloured]
+
+
+def base_scenes(split, n, names, cache_dir=None):
+    """Render and embed scenes of the base kinds of a split, or read them.
+
+    Parameters
+    ----------
+    split : {"novel", "validation"}
+    n : int
+        How many scenes.
+    names : list of str
+        Labels, see :func:`scene_labels`.
+    cache_dir : path or None
+        Where chunks of :data:`CHUNK` scenes are kept; a run that was interrupted goes
+        on with the first that is missing. None keeps nothing.
+
+    Returns
+    -------
+    tokens : ndarray of float32, shape (n, 1 + K, d)
+    labels : ndarray of int8, shape (n, len(names))
+    """
+    first = _embed_chunk(split, 0, cache_dir)
+    tokens = np.empty((n, *first[0].shape[1:]), dtype=np.float32)
+    labels = np.zeros((n, len(names)), dtype=np.int8)
+    column = {name: index for index, name in enumerate(names)}
+    for start in range(0, n, CHUNK):
+        found, objects = _embed_chunk(split, start // CHUNK, cache_dir)
+        tokens[start : start + CHUNK] = found[: n - start]
+        for row, scene in enumerate(objects[: n - start], start):
+            for color, kind in scene:
+                surface, shape = kind.split()
+                words = kind, shape, f"{surface} thing", f"{color} thing"
+                for word in (*words, f"{color} {shape}"):
+                    labels[row, column[word]] = 1
+    return tokens, labels
+
+
+def _embed_chunk(split, number, cache_dir):
+    """Return the tokens of a chunk of base scenes, and each one's colours and kinds."""
+    seed = 10_000 * (1 + list(SCENE_KINDS).index(split)) + number
+    if cache_dir is None:
+        return _render_chunk(SCENE_KINDS[split][0], seed)
+    folder = Path(cache_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"scenes-{split}-{number:04}.npy"
+    facts = path.with_suffix(".json")
+    # The facts are written first: where there are tokens, there are facts.
+    if not path.exists():
+        tokens, objects = _render_chunk(SCENE_KINDS[split][0], seed)
+        _replace(facts, lambda file: file.write(json.dumps(objects).encode()))
+        _replace(path, lambda file: np.save(file, tokens.astype(np.float16)))
+    return np.load(path), json.loads(facts.read_text())
+
+
+def _render_chunk(kinds, seed):
+    data = make_scenes(CHUNK, kinds=kinds, random_state=seed)
+    objects = [
+        [list(pair) for pair in zip(*scene, strict=True)]
+        for scene in zip(data.colors, data.objects, strict=True)
+    ]
+    return np.asarray(_featurizer().fit_transform(data.images)), objects
+
+
+def _replace(path, write):
+    """Write a file that is whole or not there."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    with open(partial, "wb") as file:
+        write(file)
+    os.replace(partial, path)
+
+
+@cache
+def _featurizer():
+    return CLIPFeaturizer("tiny", output="tokens")
 
 
 def mosaics(split, path, distinct=False):
@@ -162,8 +274,20 @@ def streets(path):
     )
 
 
-def _texts(featurizer, kinds):
-    return np.asarray(featurizer.encode_classes(kinds))
+def _mean_words(names):
+    """Return the mean word vector of each name, by the captions alone."""
+    vectors = _caption_vectors()
+    own = [[word for word in name.split() if word != "thing"] for name in names]
+    return np.array([np.mean([vectors[w] for w in words], axis=0) for words in own])
+
+
+@cache
+def _caption_vectors():
+    return caption_vectors()
+
+
+def _texts(names):
+    return np.asarray(_featurizer().encode_classes(names))
 
 
 def _unit(rows):

@@ -105,9 +105,9 @@ def _parse(arguments):
     labels.add_argument(
         "--base-images",
         type=_positive,
-        default=10_000,
-        help="most images that a prior learns from; all are in memory at once, with "
-        "the patches of ViT-B/16 four gigabytes for 10,000",
+        default=5000,
+        help="most images that a prior learns from, all in memory: with the patches of "
+        "ViT-B/16 5,000 take 12 GB in training",
     )
     labels.add_argument(
         "--word-vectors",

@@ -10,7 +10,7 @@ from numbers import Real
 from typing import Any, Self
 
 import numpy as np
-from numpy.typing import ArrayLike, DTypeLike, NDArray
+from numpy.typing import ArrayLike, NDArray
 from sklearn.base import ClassifierMixin
 from sklearn.callback import CallbackSupportMixin
 from sklearn.metrics import accuracy_score
@@ -46,6 +46,7 @@ from skfewshot._sklearn import (
     show,
 )
 from skfewshot._spread import image_scale, spread_of
+from skfewshot._tags import warn_of_tags
 from skfewshot._text import (
     Prototypes,
     check_texts_fit,
@@ -53,6 +54,13 @@ from skfewshot._text import (
     warn_of_lost_encoder,
 )
 from skfewshot._torch import fork_safe_threads, import_torch, resolve_device, to_tensor
+from skfewshot._unread import (
+    only_read,
+    unread_rows,
+    with_filled_rows,
+    with_missing,
+    without_unread,
+)
 from skfewshot.clip._embedding import encoder_of
 
 #: Constraints of the parameters that every classifier has.
@@ -243,8 +251,9 @@ class FewShotClassifier(
         ----------
         X : array-like or tensor of shape (n_samples, n_features)
             Image embeddings of the support. Straight from a
-            :class:`~skfewshot.CLIPFeaturizer` they know their text encoder. A tensor is
-            copied into an array.
+            :class:`~skfewshot.CLIPFeaturizer` they know their text encoder, and rows of
+            images that it could not read, under ``on_error="nan"``, are left out. A
+            tensor is copied into an array.
         y : array-like or tensor of shape (n_samples,)
             Class labels. In a pipeline after a :class:`~skfewshot.CLIPFeaturizer` the
             labels, the parameters and the names are checked before it embeds.
@@ -274,8 +283,10 @@ class FewShotClassifier(
         Warns
         -----
         UserWarning
-            If class means stand in for texts that were to be expected.
+            If class means stand in for texts that were to be expected, classes look
+            like lists of tags, or none of the images of a class could be read.
         """
+        X, sample_weight = without_unread(X, y, sample_weight)
         support = self._read_support(X, y, sample_weight, groups)
         context = self._init_callback_context(max_subtasks=self._most_iterations())
         context.call_on_fit_task_begin(estimator=self, X=X, y=y)
@@ -316,6 +327,7 @@ class FewShotClassifier(
         groups = read_groups(groups, len(rows))
         kept = weight > 0
         classes, index = np.unique(y[kept], return_inverse=True)
+        warn_of_tags(classes)
         n_seen = len(classes)
         self._check_several(classes)
         extra_classes = getattr(self, "extra_classes", None)
@@ -362,9 +374,7 @@ class FewShotClassifier(
             logit_scale=scale,
         )
 
-    def _read_texts(
-        self, X: Any, n_features: int | None, dtype: DTypeLike
-    ) -> Prototypes:
+    def _read_texts(self, X: Any, n_features: int | None, dtype: Any) -> Prototypes:
         """Return the texts of `classes_`, and set where they are from."""
         prototypes = resolve_prototypes(
             self.text_features,
@@ -387,8 +397,9 @@ class FewShotClassifier(
         """Return rows, labels and weights, checked."""
         if X is None or (encoder_of(X) is not None and len(X) == 0):
             raise ValueError(
-                f"There are no images, and {type(self).__name__} learns from some; "
-                "ZeroShotClassifier does without, from the names in y."
+                "Expected 2D array with a row an image, got none, and "
+                f"{type(self).__name__} learns from images; ZeroShotClassifier does "
+                "without, from the names in y."
             )
         rows, y = check_rows(X), single_labels(y, type(self).__name__)
         with reading("X or y"):
@@ -463,12 +474,16 @@ class FewShotClassifier(
         self, X: Any, finish: Callable[[NDArray], NDArray] = lambda logits: logits
     ) -> NDArray:
         """Return what `finish` makes of the logits of some rows at a time."""
-        X = self._check_query(X)
+        unread = unread_rows(X)
+        X = self._check_query(with_filled_rows(X, unread))
         parts = [
             finish(self._logits(unit_rows(X[rows])))
             for rows in gen_batches(len(X), _BLOCK)
         ]
-        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+        found = parts[0] if len(parts) == 1 else np.concatenate(parts)
+        if unread is not None and found.dtype.kind == "f":
+            found[unread] = np.nan
+        return found
 
     def decision_function(self, X: ArrayLike) -> NDArray:
         """Return the logits, the softmax of which are the probabilities.
@@ -497,6 +512,9 @@ class FewShotClassifier(
     def predict(self, X: ArrayLike) -> NDArray:
         """Return the most probable class of each row.
 
+        Of an image that a featurizer with ``on_error="nan"`` could not read it is NaN
+        or, where labels are no numbers, None; in all other predictions NaN.
+
         Parameters
         ----------
         X : array-like or tensor of shape (n_samples, n_features)
@@ -514,7 +532,7 @@ class FewShotClassifier(
             If X has another width, is not finite, or comes from another encoder.
         """
         index = self._query_logits(X, lambda x: x.argmax(axis=1))
-        return self.classes_[index]
+        return with_missing(self.classes_[index], unread_rows(X))
 
     def predict_proba(self, X: ArrayLike) -> NDArray:
         """Return the probability of each class, the softmax of the logits.
@@ -563,7 +581,7 @@ class FewShotClassifier(
     def score(
         self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None
     ) -> float:
-        """Return the accuracy on some rows.
+        """Return the accuracy on some rows, those of unreadable images left out.
 
         Parameters
         ----------
@@ -577,6 +595,7 @@ class FewShotClassifier(
         -------
         float
         """
+        X, y, sample_weight = only_read(X, y, sample_weight)
         weight = plain(sample_weight, "sample_weight")
         return accuracy_score(plain_labels(y), self.predict(X), sample_weight=weight)
 

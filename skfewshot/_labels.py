@@ -87,7 +87,7 @@ def single_labels(y: Any, estimator: str, name: str = "y") -> Any:
         What the user calls them.
     """
     y = plain_labels(y, name)
-    shape = np.shape(y) if not issparse(y) else y.shape
+    shape = y.shape if issparse(y) else np.asarray(y).shape
     if issparse(y) or (len(shape) == 2 and shape[1] > 1):
         raise ValueError(
             f"{name} has the shape {shape}, several labels an image, but {estimator} "
@@ -287,7 +287,7 @@ def read_labels(
     dtype: DTypeLike = bool,
     name: str = "y",
     *,
-    is_column_of_classes: bool = True,
+    is_column_of_classes: bool | None = True,
 ) -> Labels:
     """Read label indicators, or one label an image.
 
@@ -300,9 +300,10 @@ def read_labels(
         Of the indicators.
     name : str
         What the user calls them.
-    is_column_of_classes : bool, default=True
+    is_column_of_classes : bool or None, default=True
         Whether a lone column holds one label an image, as it does for scikit-learn,
-        rather than the indicator of a lone label.
+        rather than the indicator of a lone label. None takes it for an indicator if it
+        holds zeros and ones alone.
 
     Returns
     -------
@@ -330,6 +331,8 @@ def read_labels(
             "or indicators, shape (n_samples, n_labels). Are X and y swapped?"
         )
     width = shape[1] if n_dims == 2 else 0
+    if width == 1 and is_column_of_classes is None:
+        is_column_of_classes = not _are_zeros_and_ones(y)
     if width > 1 or (width == 1 and not is_column_of_classes):
         indicator = read_indicator(y, name)
         classes = np.arange(width) if columns is None else np.asarray(columns)
@@ -350,6 +353,11 @@ def read_labels(
         )
     classes, index = np.unique(column_or_1d(array, warn=True), return_inverse=True)
     return Labels(np.eye(len(classes), dtype=dtype)[index], classes, False)
+
+
+def _are_zeros_and_ones(y: Any) -> bool:
+    values = (y.toarray() if issparse(y) else np.asarray(y)).ravel().tolist()
+    return all(isinstance(value, Real) and value in (0, 1) for value in values)
 
 
 def read_indicator(

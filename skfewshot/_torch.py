@@ -115,7 +115,7 @@ def resolve_device(device: "str | torch.device | None" = None) -> "torch.device"
         resolved = torch.device(device)
     except (RuntimeError, TypeError) as error:
         raise ValueError(
-            f"device={device!r} is not a torch device; pass None, 'cpu', 'cuda', "
+            f"device={device!r:.80} is not a torch device; pass None, 'cpu', 'cuda', "
             "'cuda:0' or 'mps'."
         ) from error
     present = {

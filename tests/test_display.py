@@ -11,6 +11,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+import sklearn
 import torch
 from matplotlib.text import Text
 from numpy.testing import assert_allclose, assert_array_equal
@@ -297,3 +298,14 @@ def test_gap_of_estimators_and_labels_it_cannot_show(cmm):
         ModalityGapDisplay.from_estimator(DummyClassifier().fit(X, Y), X)
     with pytest.raises(ValueError, match="labels must be among the classes"):
         ModalityGapDisplay.from_estimator(cmm, X, np.full(30, "yak"))
+
+
+@pytest.mark.parametrize("container", ["pandas", "polars"])
+def test_a_gap_where_transformers_give_data_frames(cmm, container):
+    expected = ModalityGapDisplay.from_estimator(cmm, X, Y)
+    with sklearn.config_context(transform_output=container):
+        shown = ModalityGapDisplay.from_estimator(cmm, X, Y)
+    assert type(shown.images) is np.ndarray
+    assert_allclose(shown.images, expected.images)
+    assert_allclose(shown.mapped_texts, expected.mapped_texts)
+    assert_allclose(shown.gap_after, expected.gap_after)

@@ -11,9 +11,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import average_precision_score
+from sklearn.multiclass import OneVsRestClassifier
 
-from skfewshot import CLIPFeaturizer, CMMClassifier
+from skfewshot import CLIPFeaturizer, CMMClassifier, MultiLabelPrototypeClassifier
 from skfewshot.datasets import BENCHMARKS, load_benchmark
+from skfewshot.model_selection import sample_support
 
 SCRIPT = Path(__file__).parents[1] / "benchmarks" / "papers.py"
 LABELLED = ("COCO", "VOC2007", "NUS-WIDE", "iMaterialist")
@@ -178,6 +182,25 @@ def test_a_shift_is_scored_among_its_own_classes(run, miniatures, tmp_path):
     assert cell["accuracy"] == pytest.approx(100 * np.mean(guesses == shift.labels))
 
 
+def test_classes_that_are_all_improbable_keep_their_order(papers):
+    class Told:
+        def predict_log_proba(self, X):
+            rows = [
+                [0, -500, -200, -300],
+                [0, -np.inf, -900, -800],
+                [0, *[-np.inf] * 3],
+            ]
+            return np.array(rows, dtype=np.float32)
+
+    found = papers.papers_run.measure(
+        Told(), np.zeros((3, 1)), np.array([20, 30, 10]), np.array([1, 2, 3])
+    )
+    assert found["accuracy"] == 100
+    assert np.isfinite(found["ece"])
+    assert np.isfinite(found["log_loss"])
+    assert found["n_classes"] == 3
+
+
 class Stopped(BaseException):
     """What stops a run in these tests, as Ctrl-C does."""
 
@@ -335,6 +358,37 @@ def test_several_labels_run_on_all_four_sets(run, tmp_path):
         assert f"| {name} | 1 |" in report
     assert "| mean of 4 sets | 1 |" in report
     assert (tmp_path / "mlfsic.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_cell_of_several_labels_by_hand_and_in_small_blocks(
+    run, papers, root, monkeypatch
+):
+    monkeypatch.setattr(papers.papers_labels, "BLOCK", 7)
+    methods = ["logistic regression", "ours"]
+    options = {"sets": ["VOC2007"], "shots": [2], "methods": methods}
+    cells = run("mlfsic", "--supports", 1, **options)
+    found = {cell["method"]: cell["map"] for cell in cells}
+    images, labels, names, splits = load_benchmark("VOC2007", root)
+    novel = np.sort(
+        [names.index(name) for name in papers.papers_labels.NOVEL["VOC2007"]]
+    )
+    labels = labels[:, novel]
+    train = np.concatenate([splits["train"], splits["val"]])
+    train = train[labels[train].any(axis=1)]
+    test = splits["test"][labels[splits["test"]].any(axis=1)]
+    rows = train[sample_support(labels[train], 2, random_state=0)]
+    clip = CLIPFeaturizer("tiny", output="tokens")
+    X, Q = (clip.transform([images[row] for row in part]) for part in (rows, test))
+    probe = OneVsRestClassifier(LogisticRegression(C=10, max_iter=1000))
+    scores = probe.fit(X[:, 0], labels[rows]).decision_function(Q[:, 0])
+    wanted = average_precision_score(labels[test], scores, average="macro")
+    # The embeddings are kept in half precision.
+    assert found["logistic regression"] == pytest.approx(100 * wanted, abs=0.5)
+    text = clip.encode_classes([names[column] for column in novel])
+    model = MultiLabelPrototypeClassifier(text).fit(X, labels[rows])
+    scores = model.decision_function(Q)
+    wanted = average_precision_score(labels[test], scores, average="macro")
+    assert found["ours"] == pytest.approx(100 * wanted, abs=1)
 
 
 @pytest.mark.slow

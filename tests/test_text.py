@@ -8,8 +8,9 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 from skfewshot import CMMClassifier
+from skfewshot._names import class_names_of
 from skfewshot._rows import class_means, unit_rows
-from skfewshot._text import class_names_of, resolve_prototypes
+from skfewshot._text import resolve_prototypes
 from skfewshot.clip import EmbeddingArray, EncoderIdentity
 
 CLASSES = np.array(["cat", "dog", "emu"])
@@ -195,3 +196,118 @@ def test_query_of_another_encoder_is_refused():
     # A plain array says nothing of its encoder, so it is taken at its word.
     assert_array_equal(model.predict(X), model.predict(EmbeddingArray(X, ENCODER)))
     assert CMMClassifier(TEXT, logit_scale=20.0).fit(X, y).logit_scale_ == 20.0
+
+
+# Descriptions, and names without words
+
+
+def encoded_by_hand(texts):
+    return unit_rows(unit_rows(encode(texts)).mean(axis=0, keepdims=True))[0]
+
+
+SAID = {
+    "cat": ["a cat with whiskers", "a small animal that purrs"],
+    "dog": ("a dog", "an animal that barks", "a wagging tail"),
+    "emu": "a tall bird",
+}
+
+
+@pytest.mark.parametrize("kind", ["dict", "sequence", "function"])
+def test_descriptions_are_averaged(kind):
+    given = {"dict": SAID, "sequence": list(SAID.values()), "function": SAID.get}[kind]
+    found = resolve("auto", text_encoder=encode, class_names=given)
+    by_hand = [
+        encoded_by_hand([said] if isinstance(said, str) else list(said))
+        for said in SAID.values()
+    ]
+    assert_allclose(found.features, by_hand)
+
+
+def test_templates_are_for_names_and_not_for_descriptions():
+    found = resolve(
+        "auto",
+        text_encoder=encode,
+        class_names=SAID,
+        prompt_templates=["a {}", lambda name: [f"one {name}", f"the {name}"]],
+    )
+    emu = ["a a tall bird", "one a tall bird", "the a tall bird"]
+    assert_allclose(found.features[2], encoded_by_hand(emu))
+    assert_allclose(found.features[0], encoded_by_hand(SAID["cat"]))
+
+
+@pytest.mark.parametrize(
+    ("names", "error"),
+    [
+        ({**SAID, "emu": []}, ValueError),
+        ({**SAID, "emu": ["a", 3]}, TypeError),
+        ({**SAID, "emu": {"a": 1}}, TypeError),
+        (lambda label: None, TypeError),
+    ],
+)
+def test_bad_descriptions(names, error):
+    with pytest.raises(error, match="class_names"):
+        resolve("auto", text_encoder=encode, class_names=names)
+
+
+def test_a_function_that_loses_a_text():
+    with pytest.raises(ValueError, match=r"shape \(2, 5\) for 6 texts; wanted one row"):
+        resolve("auto", text_encoder=lambda texts: TEXT[:2], class_names=SAID)
+
+
+class Encoder:
+    """As a CLIPFeaturizer with the default templates."""
+
+    prompt_templates = "default"
+
+    def encode_classes(self, names, prompt_templates=None):
+        return encode(names)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["0", "1", "2"],
+        ["n02099601", "n02100236", "n02100583"],
+        ["class_1", "class_2", "class_3"],
+        ["", " ", "-"],
+        ["A", "B", "C"],
+    ],
+    ids=lambda names: names[0] or "empty",
+)
+def test_names_without_words_are_no_texts(names):
+    for params in (
+        {"classes": np.array(sorted(names)), "text_encoder": Encoder()},
+        {"class_names": names, "text_encoder": Encoder()},
+    ):
+        with pytest.warns(UserWarning, match="numbers or codes.*class means") as caught:
+            assert resolve("auto", **params).source == "image"
+        assert repr(sorted(names)[0]) in str(caught[0].message)
+
+
+def test_who_says_how_numbers_are_read_is_believed():
+    numbers = np.array(["0", "1", "2"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = [
+            resolve("auto", classes=numbers, **params).source
+            for params in (
+                {"text_encoder": encode},  # which may look them up
+                {"text_encoder": Encoder(), "prompt_templates": "the digit {}"},
+                {"text_encoder": Encoder(), "class_names": ["zero", "one", "two"]},
+                {"text_encoder": Encoder(), "class_names": [["0"], ["1"], ["2"]]},
+            )
+        ]
+    assert found == ["text_encoder"] * 4
+
+
+def test_one_code_among_names_is_told():
+    classes = np.array(["cat", "n02100236", "yak"])
+    with pytest.warns(UserWarning, match="codes, 'n02100236', say nothing.*mean text"):
+        found = resolve("auto", classes=classes, text_encoder=Encoder())
+    assert found.source == "text_encoder"
+    cat, code, yak = found.features
+    assert_allclose(np.stack([cat, yak]), unit_rows(encode(["cat", "yak"])))
+    assert_allclose(code, unit_rows((cat + yak)[None])[0])
+    with pytest.warns(UserWarning, match="codes, 'n02100236', say nothing.*means"):
+        found = resolve("auto", classes=classes[:2], text_encoder=Encoder())
+    assert found.source == "image"

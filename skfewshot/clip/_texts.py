@@ -380,10 +380,14 @@ def _warn_of_same(names: list[Name], digests: list[bytes]) -> None:
     names_of: dict[bytes, dict[Name, None]] = {}
     for name, digest in zip(names, digests, strict=True):
         names_of.setdefault(digest, {})[name] = None
-    same = [list(group) for group in names_of.values() if len(group) > 1]
-    if same:
+    warn_of_same([list(group) for group in names_of.values() if len(group) > 1])
+
+
+def warn_of_same(groups: list[list[Name]]) -> None:
+    """Warn of names that are the same to a model, in groups of such, if there are."""
+    if groups:
         shown = "; ".join(
-            " and ".join(map(_show, group[:_SHOWN])) for group in same[:_SHOWN]
+            " and ".join(map(_show, group[:_SHOWN])) for group in groups[:_SHOWN]
         )
         warn_user(
             "Some names are different, but the same to the model, and so are their "

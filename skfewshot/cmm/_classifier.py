@@ -26,12 +26,15 @@ from skfewshot._rows import unit_rows
 from skfewshot._sklearn import Interval, StrOptions
 from skfewshot._text import resolve_prototypes
 from skfewshot._torch import to_numpy
+from skfewshot.clip._texts import warn_of_same
 
 if TYPE_CHECKING:
     from skfewshot.cmm._paper import OnEpoch
     from skfewshot.cmm._solver import Solution
 
 
+# The cosine of texts that are the same to a model.
+_SAME_TEXT = 1 - 1e-6
 # Of the logits that are trained where there is no text; photographs have 20 to 30.
 _LEAST_SCALE = 20.0
 
@@ -425,6 +428,11 @@ class CMMClassifier(
         ValueError
             If `name` is there already or of another kind than the classes, if
             `features` does not fit, or if the classifier was fitted without texts.
+
+        Warns
+        -----
+        UserWarning
+            If `name` is the same to the encoder as that of a class, or has no words.
         """
         check_is_fitted(self)
         classes, order = with_class(self.classes_, name)
@@ -450,6 +458,10 @@ class CMMClassifier(
                 f"features=None, but nothing is known that could encode {name!r}; pass "
                 "its text feature."
             )
+        if features is None:
+            same = self.text_features_ @ text[0] > _SAME_TEXT
+            if same.any():
+                warn_of_same([[str(name), *map(str, self.classes_[same])]])
         level = np.full(1, self.newcomer_intercept_, self.intercept_.dtype)
         added = {
             "classes_": classes[-1:],

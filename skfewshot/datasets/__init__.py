@@ -1,5 +1,7 @@
-"""Images for demos and tests, rendered; and the data sets of papers, read from disk."""
+"""Images: rendered ones, those of a folder, and the papers' data sets."""
 
+from skfewshot._tags import split_tags
+from skfewshot.datasets._folder import check_images, load_folder
 from skfewshot.datasets._kinds import (
     BASE_KINDS,
     COLORS,
@@ -20,7 +22,10 @@ __all__ = [
     "SHAPES",
     "SURFACES",
     "Benchmark",
+    "check_images",
     "load_benchmark",
+    "load_folder",
     "make_object_images",
     "make_scenes",
+    "split_tags",
 ]

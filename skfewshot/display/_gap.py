@@ -212,7 +212,7 @@ class ModalityGapDisplay:
         if prototypes is not None:
             shown.append(_read_pair(texts, prototypes, "texts", "prototypes")[1])
         labels, classes = read_classes(labels, classes, len(images), len(texts))
-        plane = PCA(n_components=2, random_state=0)
+        plane = PCA(n_components=2, random_state=0).set_output(transform="default")
         # Each text as many times as there are images of a class: otherwise the few
         # texts would have no say, and the gap would not show.
         times = max(1, len(images) // len(texts))

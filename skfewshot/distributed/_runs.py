@@ -11,7 +11,6 @@ from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
-import joblib
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, clone
@@ -20,6 +19,7 @@ from sklearn.utils.validation import check_is_fitted
 from skfewshot._sklearn import warn_user
 from skfewshot.clip import CLIPFeaturizer, ImageReadError
 from skfewshot.clip._holders import as_images
+from skfewshot.distributed._digest import digest_of
 from skfewshot.distributed._folder import (
     EMBEDDING,
     Folder,
@@ -151,7 +151,8 @@ def predict_dataset(
         As for :func:`embed_dataset`. All columns but `input_column` are written.
     estimator : estimator
         Fitted: a pipeline that starts with a :class:`~skfewshot.CLIPFeaturizer`, or a
-        classifier of embeddings.
+        classifier of embeddings. A run goes on with the same one, which may have been
+        saved and loaded in between.
     input_column : str
         The column of images, as `image_column` of :func:`embed_dataset`, or of
         embeddings by the encoder of the classifier's support: lists of floats.
@@ -173,7 +174,7 @@ def predict_dataset(
         raise TypeError(f"The estimator {estimator!r} has no method {method!r}.")
     classes = getattr(estimator, "classes_", None)
     classes = classes.tolist() if isinstance(classes, np.ndarray) else None
-    about = {"estimator": joblib.hash(estimator), "classes": classes, "encoder": None}
+    about = {"estimator": digest_of(estimator), "classes": classes, "encoder": None}
     folder = Folder(output, filesystem)
     job = _Job(estimator, method, input_column, id_column, OUTPUTS[method], folder)
     return _run(dataset, job, about, concurrency, **options)
@@ -219,8 +220,26 @@ class _Job:
             ) from error
         if self.method == "transform":
             return to_column(found), np.isnan(found).reshape(len(ids), -1).all(axis=1)
+        found, is_unread = self._without_missing(found)
+        is_nan |= is_unread
         rows = pa.array(np.arange(len(ids)), mask=is_nan)
         return to_column(found).take(rows), is_nan
+
+    def _without_missing(self, found: NDArray) -> tuple[NDArray, NDArray[np.bool_]]:
+        """Return predictions with any in the place of missing ones, and which they are.
+
+        So the column has the type that it has in files where none is missing.
+        """
+        missing = found != found if found.dtype.kind == "f" else found == None  # noqa: E711
+        missing = missing.reshape(len(found), -1).all(axis=1)
+        classes = getattr(self.estimator, "classes_", None)
+        if self.method == "predict" and missing.any() and classes is not None:
+            some = classes[0] if found.ndim == 1 else 0
+            kind = classes.dtype if found.ndim == 1 else np.int64
+            found = found.copy()
+            found[missing] = some
+            found = found.astype(kind)
+        return found, missing
 
 
 class _Actor:

@@ -21,6 +21,13 @@ from skfewshot._sklearn import (
     StrOptions,
     _fit_context,
 )
+from skfewshot._unread import (
+    only_read,
+    unread_rows,
+    with_filled_rows,
+    with_missing,
+    without_unread,
+)
 from skfewshot.clip._embedding import encoder_of
 from skfewshot.multilabel._calibration import (
     ONE_SHOT_SHARE,
@@ -340,7 +347,8 @@ class MultiLabelPrototypeClassifier(ClassifierMixin, Estimator):
             scaled to unit norm.
         y : array-like or sparse matrix of shape (n_samples, n_labels), or array-like \
                 of shape (n_samples,)
-            Indicators, 0 or 1; or one class label an image.
+            Indicators, 0 or 1; or one class label an image. A lone column of zeros and
+            ones is the indicator of one label.
         sample_weight : array-like of shape (n_samples,), default=None
             Weights, from 0 to 1e9. They count images: one of weight 2 is two images.
 
@@ -364,6 +372,7 @@ class MultiLabelPrototypeClassifier(ClassifierMixin, Estimator):
             the label vectors tell them apart no better than chance.
         """
         check_parameters(self.get_params(deep=False))
+        X, sample_weight = without_unread(X, y, sample_weight)
         support, labels, rows = read_support(self, X, y, sample_weight)
         self.classes_, self._is_multilabel = labels.classes, labels.is_multilabel
         thresholds = read_thresholds(self.threshold, len(self.classes_))
@@ -504,13 +513,19 @@ class MultiLabelPrototypeClassifier(ClassifierMixin, Estimator):
         return tokens, self._feature_map(), self.prototypes_, scorer
 
     def _query_logits(self, X: Any) -> NDArray:
-        tokens, feature_map, prototypes, scorer = self._read_query(X)
+        unread = unread_rows(X)
+        tokens, feature_map, prototypes, scorer = self._read_query(
+            with_filled_rows(X, unread)
+        )
         scores: Any = 0.0
         if self.global_share_ < 1:
             scores = score(tokens, feature_map, prototypes, scorer)
         if self.coef_ is not None:
             scores = self._with_global(scores, tokens, feature_map)
-        return Calibration(self.slope_, self.biases_).logits(scores)
+        logits = Calibration(self.slope_, self.biases_).logits(scores)
+        if unread is not None:
+            logits[unread] = np.nan
+        return logits
 
     def _with_global(
         self, scores: Any, tokens: Tokens, feature_map: FeatureMap
@@ -580,15 +595,19 @@ class MultiLabelPrototypeClassifier(ClassifierMixin, Estimator):
         -------
         ndarray of int, shape (n_samples, n_labels), or of shape (n_samples,)
             Indicators of the labels whose probability reaches ``thresholds_``; for 1-D
-            `y` the most probable class.
+            `y` the most probable class. Of an image that a featurizer with
+            ``on_error="nan"`` could not read all predictions are NaN, or None where
+            labels are no numbers; indicators are floats then.
         """
-        probabilities = self.predict_proba(X)
+        probabilities, unread = self.predict_proba(X), unread_rows(X)
         if not self._is_multilabel:
-            return self.classes_[probabilities.argmax(axis=1)]
-        return (probabilities >= self.thresholds_).astype(np.int64)
+            found = self.classes_[probabilities.argmax(axis=1)]
+            return with_missing(found, unread)
+        found = (probabilities >= self.thresholds_).astype(np.int64)
+        return with_missing(found, unread)
 
     def score(self, X: Any, y: Any, sample_weight: ArrayLike | None = None) -> float:
-        """Return the share of images whose labels are all right.
+        """Return the share of images whose labels are all right, of those read.
 
         Parameters
         ----------
@@ -603,9 +622,11 @@ class MultiLabelPrototypeClassifier(ClassifierMixin, Estimator):
         -------
         float
         """
+        X, y, sample_weight = only_read(X, y, sample_weight)
         weight = as_numpy(plain(sample_weight, "sample_weight"))
         # As fit reads them: scikit-learn takes fewer forms.
-        labels = read_labels(y, np.float64)
+        is_column_of_classes = not self._is_multilabel
+        labels = read_labels(y, np.float64, is_column_of_classes=is_column_of_classes)
         truth = labels.indicator.astype(np.int64)
         if not labels.is_multilabel:
             truth = labels.classes[truth.argmax(axis=1)]
@@ -631,12 +652,15 @@ class MultiLabelPrototypeClassifier(ClassifierMixin, Estimator):
             square image
             ``evidence.reshape(n, n_labels, side, side)`` is a map over the picture.
         """
-        tokens, feature_map, prototypes, scorer = self._read_query(X)
+        unread = unread_rows(X)
+        tokens, feature_map, prototypes, scorer = self._read_query(
+            with_filled_rows(X, unread)
+        )
         evidence = explain(tokens, feature_map, prototypes, scorer)
         if self.coef_ is not None:
             evidence = self._with_global(evidence, tokens, feature_map)
         found = Calibration(self.slope_, self.biases_).logits(evidence)
-        return found.transpose(0, 2, 1)
+        return with_missing(found.transpose(0, 2, 1), unread)
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()

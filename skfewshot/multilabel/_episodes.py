@@ -96,21 +96,40 @@ def split_labels(
     """Return labels and images to learn from, and those kept aside.
 
     Images with a label that is kept aside are kept aside too: as background of other
-    labels they would tell the maps what those labels look like.
+    labels they would tell the maps what those labels look like. Where images have many
+    labels, those that would take more than half of the images away are passed over.
     """
     order = generator.permutation(np.flatnonzero(indicator.sum(axis=0) >= 2))
     n_aside = max(2, round(fraction * len(order)))
-    aside, labels = np.sort(order[:n_aside]), np.sort(order[n_aside:])
+    chosen = _affordable(indicator[:, order] > 0, n_aside)
+    aside, labels = np.sort(order[chosen]), np.sort(np.delete(order, chosen))
     shows_one = indicator[:, aside].any(axis=1)
     n_usable = int(indicator[np.ix_(~shows_one, labels)].any(axis=1).sum())
     if n_usable < 2 or shows_one.sum() < 2:
         raise ValueError(
             f"Y_base has {n_usable} images of labels to learn from and "
-            f"{shows_one.sum()} of the {n_aside} labels that are kept aside; wanted at "
-            "least 2 of each. Pass more images, or lower validation_fraction."
+            f"{shows_one.sum()} of the {len(aside)} labels that are kept aside; wanted "
+            "at least 2 of each. Pass more images, or lower validation_fraction."
         )
     images, images_aside = np.flatnonzero(~shows_one), np.flatnonzero(shows_one)
     return (labels, images), (aside, images_aside)
+
+
+def _affordable(shown: NDArray, n_wanted: int) -> list[int]:
+    """Return the first labels that leave half of the images, or the first two of all.
+
+    Parameters
+    ----------
+    shown : ndarray of bool, shape (n_images, n_labels)
+    n_wanted : int
+    """
+    taken, gone = list[int](), np.zeros(len(shown), dtype=bool)
+    for label in range(shown.shape[1]):
+        now_gone = gone | shown[:, label]
+        if len(taken) < n_wanted and 2 * now_gone.sum() <= len(shown):
+            taken.append(label)
+            gone = now_gone
+    return taken if len(taken) > 1 else [0, 1]
 
 
 def draw_episode(
@@ -234,14 +253,18 @@ def _learn(
     psi = network.map_labels(base.tensor(centred))
     whole, parts, _ = map_features(network, base, episode.support)
     selection = _select(network, base, episode, psi)
+    if not network.residual:
+        selection = _first(selection, episode.shots)
     images, labels, chosen, valid = map(base.tensor, vars(selection).values())
     features = parts[images[:, None], chosen] * valid[:, :, None]
     scale = base.scorer.scale
     mean = network.pooled(features, valid, psi[labels], scale)
     seen = [psi, base.tensor(vectors)]
+    # The attention sees labels as they are: it can do no more than choose features.
     if label_noise:
         seen = [_noisy(rows, label_noise, generator) for rows in seen]
-    said = network.pair_vectors(mean, features, valid, *seen, labels)
+    pairs = features, valid, psi, seen[1], labels, seen[0]
+    said = network.pair_vectors(mean, *pairs)
     if not network.residual:
         agreement = distance_logits((whole[images] * psi[labels]).sum(1), scale)
         # A softmax within each label, up to a factor that the norm takes away.
@@ -251,6 +274,18 @@ def _learn(
     sums = torch.zeros_like(psi).index_add(0, labels, said)
     counts = torch.bincount(labels, minlength=len(psi)).to(psi)
     return psi, whole, sums, counts
+
+
+def _first(selection: Selection, n_images: int) -> Selection:
+    """Keep so many images of each label, as an episode of the paper has them."""
+    order = np.argsort(selection.labels, kind="stable")
+    in_order = selection.labels[order]
+    first = np.searchsorted(in_order, in_order)
+    kept = np.sort(order[np.arange(len(order)) - first < n_images])
+    found = Selection(*(value[kept] for value in vars(selection).values()))
+    # Features are in the order of their scores, and so padding comes last.
+    most = int(found.valid.sum(axis=1).max())
+    return replace(found, chosen=found.chosen[:, :most], valid=found.valid[:, :most])
 
 
 def _noisy(vectors: Tensor, length: float, generator: torch.Generator | None) -> Tensor:

@@ -97,6 +97,7 @@ class CrossInteraction(nn.Module):
         mapped_labels: Tensor,
         label_vectors: Tensor,
         labels: Tensor,
+        known_labels: Tensor | None = None,
     ) -> Tensor:
         """Return z, shape (n_pairs, d).
 
@@ -109,10 +110,15 @@ class CrossInteraction(nn.Module):
         mapped_labels : tensor of shape (L, d)
         label_vectors : tensor of shape (L, label_width)
         labels : int tensor of shape (n_pairs,)
+        known_labels : tensor of shape (L, d) or None
+            What the gate knows of the mapped labels, in training.
         """
         query = self.query_norm(mapped_labels)[labels]
         if "gate" in self.steps:
-            gate = torch.sigmoid(self.gate(features + query[:, None]))
+            known = query
+            if known_labels is not None:
+                known = self.query_norm(known_labels)[labels]
+            gate = torch.sigmoid(self.gate(features + known[:, None]))
             features = features + features * gate
         if "convolution" in self.steps:
             features = self._convolve(features, label_vectors, labels)

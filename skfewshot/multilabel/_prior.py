@@ -58,9 +58,9 @@ PUBLISHED: dict[str, Any] = {
     "shots": (1, 1),
     "query_shots": 4,
     "learning_rate": 1e-4,
-    "map_penalty": 0.0,
+    "map_penalty": 0.003,
     "alignment_weight": 1.0,
-    "label_noise": 0.0,
+    "label_noise": 10.0,
 }
 
 
@@ -93,10 +93,10 @@ class MultiLabelPrototypePrior(CallbackSupportMixin, Estimator):
         centred, maps start at the identity where they can (see Notes), what the
         interaction says is added to the mean of the selected features with a weight
         that starts at 0, and the text has a share in a prototype. Otherwise the network
-        is the paper's: features are not centred, maps start at random, what the
-        interaction says takes the place of the mean, images are weighted by their
-        agreement with the label's vector, and the text stands for labels without
-        images alone, in training and in the classifier.
+        is the paper's: what the interaction says takes the place of the mean, images
+        are weighted by their agreement with the label's vector, and the text stands for
+        labels without images alone, in training and in the classifier. It starts as a
+        passage for the mean of the selected features.
     n_heads : int, default=8
         Heads of the attention, at most: the largest number up to it that divides the
         common width is taken.
@@ -124,14 +124,16 @@ class MultiLabelPrototypePrior(CallbackSupportMixin, Estimator):
     query_shots : int or None, default=None
         Queries of an episode for each label.
     learning_rate : float, default=3e-4
-        Of Adam; it falls to 0 along a cosine where the network is residual.
+        Of Adam; it falls to 0 along a cosine. Where the network is not residual, its
+        maps learn ten times as fast.
     map_penalty : float, default=0.003
         Penalty of the maps' squared change, 10 times that for the labels' map.
     alignment_weight : float, default=0.0
         Weight of the alignment loss between global features and labels. 1 is the
         paper's.
     label_noise : float, default=1.0
-        Length of the noise on the label vectors that the interaction sees in training.
+        Length of the noise on the label vectors, of length 1, that gate and convolution
+        see in training: without it they know the base labels by heart.
     validation_fraction : float, default=0.2
         Share of the labels that are kept aside. Maps and interaction never see them.
         The state with the best mean average precision on them is kept, and the few
@@ -300,8 +302,10 @@ class MultiLabelPrototypePrior(CallbackSupportMixin, Estimator):
 
         ``MultiLabelPrototypeClassifier(prior=prior)`` with such a prior, once fitted,
         is the published system but for the calibration of probabilities, which ranks
-        the images of a label as before. Not published are the number of episodes, 1000
-        here, and by which labels kept aside the best state is chosen.
+        the images of a label as before. Not published, and ours, are the number of
+        episodes, where the network starts, the penalty of the maps' change, the noise
+        on labels, maps that learn faster than the interaction, and labels kept aside by
+        which the best state is chosen: without them it learns the base labels by heart.
 
         Parameters
         ----------

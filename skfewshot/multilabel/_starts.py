@@ -1,6 +1,7 @@
-"""Where the training of a residual prior starts: its maps, and its calibration."""
+"""Where the training of a prior starts: its maps, its calibration, its interaction."""
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from sklearn.linear_model import RidgeCV
 
@@ -11,6 +12,7 @@ from skfewshot.multilabel._calibration import (
     score_left_out,
 )
 from skfewshot.multilabel._episodes import BaseSet
+from skfewshot.multilabel._interaction import CrossInteraction, PriorNetwork
 from skfewshot.multilabel._prior_state import State, image_maps, map_labels
 from skfewshot.multilabel._prototypes import (
     centre_labels,
@@ -19,7 +21,7 @@ from skfewshot.multilabel._prototypes import (
     text_shares,
 )
 from skfewshot.multilabel._selection import select
-from skfewshot.multilabel._tokens import FeatureMap, Tokens
+from skfewshot.multilabel._tokens import FeatureMap, Tokens, feature_means
 
 #: Images on which the calibration is started, at most.
 _MOST_STARTED = 300
@@ -29,6 +31,13 @@ _MOST_DECIDING = 2000
 _LEAST_AGREEMENT = 3.0
 #: Penalties of the map of label vectors that are tried with one label left out.
 _PENALTIES = np.logspace(-2, 3, 11)
+# Where a ReLU of normed numbers starts as good as linear: nearly all are above 0.
+_LINEAR_SCALE, _LINEAR_LEVEL = 0.3, 1.0
+# Of random starts: how much of torch's is left in what depends on the label.
+_DEPENDENCE = 0.1
+#: Where the attention starts: how the logit of a feature grows with its cosine to the
+#: label's vector.
+_ATTENTION_SCALE = 16.0
 
 
 def start_maps(base: BaseSet, labels: NDArray, images: NDArray, width: int) -> State:
@@ -115,3 +124,88 @@ def start_calibration(
     fitted = fit_sigmoid(left_out, support.indicator, support.weight)
     sharpness = float(np.log(scorer.sharpness))
     return fitted.slope, float(fitted.bias[0]), scorer.background, sharpness
+
+
+def pass_through(
+    network: PriorNetwork, base: BaseSet, labels: NDArray, images: NDArray
+) -> None:
+    """Start the paper's network as a passage for the mean of the selected features.
+
+    Where it starts is not published. From random numbers the interaction learns which
+    prototype belongs to the vector of a base label, and no longer looks at the images,
+    before the maps are of use to labels that it has not seen. Here maps start with
+    centred features in a basis without a mean, which layer norms leave as they are;
+    the kernels as the main directions of these, the same for all labels; the attention
+    as a softmax of cosines; and the MLP as nothing.
+
+    Parameters
+    ----------
+    network : PriorNetwork
+        Not residual; changed in place.
+    base : BaseSet
+    labels, images : ndarray of int
+        Those to learn from.
+    """
+    token_width, width = network.part_map.shape
+    maps = start_maps(base, labels, images, min(width, token_width))
+    basis = _without_mean(maps["part_map"].shape[1], width)
+    part_map, label_map = maps["part_map"] @ basis, maps["label_map"] @ basis
+    tokens = base.support.tokens[images[:: 1 + len(images) // _MOST_DECIDING]]
+    part_mean, whole_mean = feature_means(tokens, np.ones(len(tokens)))
+    mapped = unit_rows((tokens.parts[tokens.present] - part_mean) @ part_map)
+    found = {
+        "part_map": part_map,
+        "part_bias": -part_mean @ part_map,
+        "whole_map": part_map,
+        "whole_bias": -whole_mean @ part_map,
+        "label_map": label_map,
+        "label_bias": -base.vectors[labels].mean(axis=0) @ label_map,
+    }
+    with torch.no_grad():
+        for name, value in found.items():
+            getattr(network, name).copy_(torch.from_numpy(value))
+        if network.interaction is not None:
+            _pass_features(network.interaction, mapped)
+
+
+def _without_mean(n_rows: int, width: int) -> NDArray:
+    """Return orthonormal rows whose entries add up to 0, as far as there are so many.
+
+    Of as many rows as columns the mean is left out.
+    """
+    if n_rows >= width:
+        return np.eye(n_rows, width) - 1 / width
+    drawn = np.random.default_rng(0).normal(size=(width, n_rows))
+    return np.linalg.qr(drawn - drawn.mean(axis=0))[0].T
+
+
+def _pass_features(interaction: CrossInteraction, features: NDArray) -> None:
+    """Start an interaction as the mean of features, of which some are given."""
+    width = features.shape[1]
+    if "convolution" in interaction.steps:
+        n_hidden = len(interaction.norm_in.weight)
+        rank = min(n_hidden, width) - 1
+        squares = features.T.astype(np.float64) @ features
+        main = np.linalg.eigh(squares)[1][:, -rank:]
+        hidden = _without_mean(rank, n_hidden)
+        kernels = np.sqrt(width) * main @ hidden, (main @ hidden).T
+        layers = interaction.kernel_in, interaction.kernel_out
+        for layer, kernel in zip(layers, kernels, strict=True):
+            layer.weight.mul_(_DEPENDENCE)
+            layer.bias.copy_(torch.from_numpy(kernel.ravel()))
+        for norm in (interaction.norm_in, interaction.norm_out):
+            norm.weight.fill_(_LINEAR_SCALE)
+            norm.bias.fill_(_LINEAR_LEVEL)
+    if "attention" in interaction.steps:
+        attention = interaction.attention
+        # The logit of a head is that of its share of the cosine, times the scale.
+        length = _LINEAR_SCALE if "convolution" in interaction.steps else width**-0.5
+        n_heads = attention.num_heads
+        wanted = _ATTENTION_SCALE / (length * (width / n_heads) ** 0.5)
+        attention.in_proj_weight.copy_(torch.eye(width).repeat(3, 1))
+        attention.in_proj_weight[: 2 * width].mul_(wanted**0.5)
+        attention.out_proj.weight.copy_(torch.eye(width))
+        attention.in_proj_bias.zero_()
+        attention.out_proj.bias.zero_()
+    for parameter in interaction.mlp[-1].parameters():
+        parameter.zero_()

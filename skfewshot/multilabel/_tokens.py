@@ -182,7 +182,7 @@ def read_labelled(
 ) -> tuple[NDArray, Labels]:
     """Read images, see :func:`read_array`, and as many rows of labels."""
     array = read_array(estimator, X, reset=True)
-    labels = read_labels(y, array.dtype)
+    labels = read_labels(y, array.dtype, is_column_of_classes=None)
     if len(labels.indicator) != len(array):
         raise ValueError(
             f"Found input variables with inconsistent numbers of samples: {X_name} has "

@@ -26,13 +26,17 @@ from skfewshot.multilabel._episodes import (
 )
 from skfewshot.multilabel._interaction import PriorNetwork
 from skfewshot.multilabel._prior_state import common_width, network_options
-from skfewshot.multilabel._starts import start_calibration, start_maps
+from skfewshot.multilabel._starts import pass_through, start_calibration, start_maps
 
 #: Episodes on kept-aside labels, by which training is judged, at each end of the shots.
 _JUDGED = 3
 #: The few numbers that are no matrices, and their learning rate beside the others'.
 _FEW = ("calibration", "interaction_weight")
 _FEW_RATE = 100.0
+#: The maps of the paper's network, and their learning rate beside the interaction's:
+#: as fast as they, it would know the base labels before the maps say anything.
+_OF_MAPS = ("_map", "_bias")
+_MAP_RATE = 10.0
 #: Shares of the text that are tried on the labels kept aside.
 _TRIED_SHARES = np.linspace(0.05, 0.95, 19).tolist()
 # Mean average precision that a share has to gain to be far from the usual one: few
@@ -117,6 +121,8 @@ def _start(
     with torch.no_grad():
         for name, matrix in maps.items():
             getattr(network, name).copy_(torch.from_numpy(matrix))
+    if not prior.residual:
+        pass_through(network, base, *split[0])
     return network.to(base.device)
 
 
@@ -126,23 +132,29 @@ class _Trainer:
     The many numbers of the matrices come to know the labels that they learn from. The
     few that say how far to trust the patches and the interaction have to hold for
     labels that the matrices do not know, and so they see only those kept aside. The
-    paper's network has none of these few, and its learning rate does not fall.
+    paper's network has none of these few; its maps learn faster than its interaction.
     """
 
     def __init__(self, network: PriorNetwork, prior: Any) -> None:
         named = list(network.named_parameters())
         self.few = [p for name, p in named if name in _FEW and prior.residual]
         self.many = [p for name, p in named if name not in _FEW]
+        of_maps = [p for name, p in named if name.endswith(_OF_MAPS)]
         self.maps = [network.part_map, network.whole_map, network.label_map]
         self.starts = [p.detach().clone() for p in self.maps]
         rate, n = prior.learning_rate, prior.n_episodes
         self.optimizer = torch.optim.Adam(self.many, rate)
-        self.schedules = list[Any]()
         if prior.residual:
             few = {"params": self.few, "lr": _FEW_RATE * rate}
             self.optimizer.add_param_group(few)
-            falling = torch.optim.lr_scheduler.CosineAnnealingLR(self.optimizer, n)
-            self.schedules.append(falling)
+        else:
+            known = {id(p) for p in of_maps}
+            rest = [p for p in self.many if id(p) not in known]
+            groups = [{"params": of_maps, "lr": _MAP_RATE * rate}]
+            groups += [{"params": rest, "lr": rate}] if rest else []
+            self.optimizer = torch.optim.Adam(groups)
+        falling = torch.optim.lr_scheduler.CosineAnnealingLR(self.optimizer, n)
+        self.schedule = falling
 
     def change(self) -> torch.Tensor:
         """Return the squared change of the maps, that of labels ten times."""
@@ -157,8 +169,7 @@ class _Trainer:
         if kept_aside_loss is not None:
             kept_aside_loss.backward(inputs=self.few)
         self.optimizer.step()
-        for schedule in self.schedules:
-            schedule.step()
+        self.schedule.step()
 
 
 class _Judge:
@@ -175,8 +186,10 @@ class _Judge:
         self.base, self.aside = base, aside
         drawn_from = base.support.indicator, np.concatenate([labels, aside]), images
         n_way = None if prior.n_way is None else 2 * prior.n_way
+        # Rare labels want many queries, and global features cost next to nothing.
+        n_query = 1000 if prior.query_scoring == "global" else 150
         self.episodes = [
-            draw_episode(generator, *drawn_from, Sizes(n_way, (n, n), 150))
+            draw_episode(generator, *drawn_from, Sizes(n_way, (n, n), n_query))
             for n in sorted(set(prior.shots))
             for _ in range(_JUDGED)
         ]

@@ -144,8 +144,7 @@ class ZeroShotClassifier(FewShotClassifier):
         weight = check_weight(sample_weight, np.empty((len(y), 1)))
         self.classes_ = np.unique(y[weight > 0])
         self._check_several(self.classes_)
-        width = None if X is None else X.shape[1]
-        prototypes = self._read_texts(X, width, np.float32)
+        prototypes = self._read_texts(X, None, [np.float64, np.float32])
         if prototypes.features is None:
             raise ValueError(
                 "There are neither images nor texts to classify by: pass text_encoder, "

@@ -1,6 +1,7 @@
 """Classes that have a text but no images: extra_classes and add_class."""
 
 import pickle
+import warnings
 
 import numpy as np
 import pandas as pd
@@ -484,3 +485,17 @@ def test_a_text_that_an_extra_class_lacks_is_named(task):
 def test_classifiers_without_a_map_of_texts_have_no_extra_classes():
     assert "extra_classes" not in TipAdapterClassifier().get_params()
     assert not hasattr(TipAdapterClassifier(), "add_class")
+
+
+def test_a_name_that_is_the_same_to_the_encoder_is_told(embedded):
+    X, y = embedded
+    kind = str(y[0])
+    for name in (kind.title(), kind.replace(" ", "_"), f" {kind} "):
+        with pytest.warns(UserWarning, match="the same to the model") as caught:
+            CMMClassifier().fit(X, y).add_class(name)
+        assert repr(name) in str(caught[0].message)
+        assert repr(str(y[0])) in str(caught[0].message)
+        assert caught[0].filename == __file__
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        CMMClassifier().fit(X, y).add_class("plain moon")

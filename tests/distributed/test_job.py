@@ -8,6 +8,7 @@ import pytest
 from numpy.testing import assert_allclose
 from PIL import Image
 from sklearn.exceptions import NotFittedError
+from sklearn.pipeline import make_pipeline
 
 from skfewshot import CLIPFeaturizer, CMMClassifier
 from skfewshot.clip import ImageReadError
@@ -133,6 +134,28 @@ def test_predictions_are_the_estimators(method, make_task, work):
     none, unread = work(model, method, ArrowTensorArray.from_numpy(gap[[1]]))
     assert none["y"].null_count == len(unread) == 1
     assert none["y"].type == found["y"].type
+
+
+@pytest.mark.filterwarnings("ignore:.*of the images could not be read")
+@pytest.mark.parametrize("labels", [["a", "b"], [3, 5]])
+def test_images_that_cannot_be_read_are_predicted_as_null(labels, files, work):
+    model = make_pipeline(
+        CLIPFeaturizer("tiny", on_error="nan"), CMMClassifier(text_features=None)
+    )
+    model.fit(files[:8:2], np.array(labels)[[0, 1, 0, 1]])
+    X = [files[0], "missing.png", files[6]]
+    types = set()
+    for x in (X, X[:1], X[1:2]):
+        found, unread = work(model, "predict", pa.array(x))
+        assert unread == [i for i, path in enumerate(x) if path == "missing.png"]
+        values = found["y"].to_pylist()
+        assert [value is None for value in values] == [
+            i in unread for i in range(len(x))
+        ]
+        types.add(found["y"].type)
+    assert len(types) == 1
+    found, unread = work(model, "predict_proba", pa.array(X))
+    assert [row is None for row in found["y"].to_pylist()] == [False, True, False]
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.sparse import csr_array
+from sklearn.exceptions import DataConversionWarning
 
 from skfewshot import MultiLabelPrototypeClassifier
 from skfewshot.clip import EmbeddingArray, EncoderIdentity
@@ -759,3 +760,31 @@ def test_texts_that_do_not_fit_are_noticed(planted):
     with pytest.warns(UserWarning, match="no better than chance") as caught:
         MultiLabelPrototypeClassifier(-support.text).fit(support.X, support.Y)
     assert caught[0].filename == __file__
+
+
+@pytest.mark.parametrize("kind", ["array", "bool", "list", "frame", "sparse"])
+def test_one_label_in_a_column(planted, kind):
+    """Zeros and ones are an indicator, whose label some images lack."""
+    data, query = planted(), planted(seed=1)
+    column = data.Y[:, :1]
+    y = {
+        "array": column,
+        "bool": column.astype(bool),
+        "list": column.tolist(),
+        "frame": pd.DataFrame(column, columns=["star"]),
+        "sparse": csr_array(column),
+    }[kind]
+    model = MultiLabelPrototypeClassifier(data.text[:1]).fit(data.X, y)
+    assert model.classes_.tolist() == (["star"] if kind == "frame" else [0])
+    predicted = model.predict(query.X)
+    assert predicted.shape == model.predict_proba(query.X).shape == (24, 1)
+    assert np.mean(predicted == query.Y[:, :1]) > 0.8
+    assert model.score(query.X, query.Y[:, :1]) == np.mean(predicted == query.Y[:, :1])
+
+
+def test_a_column_of_names_is_one_class_an_image(planted):
+    data = planted(most_labels=1)
+    names = np.array(["a", "b", "c", "d", "e", "f"])[data.Y.argmax(axis=1)]
+    with pytest.warns(DataConversionWarning):
+        model = MultiLabelPrototypeClassifier(None).fit(data.X, names[:, None])
+    assert model.predict(data.X).shape == (24,)
