@@ -248,11 +248,10 @@ class CLIPFeaturizer(
         self : CLIPFeaturizer
         """
         import_torch()
-        _check_labels(X, y)
+        images = () if X is None and y is not None else as_images(X)
+        _check_labels(y, None if X is None else length_of(images))
         context = self._init_callback_context()
         context.call_on_fit_task_begin(estimator=self, X=X, y=y)
-        if X is not None or y is None:
-            as_images(X)
         self._note_encoder()
         context.call_on_fit_task_end(estimator=self, X=X, y=y)
         return self
@@ -280,12 +279,13 @@ class CLIPFeaturizer(
             See :meth:`transform`.
         """
         import_torch()
-        _check_labels(X, y)
         if X is None and y is not None and self.output == "embedding":
+            _check_labels(y, None)
             clip = self._note_encoder()
             nothing = np.empty((0, clip.identity.embedding_dim), np.float32)
             return EmbeddingArray(nothing, self._identity(clip))
         images = as_images(X)
+        _check_labels(y, length_of(images))
         n_batches = self._n_batches(images) if has_callbacks(self) else None
         context = self._init_callback_context(max_subtasks=n_batches)
         context.call_on_fit_task_begin(estimator=self, X=X, y=y)
@@ -568,15 +568,17 @@ class CLIPFeaturizer(
         return tags
 
 
-def _check_labels(X: Any, y: Any) -> None:
-    """Refuse labels before an image is read: their number, and what is wrong in them.
+def _check_labels(y: Any, n_images: int | None) -> None:
+    """Refuse labels before an image is read.
 
-    What else is wrong the classifier knows that the labels are for, where there is one.
+    Here their number counts alone. What is wrong in them is known by the classifier
+    that they are for, if there is one.
     """
-    n_images, n_labels = (
-        len(it) if isinstance(it, Sized) and not isinstance(it, str | bytes) else None
-        for it in (X, y)
-    )
+    shape, n_labels = getattr(y, "shape", None), None
+    if shape is not None:  # a sparse matrix has no length
+        n_labels = shape[0] if len(shape) else None
+    elif isinstance(y, Sized) and not isinstance(y, str | bytes):
+        n_labels = len(y)
     if None not in (n_images, n_labels) and n_images != n_labels:
         raise ValueError(
             f"X has {n_images} images, but y has {n_labels} labels: found input "
