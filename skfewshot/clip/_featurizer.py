@@ -424,7 +424,8 @@ class CLIPFeaturizer(
             precision=self.precision,
             resize_mode=self.resize_mode,
         )
-        _widths[self._named()] = clip.identity.embedding_dim
+        named = str(self.model_name), str(self.pretrained)
+        _widths[named] = clip.identity.embedding_dim
         fitted = getattr(self, "encoder_", None)
         if fitted is not None and fitted != clip.identity:
             raise ValueError(
@@ -448,13 +449,11 @@ class CLIPFeaturizer(
             return self.embedding_dim_
         # Without `fit`, `transform` gives data frames too. No model is loaded for it:
         # the HTML representation asks as well.
-        try:
-            return _widths[self._named()]
-        except (KeyError, TypeError) as error:
-            raise AttributeError("the featurizer is not fitted") from error
-
-    def _named(self) -> tuple[str, str]:
-        return self.model_name, str(self.pretrained)
+        named = str(self.model_name), str(self.pretrained)
+        gives_frames = _get_output_config("transform", self)["dense"] != "default"
+        if not gives_frames or named not in _widths:
+            raise AttributeError("the featurizer is not fitted")
+        return _widths[named]
 
     def _note_encoder(self) -> CLIPModel:
         """Load the model, and keep what it is."""
