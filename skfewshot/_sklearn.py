@@ -1,9 +1,12 @@
 """The border with scikit-learn: its private names, warnings, and the base estimator."""
 
+import concurrent.futures
+import contextlib
 import math
 import os
 import reprlib
 import sys
+import threading
 import warnings
 from numbers import Integral
 from pathlib import Path
@@ -46,12 +49,18 @@ __all__ = [
 DOCUMENTATION = "https://skfewshot.readthedocs.io/en/stable/generated/skfewshot"
 # The key of the state that is no attribute.
 _VERSION = "_skfewshot_version"
-# What stands between a user's line and a warning: this package, and the wrappers,
-# pipelines and searches of scikit-learn.
+# What stands between a user's line and a warning: this package, the wrappers, pipelines
+# and searches of scikit-learn, and the contexts and threads that these run in.
 _BETWEEN = tuple(
     f"{Path(file).parent}{os.sep}"
-    for file in (__file__, sklearn.__file__, joblib.__file__)
+    for file in (
+        __file__,
+        sklearn.__file__,
+        joblib.__file__,
+        concurrent.futures.__file__,
+    )
 )
+_BETWEEN += (contextlib.__file__, threading.__file__)
 
 
 # Frames between a pipeline's fit and that of a step of it.

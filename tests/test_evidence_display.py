@@ -322,3 +322,25 @@ def test_estimators_that_explain_nothing(query):
     model = KNeighborsClassifier(1).fit(X[:, 0], Y)
     with pytest.raises(TypeError, match="got KNeighborsClassifier.* cannot explain"):
         EvidenceMapDisplay.from_estimator(model, X[:, 0], images=images)
+
+
+@pytest.mark.parametrize("mode", ["auto", "crop", "pad", "squash"])
+def test_pictures_are_those_that_the_model_saw(mode):
+    from skfewshot import CLIPFeaturizer
+
+    scenes = make_scenes(8, kinds=["plain ball", "striped star"], random_state=0)
+    wide = [np.concatenate([image, image], axis=1) for image in scenes.images]
+    clip = CLIPFeaturizer("tiny", output="tokens", resize_mode=mode)
+    model = MultiLabelPrototypeClassifier(label_names=["plain ball", "striped star"])
+    X = clip.fit_transform(wide)
+    model.fit(X, scenes.labels)
+    shown = EvidenceMapDisplay.from_estimator(model, X[:1], images=wide[:1]).images[0]
+    side, width, _ = wide[0].shape
+    if mode == "pad":
+        assert shown.shape == (width, width, 3)
+        assert not shown[: side // 4].any()
+        np.testing.assert_array_equal(shown[side // 2 : side // 2 + side], wide[0])
+    elif mode == "squash":
+        assert shown.shape == (side, side, 3)
+    else:
+        np.testing.assert_array_equal(shown, wide[0][:, side // 2 : side // 2 + side])

@@ -14,7 +14,7 @@ from sklearn.linear_model import LogisticRegression
 
 from skfewshot import CLIPFeaturizer, CMMClassifier, ZeroShotClassifier
 from skfewshot._demo import embed
-from skfewshot.datasets import NOVEL_KINDS, make_object_images
+from skfewshot.datasets import NOVEL_KINDS, load_folder, make_object_images
 from skfewshot.display import ModalityGapDisplay, ShotCurveDisplay
 
 if TYPE_CHECKING:
@@ -96,11 +96,8 @@ def _read_images(
 
 def _read_folder(path: str) -> tuple[np.ndarray, np.ndarray]:
     """Return the paths of the images of a folder, and the names of their classes."""
-    from torchvision.datasets import ImageFolder
-
-    folder = ImageFolder(path, allow_empty=True)
-    paths = np.array([sample for sample, _ in folder.samples], dtype=object)
-    folders = np.array(folder.classes)[[index for _, index in folder.samples]]
+    folder = load_folder(path)
+    paths, folders = folder.paths, folder.names
     found, counts = np.unique(folders, return_counts=True)
     if len(found) < 2:
         raise ValueError(

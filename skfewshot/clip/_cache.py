@@ -77,7 +77,7 @@ class EmbeddingCache:
         self._waiting_bytes = 0
         self._flushed = time.monotonic()
         # What fails once, after a long wait maybe, is not tried again.
-        self._works = {"read": True, "written": True}
+        self._failed: dict[str, sqlite3.Error] = {}
         self._connection: sqlite3.Connection | None = None
         with _lock:
             _all.add(self)
@@ -98,10 +98,17 @@ class EmbeddingCache:
                 f"{error}. Delete it, or pass another folder as cache."
             ) from error
 
-    def __exit__(self, *_: Any) -> None:
+    def __exit__(self, kind: Any, *_: Any) -> None:
         self.flush()
         with _lock:
             self.disconnect()
+        # Here, and once: threads that decode ask the cache, far from the user's line.
+        for doing, error in self._failed.items() if kind is None else ():
+            warn_user(
+                f"The cache {str(self.path)!r} could not be {doing}: {error}. Images "
+                "are embedded without it. If the file is damaged, delete it."
+            )
+        self._failed.clear()
 
     def disconnect(self) -> None:
         """Close the file until it is asked for again."""
@@ -136,7 +143,7 @@ class EmbeddingCache:
     def put(self, key: bytes, row: NDArray) -> None:
         """Store a row, soon: see :meth:`flush`."""
         body = np.ascontiguousarray(row, dtype="<f4").tobytes()
-        if not self._works["written"] or len(body) > self._size // 8:
+        if "written" in self._failed or len(body) > self._size // 8:
             return
         self._waiting[key] = _check(key, body) + body
         self._waiting_bytes += _CHECK_BYTES + len(body)
@@ -179,18 +186,15 @@ class EmbeddingCache:
             connection.execute(f"DELETE FROM embeddings WHERE id IN ({oldest})")
 
     def _try(self, doing: str, call: Callable[[sqlite3.Connection], Any]) -> Any:
-        """Warn of what the disk or another process did: embedding can go on."""
-        if not self._works[doing]:
+        """Note what the disk or another process did: embedding can go on."""
+        if doing in self._failed:
             return None
         try:
             with _lock:
                 return call(self._connected())
         except sqlite3.Error as error:
-            self._works[doing] = False
-            warn_user(
-                f"The cache {str(self.path)!r} could not be {doing}: {error}. Images "
-                "are embedded without it. If the file is damaged, delete it."
-            )
+            self._failed.setdefault(doing, error)
+            return None
 
     def _connected(self) -> sqlite3.Connection:
         """Return the one connection, opened anew if it was closed."""

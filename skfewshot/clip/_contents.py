@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from functools import partial
 from io import BytesIO
 from typing import IO, TYPE_CHECKING, Any
-from urllib.parse import unquote_to_bytes
+from urllib.parse import unquote_to_bytes, urlsplit
+from urllib.request import url2pathname
 
 import numpy as np
 
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
 _BASE64 = re.compile(r"[A-Za-z0-9+/_\-\s]+={0,2}\s*")
 _SHORTEST_BASE64 = 32
+_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
+_LONGEST_PATH = 4096
 
 # Loading a lazily opened PIL image twice at once corrupts it, and one image may stand
 # in X more than once.
@@ -85,7 +88,7 @@ def file_of(item: Any, index: int) -> Content | None:
         if content is not None:
             name = f"a string of {len(str(item)):,} characters"
             return Content(name, partial(BytesIO, content))
-        return Content(show_path(item), lambda: open(item, "rb"))
+        return Content(show_path(item), partial(_open, item))
     if isinstance(item, np.ndarray) and item.ndim == 1 and item.dtype == np.uint8:
         item = item.tobytes()
     if isinstance(item, bytes | bytearray | memoryview):
@@ -101,9 +104,25 @@ def file_of(item: Any, index: int) -> Content | None:
     return None
 
 
+def _open(path: Any) -> IO[bytes]:
+    """Open a file by its path, or by its URL where it is on this machine."""
+    text = os.fspath(path)
+    if isinstance(text, str) and (found := _URL.match(text)):
+        if found[1].lower() != "file":
+            raise ValueError(
+                "URLs are not fetched; pass the content, such as "
+                "urllib.request.urlopen(url).read()"
+            )
+        path = url2pathname(urlsplit(text).path)
+    return open(path, "rb")
+
+
 def _of_bytes(content: bytes, index: int) -> Content:
     name = f"{len(content):,} bytes"
     if not is_image_file(content):
+        if len(content) < _LONGEST_PATH and b"\0" not in content:
+            if os.path.isfile(content):  # as os.fsencode has them
+                return Content(show_path(content), lambda: open(content, "rb"))
         try:
             embedded = _embedded(content.decode("ascii"), index)
         except UnicodeDecodeError:
@@ -114,6 +133,7 @@ def _of_bytes(content: bytes, index: int) -> Content:
 
 def _embedded(text: str, index: int) -> bytes | None:
     """Return the content of a data URI or of an image in base64, or None for a path."""
+    text = text.lstrip() if text[:1].isspace() else text
     if text[:5].lower() == "data:":
         about, comma, data = text.partition(",")
         try:

@@ -116,6 +116,8 @@ def _column_of(X: Any) -> Any:
     """Return the column of a data frame or table, or the values of a column."""
     if type(X).__module__.partition(".")[0] == "pyarrow":
         return _arrow_column(X)
+    if type(X).__name__ == "LazyFrame":
+        raise TypeError("X is a LazyFrame; pass its column: X.collect()['image'].")
     if hasattr(X, "columns") and hasattr(X, "shape"):
         X = X[_image_column(list(X.columns), "data frame")]
     if hasattr(X, "to_list") and hasattr(X, "dtype") and not isinstance(X, np.ndarray):
@@ -209,9 +211,12 @@ def _checked(X: NDArray) -> NDArray:
             "images or paths."
         )
     if X.dtype != np.uint8:
+        hint = how_to_bytes(X, "X")
+        if X.dtype.kind == "S":
+            hint = " Bytes go into a list or an object array, for this cuts zeros off."
         raise TypeError(
             f"X is an array of {X.dtype}; wanted is a uint8 array (n, H, W, 3) with "
-            f"values in [0, 255].{how_to_bytes(X, 'X')}"
+            f"values in [0, 255].{hint}"
         )
     if X.ndim == 3:
         raise ValueError(

@@ -6,6 +6,7 @@ the forms; what has pixels already, by `_pixels_of`.
 
 import os
 import stat
+from array import array as StandardArray
 from collections.abc import Callable, Mapping
 from io import BytesIO
 from typing import IO, TYPE_CHECKING, Any
@@ -131,6 +132,10 @@ def _inner(item: Any, index: int) -> Any:
         return _from_tensor(item)
     if isinstance(item, memoryview) and item.ndim > 1:
         return np.asarray(item)
+    if isinstance(item, StandardArray):
+        return item.tobytes()
+    if hasattr(item, "as_py"):  # a scalar of pyarrow
+        return _inner(item.as_py(), index)
     is_foreign = not isinstance(item, np.ndarray | np.generic) and not is_pil(item)
     if is_foreign and (hasattr(item, "__array_interface__") or _is_array(item)):
         return np.asarray(item)
@@ -220,9 +225,11 @@ def _pixels_of(item: Any, index: int) -> "Picture":
         return _from_pil(item, index)
     if _is_missing(item):
         raise ImageReadError(f"The image at index {index} of X is missing.", index)
+    hint = " Of nested lists make an array: np.array(image, dtype='uint8')."
     raise TypeError(
         f"The image at index {index} of X is {show(item)} of type "
         f"{type(item).__name__}; wanted is {FORMS}."
+        f"{hint if isinstance(item, list) else ''}"
     )
 
 

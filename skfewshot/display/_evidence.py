@@ -15,13 +15,12 @@ from scipy.special import expit
 from sklearn.base import BaseEstimator
 
 from skfewshot._labels import plain_labels, read_indicator
+from skfewshot._names import class_names_of
 from skfewshot._rows import as_numpy
-from skfewshot._text import class_names_of
 from skfewshot.clip._holders import as_images
 from skfewshot.clip._images import read_image
 from skfewshot.display._shared import (
     against_the_others,
-    central_square,
     check_axes,
     check_matplotlib,
     choose_labels,
@@ -29,6 +28,7 @@ from skfewshot.display._shared import (
     pale_grey,
     places_of,
     read_maps,
+    seen_square,
     split_pipeline,
 )
 
@@ -86,8 +86,9 @@ class EvidenceMapDisplay:
 
     Notes
     -----
-    Patches are laid over the central square of a picture, which is what most CLIP
-    models are shown of it. For models that squash pictures, pass them squashed.
+    Patches are laid over what the model was shown of a picture: its central square, or
+    what the `resize_mode` of the featurizer makes of it. For models that squash
+    pictures by themselves, pass them squashed.
 
     With ``query_scoring="global"`` or ``"both"`` probabilities are fitted on other
     scores than those of patches: maps then say where, but not how much.
@@ -211,6 +212,9 @@ class EvidenceMapDisplay:
             label_names=names,
             labels=labels,
             n_labels=n_labels,
+            resize_mode=getattr(
+                getattr(classifier, "encoder_", None), "resize_mode", "auto"
+            ),
             ax=ax,
         )
 
@@ -226,6 +230,7 @@ class EvidenceMapDisplay:
         label_names: Sequence[str] | None = None,
         labels: ArrayLike | None = None,
         n_labels: int = 4,
+        resize_mode: str = "crop",
         ax: Any = None,
     ) -> Self:
         """Draw evidence and predictions from anywhere.
@@ -250,6 +255,8 @@ class EvidenceMapDisplay:
             those of highest probability in each image.
         n_labels : int, default=4
             How many labels to show where `labels` is None; all, if there are fewer.
+        resize_mode : {"crop", "pad", "squash"}, default="crop"
+            What the model was shown of each picture.
         ax : array-like of axes, shape (n_samples, 1 + n_shown), default=None
             Where to draw; a new figure by default.
 
@@ -267,7 +274,7 @@ class EvidenceMapDisplay:
         """
         check_matplotlib(f"{cls.__name__}.from_predictions")
         pictures = [
-            central_square(read_image(image, index))
+            seen_square(read_image(image, index), resize_mode)
             for index, image in enumerate(as_images(images))
         ]
         maps, y_proba = read_maps(maps, y_proba, len(pictures))

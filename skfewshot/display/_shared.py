@@ -163,9 +163,22 @@ def read_maps(maps: Any, y_proba: Any, n_images: int) -> tuple[NDArray, NDArray]
     return maps, y_proba
 
 
-def central_square(image: Image) -> NDArray[np.uint8]:
-    """Return the central square of a PIL image as an array."""
+# A picture is shown no larger than this between its bars.
+_LONGEST_SIDE = 1024
+
+
+def seen_square(image: Image, resize_mode: str = "crop") -> NDArray[np.uint8]:
+    """Return what of a PIL image a model sees, a square, as an array.
+
+    `resize_mode` is that of a CLIPFeaturizer; ``"auto"`` is taken for ``"crop"``.
+    """
     size = min(image.size)
+    if resize_mode == "squash":
+        return np.asarray(image.resize((size, size)))
+    if resize_mode == "pad":
+        image = image.copy()
+        image.thumbnail((_LONGEST_SIDE, _LONGEST_SIDE))
+        size = max(image.size)  # what is cut out beyond a picture is black
     left, top = (image.width - size) // 2, (image.height - size) // 2
     return np.asarray(image.crop((left, top, left + size, top + size)))
 

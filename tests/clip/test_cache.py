@@ -667,3 +667,46 @@ def test_paths_that_no_file_can_have(featurizer, paths):
     with pytest.warns(UserWarning, match="1 of the images"):
         found = featurizer.transform([paths[0], "a\0b"])
     assert np.isnan(found).any(axis=1).tolist() == [False, True]
+
+
+def test_a_warning_is_one_and_points_at_the_line_of_the_user(small, images, tmp_path):
+    """Also where threads that decode meet what is wrong, in a pipeline."""
+    import contextlib
+
+    from sklearn.pipeline import make_pipeline
+
+    from skfewshot.clip import _cache
+
+    class Broken:
+        def execute(self, query, *_):
+            raise sqlite3.OperationalError("disk I/O error")
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            return False
+
+        def close(self):
+            pass
+
+    model = CLIPFeaturizer(small, cache=tmp_path, num_workers=3, batch_size=2)
+    pipeline = make_pipeline(model, "passthrough")
+
+    @contextlib.contextmanager
+    def somewhere():
+        yield
+
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        warnings.catch_warnings(record=True) as w,
+    ):
+        warnings.simplefilter("always")
+        patch.setattr(_cache, "_connect", lambda _: Broken())
+        found = somewhere()(lambda: pipeline.fit_transform(list(images)))()
+    assert found.shape == (7, 24)
+    told = [str(warning.message) for warning in w]
+    assert len(told) == 2
+    assert "could not be read: disk I/O error" in told[0]
+    assert "could not be written: disk I/O error" in told[1]
+    assert {warning.filename for warning in w} == {__file__}

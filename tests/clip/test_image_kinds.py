@@ -1,7 +1,9 @@
 """Images in every form that people have them: the embedding is that of the pixels."""
 
+import array
 import base64
 import io
+import os
 import zipfile
 from collections import UserDict, deque
 from pathlib import Path
@@ -69,6 +71,9 @@ def in_zip(content):
 FROM_FILE = {
     "bytes": bytes,
     "bytearray": bytearray,
+    "array of the standard library": lambda c: array.array("B", c),
+    "scalar of pyarrow": lambda c: pa.scalar(c),
+    "data URI after a space": lambda c: uri_of(c, " data:image/png;base64,"),
     "memoryview": memoryview,
     "numpy bytes": np.bytes_,
     "uint8 of a file": lambda c: np.frombuffer(c, np.uint8),
@@ -155,6 +160,10 @@ def test_opened_files(featurizer, paths, expected):
         for file in files:
             file.close()
     X = [{"bytes": None, "path": str(path)} for path in paths]
+    np.testing.assert_allclose(featurizer.transform(X), expected, **CLOSE)
+    X = [os.fsencode(path) for path in paths]
+    np.testing.assert_allclose(featurizer.transform(X), expected, **CLOSE)
+    X = [path.as_uri() for path in paths]
     np.testing.assert_allclose(featurizer.transform(X), expected, **CLOSE)
     X = [(str(path), 3) for path in paths]  # as `samples` of ImageFolder
     np.testing.assert_allclose(featurizer.transform(X), expected, **CLOSE)
@@ -379,6 +388,9 @@ def test_a_broken_row_of_a_data_set(featurizer, images, expected):
         ([{"label": 3}], r"keys \['label'\]"),
         ([torch.zeros(3, 4, 4)], "float32"),
         ([np.zeros((4, 4), np.uint16)], r"uint16.*/ white\).*4095 in 12"),
+        ([[[1, 2], [3, 4]]], r"np.array\(image, dtype='uint8'\)"),
+        (pl.LazyFrame({"image": [b""]}), "collect"),
+        (np.array([b"a", b"b"]), "cuts zeros"),
         ([np.zeros((4, 4), bool)], r"bool.*255 \* image"),
     ],
 )
@@ -417,6 +429,11 @@ def test_formats_are_named_with_their_remedy(featurizer, tmp_path, content, reme
     for item in (path, io.BytesIO(content), content, uri):
         with pytest.raises(ImageReadError, match=f"index 0 of X.*{remedy}"):
             featurizer.transform([item])
+
+
+def test_urls_are_not_fetched(featurizer):
+    with pytest.raises(ImageReadError, match="URLs are not fetched.*urlopen"):
+        featurizer.transform(["https://localhost/a.png"])
 
 
 @pytest.mark.parametrize("uri", ["data:image/png;base64,!!!", "data:image/png"])

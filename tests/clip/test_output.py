@@ -5,6 +5,7 @@ import tracemalloc
 
 import numpy as np
 import pytest
+import sklearn
 import torch
 from PIL import Image
 
@@ -230,3 +231,14 @@ def test_rows_out_of_order():
     rows.put([0], np.zeros((1, 2), np.float32))
     found = np.asarray(rows.finish(missing=[2]))
     np.testing.assert_array_equal(found[:, 0], [0, 1, np.nan, 3, 4, 5])
+
+
+def test_a_data_frame_without_fit(small, images):
+    model = CLIPFeaturizer(small)
+    expected = model.transform(images)
+    frame = model.set_output(transform="pandas").transform(images)
+    assert frame.shape == (7, 24)
+    assert frame.columns[0] == "clipfeaturizer0"
+    np.testing.assert_allclose(frame.to_numpy(), expected, atol=2e-6)
+    with sklearn.config_context(transform_output="polars"):
+        assert CLIPFeaturizer(small).transform(images).columns[0] == "clipfeaturizer0"

@@ -93,6 +93,7 @@ def test_the_network_is_the_papers(prior):
     assert not {"share", "interaction_weight"} & set(shapes)
     # The logit is not trained.
     assert_array_equal(prior.state_["calibration"], [1, 0, 0, 0])
+    assert np.abs(prior.state_["part_map"] - prior.state_["whole_map"]).max() > 1e-4
     assert_array_equal(prior.text_shares(np.array([0.0, 1.0, 5.0])), [1, 0, 0])
 
 
@@ -243,7 +244,7 @@ def test_training_scores_and_loses_as_the_classifier_would(base):
     prototypes = np.zeros((8, 24))
     for label in range(8):
         vectors_, logits = [], []
-        # The image that was drawn for a label, not others that happen to have it.
+        # One image of a label, as there is one shot.
         for pair in np.flatnonzero(selection.labels == label)[:1]:
             image = selection.images[pair]
             parts = mapped.parts[image, selection.chosen[pair][selection.valid[pair]]]
@@ -270,7 +271,7 @@ def test_training_scores_and_loses_as_the_classifier_would(base):
 
 
 def test_nothing_but_the_losses_of_labels_to_learn_from_trains_it(base):
-    """No text share and no slope; maps move by ten times the rate, which falls."""
+    """No text share and no slope: the numbers move by the rate of Adam alone."""
     one = MultiLabelPrototypePrior.published(**{**SMALL, "n_episodes": 1})
     one.set_params(eval_every=1, patience=10, learning_rate=1e-30)
     start = one.fit(base.X, base.Y, words(base)).state_
@@ -290,11 +291,11 @@ def test_nothing_but_the_losses_of_labels_to_learn_from_trains_it(base):
     steps = [start, *seen]
     for before, after in pairwise(steps):
         change = np.abs(after["whole_map"] - before["whole_map"])
-        assert 0 < change.max() < 0.2
+        assert 0 < change.max() < 0.11
         assert_array_equal(after["calibration"], before["calibration"])
-    # Adam's first step is the rate.
+    # Adam's first step is the rate, ten times that for maps, and it falls.
     assert np.abs(steps[1]["whole_map"] - start["whole_map"]).max() > 0.099
-    assert np.abs(steps[3]["whole_map"] - steps[2]["whole_map"]).max() < 0.06
+    assert np.abs(steps[3]["whole_map"] - steps[2]["whole_map"]).max() < 0.05
 
 
 def test_saved_and_loaded(prior, novel, tmp_path):
