@@ -16,6 +16,7 @@ from skfewshot._sklearn import Estimator, HasMethods, Interval, StrOptions, _fit
 from skfewshot._torch import fork_safe_threads, import_torch, resolve_device
 from skfewshot.clip._embedding import encoder_of
 from skfewshot.multilabel._prior_state import (
+    STEPS,
     check_options,
     check_state,
     learned_text_shares,
@@ -47,6 +48,7 @@ CONSTRAINTS: dict[str, Any] = {
 }
 #: Parameters by which a prior is that of the paper.
 PUBLISHED: dict[str, Any] = {
+    "interaction": STEPS,
     "residual": False,
     "n_heads": 8,
     "mlp_width": 1024,
@@ -85,9 +87,10 @@ class MultiLabelPrototypePrior(CallbackSupportMixin, Estimator):
 
     Parameters
     ----------
-    interaction : sequence of str, default=("gate", "convolution", "attention")
+    interaction : sequence of {"gate", "convolution", "attention"}, default=()
         Steps of the cross-interaction; with none of them only the maps and the text's
-        share are learned.
+        share are learned. Beside the maps each of them, and all three, measured as next
+        to nothing, and so they are left out.
     residual : bool, default=True
         Whether to learn what to change of the classifier without a prior: features are
         centred, maps start at the identity where they can (see Notes), what the
@@ -242,7 +245,7 @@ class MultiLabelPrototypePrior(CallbackSupportMixin, Estimator):
     def __init__(
         self,
         *,
-        interaction: Sequence[str] = ("gate", "convolution", "attention"),
+        interaction: Sequence[str] = (),
         residual: bool = True,
         n_heads: int = 8,
         mlp_width: int | None = None,

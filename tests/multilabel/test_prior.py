@@ -57,6 +57,7 @@ from skfewshot.multilabel._training import average_precision
 
 ALL_STEPS = ("gate", "convolution", "attention")
 SMALL = {
+    "interaction": ["gate", "convolution", "attention"],
     "n_heads": 4,
     "n_episodes": 6,
     "eval_every": 2,

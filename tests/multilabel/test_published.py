@@ -91,10 +91,33 @@ def test_the_network_is_the_papers(prior):
     assert shapes["interaction.mlp.0.weight"] == (20, 24)
     assert shapes["interaction.kernel_in.weight"] == (24 * 64, LABEL_WIDTH)
     assert not {"share", "interaction_weight"} & set(shapes)
-    # The logit is not trained, and the local map is not the global one.
+    # The logit is not trained.
     assert_array_equal(prior.state_["calibration"], [1, 0, 0, 0])
     assert np.abs(prior.state_["part_map"] - prior.state_["whole_map"]).max() > 1e-4
     assert_array_equal(prior.text_shares(np.array([0.0, 1.0, 5.0])), [1, 0, 0])
+
+
+@pytest.mark.parametrize("n_components", [10, 16, 24])
+def test_training_starts_as_a_passage_for_the_features(base, n_components):
+    """Untrained, prototypes are nearest to the vectors of their own labels."""
+    prior = MultiLabelPrototypePrior.published(
+        **{**SMALL, "n_components": n_components, "n_episodes": 1},
+        learning_rate=1e-12,
+    ).fit(base.X, base.Y, base.text)
+    model = MultiLabelPrototypeClassifier(base.text, prior=prior).fit(base.X, base.Y)
+    nearest = (model.prototypes_ @ model.label_vectors_.T).argmax(axis=1)
+    assert (nearest == np.arange(8)).mean() > 0.4  # chance is 0.125
+
+
+def test_images_of_many_labels_leave_some_to_learn_from(base):
+    """With a label kept aside that nearly all images have, there would be none."""
+    common = np.ones((len(base.Y), 3), dtype=int)
+    common[:2] = 0
+    Y = np.column_stack([base.Y, common])
+    text = np.vstack([base.text, base.text[:3] + base.text[3:6]])
+    for seed in range(3):
+        prior = MultiLabelPrototypePrior.published(**{**SMALL, "random_state": seed})
+        assert prior.fit(base.X, Y, text).n_iter_ == 4
 
 
 def test_a_classifier_does_as_its_prior(prior, novel):

@@ -171,7 +171,11 @@ def make_base(planted, width=9, **options):
     return data, data.text @ turn, turn
 
 
-SMALL = {"n_episodes": 3, "eval_every": 3, "n_way": 5, "shots": (1, 2), "n_heads": 4}
+STEPS = ("gate", "convolution", "attention")
+SMALL = {
+    **{"interaction": STEPS, "n_heads": 4, "n_episodes": 3, "eval_every": 3},
+    **{"n_way": 5, "shots": (1, 2)},
+}
 
 
 @pytest.fixture(scope="module")
