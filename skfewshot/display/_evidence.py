@@ -197,19 +197,13 @@ class EvidenceMapDisplay:
             predicted = predicted[:, None] == classes
             if np.ndim(truth) == 1:
                 truth = np.asarray(truth)[:, None] == classes
-        found = class_names_of(classes, classifier.label_names)
-        # Descriptions are too long for a title.
-        names = [
-            name if isinstance(name, str) else str(label)
-            for name, label in zip(found or classes, classes, strict=True)
-        ]
         return cls.from_predictions(
             images,
             evidence.reshape(*evidence.shape[:2], side, side),
             classifier.predict_proba(tokens),
             y_pred=predicted,
             y_true=truth,
-            label_names=names,
+            label_names=_titles(classes, classifier.label_names),
             labels=labels,
             n_labels=n_labels,
             resize_mode=getattr(
@@ -403,6 +397,15 @@ class EvidenceMapDisplay:
         if self.truth[index, label]:
             return ("✓", _RIGHT) if predicted else ("missed", _MISSED)
         return ("✗", _WRONG) if predicted else ("", _NEITHER)
+
+
+def _titles(classes: NDArray, label_names: Any) -> list[str]:
+    """Return the names of labels, and themselves where there are none or sentences."""
+    names = class_names_of(classes, label_names) or classes
+    return [
+        name if isinstance(name, str) else str(label)
+        for name, label in zip(names, classes, strict=True)
+    ]
 
 
 def _width(n_columns: int) -> float:

@@ -249,6 +249,7 @@ def test_metadata():
         "fingerprint": "5f0c",
         "embedding_dim": WIDTH,
         "logit_scale": 50.0,
+        "resize_mode": "auto",
     }
     version = skfewshot.__version__
     assert about == {"classifier": "CMMClassifier", "skfewshot_version": version}
