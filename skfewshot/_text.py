@@ -159,11 +159,7 @@ def resolve_prototypes(
         else:
             source = "text_encoder"
             given, text_identity = _encode(text_encoder, names, prompt_templates)
-    if (
-        encoder is not None
-        and text_identity is not None
-        and encoder.weights != text_identity.weights
-    ):
+    if encoder and text_identity and encoder.weights != text_identity.weights:
         raise ValueError(
             f"The image features come from the encoder {encoder}, but the text "
             f"features come from {text_identity}; both must come from the same model."
