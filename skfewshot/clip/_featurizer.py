@@ -27,7 +27,7 @@ from skfewshot._torch import import_torch, resolve_device
 from skfewshot.clip._cache import DEFAULT_SIZE, SMALLEST_SIZE, EmbeddingCache
 from skfewshot.clip._dense import DENSE_MODES
 from skfewshot.clip._embedding import EmbeddingArray, EncoderIdentity
-from skfewshot.clip._holders import as_images
+from skfewshot.clip._holders import as_images, line_for_targets
 from skfewshot.clip._models import CLIPModel, load_clip
 from skfewshot.clip._passes import (
     check_out,
@@ -567,4 +567,9 @@ def _check_labels(X: Any, y: Any) -> None:
         )
     check = getattr(last_step_of_caller(), "_check_before_embedding", None)
     if check is not None:
+        if y is None and (line := line_for_targets(X)):
+            raise ValueError(
+                "y is None. Of a data set the images are taken; what is to be learned "
+                f"goes into y: {line}."
+            )
         check(y)
