@@ -59,6 +59,8 @@ class Task:
     base: tuple | None = None
     #: Vectors that know nothing of images: of the labels, and of the base labels.
     words: tuple | None = None
+    #: How many base labels, the first ones, are of the kind of those asked about.
+    n_alike: int | None = None
 
 
 def scenes(split, n_base=20_000, cache_dir=None):
@@ -83,6 +85,7 @@ def scenes(split, n_base=20_000, cache_dir=None):
         _texts(kinds),
         n_base and (*base_scenes(split, n_base, names, cache_dir), _texts(names)),
         (_mean_words(kinds), _mean_words(names)),
+        len(base_kinds),
     )
 
 

@@ -29,6 +29,8 @@ SHIFTS = ("ImageNetV2", "ImageNet-Sketch", "ImageNet-A", "ImageNet-R")
 SOURCE = "ImageNet"
 PUBLISHED = "CMM, as published"
 METHODS = (*PEERS, OURS, PUBLISHED)
+#: The logarithm of a probability of zero; and the least that counts in the log loss.
+LOWEST, MOST_CERTAIN = -1e5, float(np.log(np.finfo(np.float32).tiny))
 #: What names a cell, in all but its parameters. Of another value of any of them a run
 #: is another cell, and no table shows both.
 KEYS = (
@@ -216,16 +218,18 @@ def measure(estimator, query, target, columns):
     """
     target = np.unique(target, return_inverse=True)[1]
     with np.errstate(divide="ignore"):
-        found = np.asarray(estimator.predict_log_proba(query), dtype=np.float64)
-    # A probability of zero, of LogisticRegression, must not stay one of no class.
-    found = np.maximum(found, np.log(np.finfo(float).tiny))
-    log_proba = log_softmax(found[:, columns], axis=1)
+        log_proba = np.asarray(estimator.predict_log_proba(query))
+    # LogisticRegression rounds to zero, of which a softmax among few classes makes NaN.
+    log_proba = np.maximum(log_proba, LOWEST)
+    if len(columns) < log_proba.shape[1]:
+        log_proba = log_softmax(log_proba[:, columns], axis=1)
     proba, labels = np.exp(log_proba), np.arange(len(columns))
     right = log_proba.argmax(axis=1) == target
+    of_target = log_proba[np.arange(len(target)), target]
     return {
         "accuracy": 100 * float(right.mean()),
         "ece": expected_calibration_error(target, proba, labels=labels),
-        "log_loss": -float(log_proba[np.arange(len(target)), target].mean()),
+        "log_loss": -float(np.maximum(of_target, MOST_CERTAIN).mean()),
         "n_queries": len(target),
         "n_classes": len(columns),
     }

@@ -12,10 +12,13 @@ text_features : "auto", None, array-like or dict, default="auto"
       :class:`~skfewshot.CLIPFeaturizer` and so knows it.
     - ``None``, or ``"auto"`` where no encoder is known: no text; the class means
       of the support take the place of the texts.
-class_names : sequence of str or dict, default=None
-    What to call the classes in a prompt: a dict from class to name, or a sequence
-    that follows the sorted classes. By default string labels are their own names;
-    other labels have none, and a warning says that class means are used.
+class_names : sequence, dict or callable, default=None
+    What to call the classes in a prompt: a dict from class to name, a function from
+    class to name, or a sequence that follows the sorted classes. In place of a name
+    may stand a sequence of descriptions, whole sentences that are encoded as they
+    are, without `prompt_templates`, and averaged. By default string labels are their
+    own names. Other labels, and strings without a word ("0", "class_7"), have none,
+    and a warning says that class means are used.
     ``dict(enumerate(sorted(set(names))))`` serves strings and the numbers that some
     tools of scikit-learn make of them.
 text_encoder : CLIPFeaturizer or callable, default=None

@@ -2,44 +2,34 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.utils import check_array
 
+from skfewshot._names import (
+    CLASSES,
+    Wording,
+    check_length,
+    class_names_of,
+    from_mapping,
+    has_default_prompts,
+    names_to_encode,
+    warn_of_class_means,
+)
 from skfewshot._rows import are_unit_rows, plain, reading, unit_rows
 from skfewshot._sklearn import show, warn_user
 from skfewshot.clip._embedding import encoder_of
 from skfewshot.clip._prompts import (
     Name,
-    check_name,
     check_templates,
     fill_templates,
-    has_words,
-    show_text,
 )
 from skfewshot.clip._texts import encode_names
 
 #: Where the encoder is not known: what CLIP models are trained to, though not all.
 DEFAULT_LOGIT_SCALE = 100.0
-
-
-class Wording(NamedTuple):
-    """What an estimator calls its parameters, for messages that name them."""
-
-    features: str = "text_features"
-    names: str = "class_names"
-    one: str = "class"
-    many: str = "classes"
-    order: str = "sorted class"
-    renamed: str = (
-        "some wrappers of scikit-learn, such as VotingClassifier, turn string labels "
-        "into integers 0, 1, ... in sorted order before they fit."
-    )
-
-
-CLASSES = Wording()
 
 
 @dataclass(frozen=True)
@@ -134,21 +124,14 @@ def resolve_prototypes(
         text_identity = _common_encoder(text_features, wording)
         source = wording.features
     elif text_encoder is None and encoder is None:
-        if class_names is not None or prompt_templates is not None:
-            unused = "prompt_templates" if class_names is None else wording.names
-            _warn_of_class_means(
-                f"{unused} was given, but nothing that "
-                "could encode them: X does not come straight from a CLIPFeaturizer, "
-                "and text_encoder is None. Pass text_encoder.",
-                wording,
-            )
+        _warn_of_unused(class_names, prompt_templates, wording)
         return Prototypes(None, "image", None, DEFAULT_LOGIT_SCALE)
     else:
-        names, is_code = _names_to_encode(
+        names, is_code = names_to_encode(
             classes,
             class_names,
             wording,
-            by_default=_has_default_prompts(text_encoder, encoder, prompt_templates),
+            by_default=has_default_prompts(text_encoder, encoder, prompt_templates),
             needed=not has_images or len(classes) == 1,
         )
         if names is None:
@@ -159,17 +142,35 @@ def resolve_prototypes(
         else:
             source = "text_encoder"
             given, text_identity = _encode(text_encoder, names, prompt_templates)
-    if encoder and text_identity and encoder.weights != text_identity.weights:
-        raise ValueError(
-            f"The image features come from the encoder {encoder}, but the text "
-            f"features come from {text_identity}; both must come from the same model."
-        )
+    _check_same_weights(encoder, text_identity)
     features = _checked(given, source, len(classes), n_features, dtype, wording)
     if is_code.any():
         # What sets a class apart from none is better than what says something wrong.
         features[is_code] = unit_rows(features[~is_code].mean(axis=0, keepdims=True))
     known = text_identity if encoder is None else encoder
     return Prototypes(features, source, known, _logit_scale(known))
+
+
+def _check_same_weights(of_images: Any, of_texts: Any) -> None:
+    """Refuse images and texts of two models, where both are known."""
+    known = of_images is not None and of_texts is not None
+    if known and of_images.weights != of_texts.weights:
+        raise ValueError(
+            f"The image features come from the encoder {of_images}, but the text "
+            f"features come from {of_texts}; both must come from the same model."
+        )
+
+
+def _warn_of_unused(class_names: Any, prompt_templates: Any, wording: Wording) -> None:
+    """Warn of names or templates where nothing is known that could encode them."""
+    if class_names is not None or prompt_templates is not None:
+        unused = "prompt_templates" if class_names is None else wording.names
+        warn_of_class_means(
+            f"{unused} was given, but nothing that "
+            "could encode them: X does not come straight from a CLIPFeaturizer, "
+            "and text_encoder is None. Pass text_encoder.",
+            wording,
+        )
 
 
 def check_texts_fit(
@@ -185,101 +186,6 @@ def check_texts_fit(
         class_names_of(classes, class_names)
     elif text_features is not None:
         _rows_of_classes(text_features, classes, CLASSES)
-
-
-def _has_default_prompts(
-    text_encoder: Any, encoder: Any, prompt_templates: Any
-) -> bool:
-    """Say whether names go into the default templates, which want nouns."""
-    if prompt_templates is None:
-        source = encoder if text_encoder is None else text_encoder
-        prompt_templates = getattr(source, "prompt_templates", None)
-    return isinstance(prompt_templates, str) and prompt_templates == "default"
-
-
-def _names_to_encode(
-    classes: NDArray,
-    class_names: Any,
-    wording: Wording,
-    *,
-    by_default: bool,
-    needed: bool,
-) -> tuple[list[Name] | None, NDArray]:
-    """Return the names, and which of them are codes that say nothing.
-
-    None, with a warning, where there are no names, or fewer than two that say anything.
-    `by_default` says whether they go into the default prompts, and `needed` that there
-    are no images to stand in for texts.
-    """
-    none = np.zeros(len(classes), dtype=bool)
-    names = class_names_of(classes, class_names, wording)
-    if names is None:
-        _warn_of_class_means(
-            f"The {wording.many} are not strings and {wording.names} was not "
-            f"given, so no text can be encoded. Pass {wording.names}; "
-            f"{wording.renamed}",
-            wording,
-        )
-        return None, none
-    is_code = np.array([by_default and not has_words(name) for name in names])
-    if not is_code.any():
-        return names, none
-    empty = [name for name, code in zip(names, is_code, strict=True) if code]
-    shown = ", ".join(show_text(str(name)) for name in empty[:5])
-    more = f" and {len(empty) - 5} more" if len(empty) > 5 else ""
-    reason = (
-        f"Names that are numbers or codes, {shown}{more}, say nothing to a text "
-        f"encoder. Pass {wording.names} that say what is to be seen, or "
-        "prompt_templates in which they do."
-    )
-    if needed:
-        warn_user(reason)
-        return names, none
-    if len(names) - len(empty) < 2:
-        _warn_of_class_means(reason, wording)
-        return None, none
-    warn_user(f"{reason} The mean text of the others stands in for theirs.")
-    return names, is_code
-
-
-def class_names_of(
-    classes: NDArray, class_names: Any, wording: Wording = CLASSES
-) -> list[Name] | None:
-    """Return the name of each class, or None where there is none to be had.
-
-    String labels are their own names. `class_names` overrides them: a dict maps label
-    to name, a sequence follows the sorted classes, a function is asked for each. A dict
-    from numbers to these very labels, for wrappers that turn them into numbers, leaves
-    them as they are. In place of a name may be a sequence of descriptions.
-    """
-    if class_names is None:
-        are_names = all(isinstance(label, str) for label in classes)
-        return list(map(str, classes)) if are_names else None
-    if isinstance(class_names, str):
-        raise TypeError(
-            f"{wording.names}={show(class_names)} is one string; pass a sequence with "
-            f"a name for each {wording.one}, or a dict from {wording.one} to name."
-        )
-    if callable(class_names):
-        names = [class_names(label) for label in _plain_keys(classes)]
-    elif _numbers(class_names, classes):
-        names = list(classes)
-    elif isinstance(class_names, Mapping):
-        names = _from_mapping(class_names, classes, wording.names, wording)
-    else:
-        names = list(class_names)
-        _check_length(len(names), classes, wording.names, wording)
-    return [check_name(name, wording.names) for name in names]
-
-
-def _numbers(class_names: Any, classes: NDArray) -> bool:
-    """Say whether a dict numbers the labels, as ``dict(enumerate(classes))`` does."""
-    if not isinstance(class_names, Mapping):
-        return False
-    names = {name for name in class_names.values() if isinstance(name, str)}
-    return not any(isinstance(key, str) for key in class_names) and all(
-        isinstance(label, str) and label in names for label in classes
-    )
 
 
 def warn_of_lost_encoder(X: Any, rows: NDArray, y: NDArray, *, told: bool) -> None:
@@ -321,13 +227,6 @@ def warn_of_lost_encoder(X: Any, rows: NDArray, y: NDArray, *, told: bool) -> No
 
 def _logit_scale(encoder: Any) -> float:
     return DEFAULT_LOGIT_SCALE if encoder is None else float(encoder.logit_scale)
-
-
-def _warn_of_class_means(reason: str, wording: Wording) -> None:
-    warn_user(
-        f"{reason} The {wording.one} means of the support stand in for the text "
-        "prototypes."
-    )
 
 
 def _encode(
@@ -397,7 +296,7 @@ def _rows_of_classes(text_features: Any, classes: NDArray, wording: Wording) -> 
             )
         text_features = by_label if is_labelled else text_features.to_numpy()
     if isinstance(text_features, Mapping):
-        vectors = _from_mapping(text_features, classes, wording.features, wording)
+        vectors = from_mapping(text_features, classes, wording.features, wording)
         vectors = [plain(vector, wording.features) for vector in vectors]
         shapes = sorted({np.shape(vector) for vector in vectors})
         if len(shapes) > 1 or len(shapes[0]) != 1:
@@ -413,49 +312,8 @@ def _rows_of_classes(text_features: Any, classes: NDArray, wording: Wording) -> 
             f"n_features) or a dict of {wording.one} to vector; got an array of shape "
             f"{array.shape}."
         )
-    _check_length(len(array), classes, wording.features, wording)
+    check_length(len(array), classes, wording.features, wording)
     return array
-
-
-def _check_length(
-    length: int, classes: NDArray, parameter: str, wording: Wording
-) -> None:
-    """Refuse to guess which row belongs to which class."""
-    if length != len(classes):
-        raise ValueError(
-            f"{parameter} has {length} rows, but y has {len(classes)} "
-            f"{wording.many}; give one row per {wording.order}, or a dict keyed "
-            f"by {wording.one}, which also serves the cross-validation folds that "
-            f"lack a {wording.one}."
-        )
-
-
-def _from_mapping(
-    mapping: Mapping, classes: NDArray, parameter: str, wording: Wording
-) -> list[Any]:
-    """Look every class up in `mapping`."""
-    keys = _plain_keys(classes)
-    missing = [key for key in keys if key not in mapping]
-    if missing:
-        encoded = any(isinstance(key, str) for key in mapping) and not any(
-            isinstance(key, str) for key in keys
-        )
-        hint = (
-            f" Key the dict by those: {wording.renamed} So does cross_val_predict with "
-            "method='predict_proba'."
-        )
-        raise ValueError(
-            f"{parameter} lacks the {wording.many} {show(missing[:10])} that y has; "
-            f"its keys start with {show(list(mapping)[:10])}.{hint if encoded else ''}"
-        )
-    return [mapping[key] for key in keys]
-
-
-def _plain_keys(classes: NDArray) -> list[Any]:
-    """Return labels as Python has them, as keys of a dict."""
-    return [
-        label.item() if isinstance(label, np.generic) else label for label in classes
-    ]
 
 
 def _checked(

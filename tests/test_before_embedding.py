@@ -104,12 +104,20 @@ def test_what_is_right_reaches_the_images():
 
 def test_labels_are_of_no_matter_elsewhere():
     """Only the number of labels is wrong whatever they are for."""
-    for y in (["a"] * 6, np.eye(6), [None] * 6):
+    for y in (
+        ["a"] * 6,
+        np.eye(6),
+        csr_matrix(np.eye(6)),
+        [None] * 6,
+        pd.Series(NAMES),
+    ):
         with pytest.raises(ImageReadError):
             CLIPFeaturizer("tiny").fit_transform(PATHS, y)
     outliers = make_pipeline(CLIPFeaturizer("tiny"), IsolationForest())
     with pytest.raises(ImageReadError):
         outliers.fit(PATHS, ["fine"] * 6)
+    with pytest.raises(ValueError, match=r"samples: \[6, 4\]"):
+        CLIPFeaturizer("tiny").fit_transform(PATHS, csr_matrix(np.eye(4)))
     for fit in (CLIPFeaturizer("tiny").fit, CLIPFeaturizer("tiny").fit_transform):
         with pytest.raises(ValueError, match=r"number.* of samples: \[6, 2\]"):
             fit(PATHS, ["a", "b"])

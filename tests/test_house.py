@@ -18,7 +18,7 @@ LAYERS = (
     ("multilabel",),
     ("cmm", "peers"),
     ("_base",),
-    ("_text", "_spread"),
+    ("_text", "_names", "_spread"),
     ("_rows", "_labels", "_copies", "_unread", "_tags"),
     ("clip",),
     ("_epochs",),

@@ -182,6 +182,25 @@ def test_a_shift_is_scored_among_its_own_classes(run, miniatures, tmp_path):
     assert cell["accuracy"] == pytest.approx(100 * np.mean(guesses == shift.labels))
 
 
+def test_classes_that_are_all_improbable_keep_their_order(papers):
+    class Told:
+        def predict_log_proba(self, X):
+            rows = [
+                [0, -500, -200, -300],
+                [0, -np.inf, -900, -800],
+                [0, *[-np.inf] * 3],
+            ]
+            return np.array(rows, dtype=np.float32)
+
+    found = papers.papers_run.measure(
+        Told(), np.zeros((3, 1)), np.array([20, 30, 10]), np.array([1, 2, 3])
+    )
+    assert found["accuracy"] == 100
+    assert np.isfinite(found["ece"])
+    assert np.isfinite(found["log_loss"])
+    assert found["n_classes"] == 3
+
+
 class Stopped(BaseException):
     """What stops a run in these tests, as Ctrl-C does."""
 

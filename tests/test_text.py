@@ -8,8 +8,9 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 from skfewshot import CMMClassifier
+from skfewshot._names import class_names_of
 from skfewshot._rows import class_means, unit_rows
-from skfewshot._text import class_names_of, resolve_prototypes
+from skfewshot._text import resolve_prototypes
 from skfewshot.clip import EmbeddingArray, EncoderIdentity
 
 CLASSES = np.array(["cat", "dog", "emu"])

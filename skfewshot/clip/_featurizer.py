@@ -36,6 +36,7 @@ from skfewshot.clip._passes import (
     length_of,
     plan_passes,
 )
+from skfewshot.clip._progress import is_watched, progress
 from skfewshot.clip._prompts import check_names, check_templates, check_texts
 from skfewshot.clip._sources import DEFAULT_PRETRAINED
 from skfewshot.clip._texts import encode_classes, encode_texts
@@ -129,6 +130,10 @@ class CLIPFeaturizer(
     cache_size : int, default=10 * 2**30
         The bound on the cache in bytes, at least ``2**20``. A full cache loses what was
         embedded longest ago.
+    progress : "auto" or bool, default="auto"
+        Whether to show a progress bar on the standard error when embedding images takes
+        longer than two seconds. ``"auto"`` shows it in a terminal or a notebook, and
+        not in a pipe, a log, a thread, a worker or where callbacks report.
 
     Attributes
     ----------
@@ -191,6 +196,7 @@ class CLIPFeaturizer(
         "on_error": [StrOptions({"raise", "nan"})],
         "cache": [str, os.PathLike, None],
         "cache_size": [Interval(Integral, SMALLEST_SIZE, None, closed="left")],
+        "progress": [StrOptions({"auto"}), "boolean"],
     }
 
     def __init__(
@@ -209,6 +215,7 @@ class CLIPFeaturizer(
         on_error: str = "raise",
         cache: str | os.PathLike | None = None,
         cache_size: int = DEFAULT_SIZE,
+        progress: bool | str = "auto",
     ) -> None:
         self.model_name = model_name
         self.pretrained = pretrained
@@ -223,6 +230,7 @@ class CLIPFeaturizer(
         self.on_error = on_error
         self.cache = cache
         self.cache_size = cache_size
+        self.progress = progress
 
     @_fit_context(prefer_skip_nested_validation=True)
     def fit(self, X: Any, y: Any = None) -> Self:
@@ -240,11 +248,10 @@ class CLIPFeaturizer(
         self : CLIPFeaturizer
         """
         import_torch()
-        _check_labels(X, y)
+        images = () if X is None and y is not None else as_images(X)
+        _check_labels(y, None if X is None else length_of(images))
         context = self._init_callback_context()
         context.call_on_fit_task_begin(estimator=self, X=X, y=y)
-        if X is not None or y is None:
-            as_images(X)
         self._note_encoder()
         context.call_on_fit_task_end(estimator=self, X=X, y=y)
         return self
@@ -272,12 +279,13 @@ class CLIPFeaturizer(
             See :meth:`transform`.
         """
         import_torch()
-        _check_labels(X, y)
         if X is None and y is not None and self.output == "embedding":
+            _check_labels(y, None)
             clip = self._note_encoder()
             nothing = np.empty((0, clip.identity.embedding_dim), np.float32)
             return EmbeddingArray(nothing, self._identity(clip))
         images = as_images(X)
+        _check_labels(y, length_of(images))
         n_batches = self._n_batches(images) if has_callbacks(self) else None
         context = self._init_callback_context(max_subtasks=n_batches)
         context.call_on_fit_task_begin(estimator=self, X=X, y=y)
@@ -505,7 +513,14 @@ class CLIPFeaturizer(
             width = clip.identity.embedding_dim
             row_shape = (width,) if dense_mode is None else (None, width)
             check_out(out, length_of(images), row_shape)
-        with self._open_cache(clip, dense_mode) as cache:
+        show = self.progress
+        if show == "auto":
+            show = is_watched() and not has_callbacks(self)
+        n_images = length_of(images)
+        with (
+            self._open_cache(clip, dense_mode) as cache,
+            progress(n_images, bool(show)) as done,
+        ):
             embeddings = embed_images(
                 clip,
                 images,
@@ -516,6 +531,7 @@ class CLIPFeaturizer(
                 cache=cache,
                 out=out,
                 task=nullcontext if context is None else partial(self._task, context),
+                done=done,
             )
         return EmbeddingArray(embeddings, self._identity(clip))
 
@@ -551,15 +567,17 @@ class CLIPFeaturizer(
         return tags
 
 
-def _check_labels(X: Any, y: Any) -> None:
-    """Refuse labels before an image is read: their number, and what is wrong in them.
+def _check_labels(y: Any, n_images: int | None) -> None:
+    """Refuse labels before an image is read.
 
-    What else is wrong the classifier knows that the labels are for, where there is one.
+    Here their number counts alone. What is wrong in them is known by the classifier
+    that they are for, if there is one.
     """
-    n_images, n_labels = (
-        len(it) if isinstance(it, Sized) and not isinstance(it, str | bytes) else None
-        for it in (X, y)
-    )
+    shape, n_labels = getattr(y, "shape", None), None
+    if shape is not None:  # a sparse matrix has no length
+        n_labels = shape[0] if len(shape) else None
+    elif isinstance(y, Sized) and not isinstance(y, str | bytes):
+        n_labels = len(y)
     if None not in (n_images, n_labels) and n_images != n_labels:
         raise ValueError(
             f"X has {n_images} images, but y has {n_labels} labels: found input "

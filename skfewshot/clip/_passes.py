@@ -56,6 +56,7 @@ def embed_images(
     cache: "EmbeddingCache | None" = None,
     out: NDArray | None = None,
     task: Callable[[], AbstractContextManager] = nullcontext,
+    done: Callable[[int], object] = lambda n: None,
 ) -> NDArray:
     """Embed images.
 
@@ -72,6 +73,8 @@ def embed_images(
         Opened for this model and `dense_mode`.
     task : callable
         Makes the context manager in which to wait for each pass of the model.
+    done : callable
+        Called with the number of images whenever some are done.
 
     Returns
     -------
@@ -89,7 +92,7 @@ def embed_images(
     )
     transform = Preprocessor(clip.preprocess)
     encode = partial(encode_images, clip, transform, dense_mode=dense_mode)
-    rows = Rows(n_images, out)
+    rows = Rows(n_images, out, done)
     unread: list[ImageReadError] = []
     passes = Passes(clip, encode, rows, cache, n_threads=n_threads, task=task)
     shape = (*clip.input_size, 3)
@@ -506,9 +509,17 @@ class Rows:
         How many there will be; None where nobody knows, and the memory has to grow.
     out : ndarray of float32 or None
         Where to write them.
+    done : callable
+        Called with the number of rows whenever some are written.
     """
 
-    def __init__(self, n_rows: int | None, out: NDArray | None = None) -> None:
+    def __init__(
+        self,
+        n_rows: int | None,
+        out: NDArray | None = None,
+        done: Callable[[int], object] = lambda n: None,
+    ) -> None:
+        self._done = done
         self.n_seen = 0
         self._n_rows = _FIRST_ROWS if n_rows is None else n_rows
         self._array: NDArray = np.empty(0) if out is None else out
@@ -527,6 +538,7 @@ class Rows:
         if self.n_seen > len(self._array):
             self._resize(max(self.n_seen, 2 * len(self._array)))
         self._array[list(indexes)] = rows
+        self._done(len(indexes))
 
     def finish(self, missing: Sequence[Any] = ()) -> NDArray:
         """Return the rows, NaN at the indexes that are missing."""

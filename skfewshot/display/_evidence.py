@@ -15,8 +15,8 @@ from scipy.special import expit
 from sklearn.base import BaseEstimator
 
 from skfewshot._labels import plain_labels, read_indicator
+from skfewshot._names import class_names_of
 from skfewshot._rows import as_numpy
-from skfewshot._text import class_names_of
 from skfewshot.clip._holders import as_images
 from skfewshot.clip._images import read_image
 from skfewshot.display._shared import (

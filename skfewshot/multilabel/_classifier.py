@@ -177,10 +177,12 @@ class MultiLabelPrototypeClassifier(ClassifierMixin, Estimator):
         The probability from which on a label is predicted: for all labels, for each, or
         that at which left-out support images get as many labels as they have, on
         average. With one label an image the most probable is predicted instead.
-    label_names : sequence of str or dict, default=None
-        What to call the labels in a prompt: a dict from label to name, or a sequence
-        that follows the columns of `y` (the sorted classes of 1-D `y`). By default the
-        columns' names of a data frame, and string labels, are their own names.
+    label_names : sequence, dict or callable, default=None
+        What to call the labels in a prompt: a dict from label to name, a function from
+        label to name, or a sequence that follows the columns of `y` (the sorted classes
+        of 1-D `y`). In place of a name may stand a sequence of descriptions, which are
+        encoded as they are and averaged. By default the columns' names of a data frame,
+        and string labels, are their own names.
     text_encoder : CLIPFeaturizer or callable, default=None
         Encodes the names: an object with ``encode_classes(names)``, or a callable from
         a list of names to an array of shape (n_names, d).

@@ -155,9 +155,9 @@ class PriorNetwork(nn.Module):
     mean of the selected features with a weight that starts at 0, and the text has a
     share in prototypes.
 
-    One that is not is that of the paper: three linear maps of their own that start at
-    random, what the interaction says in place of the mean, images weighted by their
-    agreement with the label, no text where there are images, and logits as they are.
+    One that is not is that of the paper: three linear maps of their own, what the
+    interaction says in place of the mean, images weighted by their agreement with the
+    label, no text where there are images, and logits as they are.
 
     Parameters
     ----------

@@ -40,7 +40,7 @@ CONSTRAINTS: dict[str, Any] = {
     "n_select": [Interval(Integral, 1, None, closed="left")],
     "query_scoring": [StrOptions(set(QUERY_SCORINGS))],
     "scale": [Interval(Real, 0, None, closed="neither")],
-    "label_names": ["array-like", dict, None],
+    "label_names": ["array-like", dict, callable, None],
     "text_encoder": [HasMethods("encode_classes"), callable, None],
     "n_tokens": [Interval(Integral, 1, None, closed="left"), None],
     "device": "no_validation",
@@ -143,7 +143,7 @@ class MultiLabelPrototypePrior(CallbackSupportMixin, Estimator):
         Episodes between two judgements.
     patience : int, default=5
         Judgements without a better score after which training stops.
-    label_names : sequence of str or dict, default=None
+    label_names : sequence, dict or callable, default=None
         What to call the labels; see the classifier.
     text_encoder : CLIPFeaturizer or callable, default=None
         Encodes the label names; see the classifier.

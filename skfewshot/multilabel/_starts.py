@@ -207,5 +207,5 @@ def _pass_features(interaction: CrossInteraction, features: NDArray) -> None:
         attention.out_proj.weight.copy_(torch.eye(width))
         attention.in_proj_bias.zero_()
         attention.out_proj.bias.zero_()
-    interaction.mlp[-1].weight.zero_()
-    interaction.mlp[-1].bias.zero_()
+    for parameter in interaction.mlp[-1].parameters():
+        parameter.zero_()

@@ -186,8 +186,10 @@ class _Judge:
         self.base, self.aside = base, aside
         drawn_from = base.support.indicator, np.concatenate([labels, aside]), images
         n_way = None if prior.n_way is None else 2 * prior.n_way
+        # Rare labels want many queries, and global features cost next to nothing.
+        n_query = 1000 if prior.query_scoring == "global" else 150
         self.episodes = [
-            draw_episode(generator, *drawn_from, Sizes(n_way, (n, n), 150))
+            draw_episode(generator, *drawn_from, Sizes(n_way, (n, n), n_query))
             for n in sorted(set(prior.shots))
             for _ in range(_JUDGED)
         ]

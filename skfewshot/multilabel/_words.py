@@ -9,8 +9,9 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from skfewshot._names import Wording, class_names_of
 from skfewshot._sklearn import show
-from skfewshot._text import Prototypes, Wording, class_names_of, resolve_prototypes
+from skfewshot._text import Prototypes, resolve_prototypes
 
 #: Returns the vector of a word, or None where there is none.
 Lookup = Callable[[str], Any]

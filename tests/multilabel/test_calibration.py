@@ -13,10 +13,12 @@ from skfewshot.multilabel import _calibration
 from skfewshot.multilabel._calibration import (
     Calibration,
     cardinality_threshold,
+    choose_global_share,
     choose_share,
     fit_sigmoid,
     fit_softmax,
     score_left_out,
+    spread_ratio,
 )
 from skfewshot.multilabel._prototypes import (
     Pairs,
@@ -302,3 +304,49 @@ def test_the_background_lies_two_below_the_border(unit, scoring):
         assert found == scorer
     expected = leave_one_out_scores(support.tokens, pairs, text, [shares], found)[0]
     assert_allclose(scores, expected, rtol=1e-9)
+
+
+@pytest.mark.parametrize("is_multilabel", [True, False])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_the_share_of_the_global_feature_has_the_least_loss(seed, is_multilabel):
+    of_whole, labels, weight = make_scores(seed)
+    if not is_multilabel:
+        labels = np.eye(labels.shape[1])[(of_whole + labels).argmax(axis=1)]
+    local = of_whole + np.random.default_rng(seed + 9).normal(size=of_whole.shape)
+    tokens = Tokens(*(np.zeros((len(labels), 1)),) * 3)
+    support = Support(tokens, labels, weight)
+    found = choose_global_share(local, of_whole, support, is_multilabel, True)
+
+    def loss(share):
+        scores = (1 - share) * local + share * of_whole
+        if is_multilabel:
+            return fit_sigmoid(scores, labels, weight, weight @ labels).loss
+        return fit_softmax(scores, labels, weight).loss
+
+    losses = [loss(share) for share in np.linspace(0, 1, 11)]
+    assert found == pytest.approx(np.argmin(losses) / 10)
+    # The other way round the other share is as good.
+    turned = choose_global_share(of_whole, local, support, is_multilabel, True)
+    assert turned == pytest.approx(1 - found)
+
+
+def test_without_text_labels_of_one_image_say_nothing_of_the_share():
+    of_whole, labels, weight = make_scores(0)
+    tokens = Tokens(*(np.zeros((len(labels), 1)),) * 3)
+    local = np.random.default_rng(9).normal(size=of_whole.shape)
+    lone = np.zeros_like(labels)
+    lone[np.arange(4), np.arange(4)] = 1
+    known = Support(tokens, lone, weight), True, False
+    assert choose_global_share(local, of_whole, *known) == 0.5
+    lone[:, 0] = labels[:, 0]
+    share = choose_global_share(local, of_whole, *known)
+    # Only the first label is judged, whatever the others are said to be.
+    local[:, 1:], of_whole[:, 1:] = of_whole[:, 1:], local[:, 1:]
+    assert choose_global_share(local, of_whole, *known) == share > 0.5
+
+
+def test_scores_of_one_spread():
+    scores, _, weight = make_scores(1)
+    factor = spread_ratio(scores, 0.1 * scores + 3, weight)
+    assert_allclose(factor, 10)
+    assert spread_ratio(scores, np.ones_like(scores), weight) == 1

@@ -782,6 +782,27 @@ def test_one_label_in_a_column(planted, kind):
     assert model.score(query.X, query.Y[:, :1]) == np.mean(predicted == query.Y[:, :1])
 
 
+def test_descriptions_and_functions_name_labels(planted):
+    data = planted(n_labels=3)
+    rows = dict(zip("abcd", np.eye(4, 32), strict=True))
+
+    def encode(texts):
+        return np.stack([rows[text] for text in texts])
+
+    said = {0: ["a", "d"], 1: "b", 2: ("c",)}
+    found = [
+        MultiLabelPrototypeClassifier(label_names=names, text_encoder=encode)
+        .fit(data.X, data.Y)
+        .label_vectors_
+        for names in (said, said.get, list(said.values()))
+    ]
+    mean = (rows["a"] + rows["d"]) / np.sqrt(2)
+    given = np.stack([mean, rows["b"], rows["c"]])
+    expected = MultiLabelPrototypeClassifier(given).fit(data.X, data.Y).label_vectors_
+    for vectors in found:
+        assert_allclose(vectors, expected)
+
+
 def test_a_column_of_names_is_one_class_an_image(planted):
     data = planted(most_labels=1)
     names = np.array(["a", "b", "c", "d", "e", "f"])[data.Y.argmax(axis=1)]

@@ -71,9 +71,9 @@ def test_every_published_setting_by_one_name():
         "shots": (1, 1),
         "query_shots": 4,
         "learning_rate": 1e-4,
-        "map_penalty": 0.0,
+        "map_penalty": 0.003,
         "alignment_weight": 1.0,
-        "label_noise": 0.0,
+        "label_noise": 10.0,
         "n_episodes": 7,
         "random_state": 3,
     }
@@ -93,7 +93,7 @@ def test_the_network_is_the_papers(prior):
     assert not {"share", "interaction_weight"} & set(shapes)
     # The logit is not trained, and the local map is not the global one.
     assert_array_equal(prior.state_["calibration"], [1, 0, 0, 0])
-    assert np.abs(prior.state_["part_map"] - prior.state_["whole_map"]).max() > 0.1
+    assert np.abs(prior.state_["part_map"] - prior.state_["whole_map"]).max() > 1e-4
     assert_array_equal(prior.text_shares(np.array([0.0, 1.0, 5.0])), [1, 0, 0])
 
 
@@ -221,7 +221,8 @@ def test_training_scores_and_loses_as_the_classifier_would(base):
     prototypes = np.zeros((8, 24))
     for label in range(8):
         vectors_, logits = [], []
-        for pair in np.flatnonzero(selection.labels == label):
+        # One image of a label, as there is one shot.
+        for pair in np.flatnonzero(selection.labels == label)[:1]:
             image = selection.images[pair]
             parts = mapped.parts[image, selection.chosen[pair][selection.valid[pair]]]
             shares = softmax(20 * (1 - np.linalg.norm(parts - psi[label], axis=1)))
@@ -247,7 +248,7 @@ def test_training_scores_and_loses_as_the_classifier_would(base):
 
 
 def test_nothing_but_the_losses_of_labels_to_learn_from_trains_it(base):
-    """No text share, slope or penalty: all numbers move by the one rate of Adam."""
+    """No text share and no slope: the numbers move by the rate of Adam alone."""
     one = MultiLabelPrototypePrior.published(**{**SMALL, "n_episodes": 1})
     one.set_params(eval_every=1, patience=10, learning_rate=1e-30)
     start = one.fit(base.X, base.Y, words(base)).state_
@@ -267,11 +268,11 @@ def test_nothing_but_the_losses_of_labels_to_learn_from_trains_it(base):
     steps = [start, *seen]
     for before, after in pairwise(steps):
         change = np.abs(after["whole_map"] - before["whole_map"])
-        assert 0 < change.max() < 0.02
+        assert 0 < change.max() < 0.11
         assert_array_equal(after["calibration"], before["calibration"])
-    # Adam's first step is the rate, and the last would be small if the rate fell.
-    assert np.abs(steps[1]["whole_map"] - start["whole_map"]).max() > 0.0099
-    assert np.abs(steps[3]["whole_map"] - steps[2]["whole_map"]).max() > 0.005
+    # Adam's first step is the rate, ten times that for maps, and it falls.
+    assert np.abs(steps[1]["whole_map"] - start["whole_map"]).max() > 0.099
+    assert np.abs(steps[3]["whole_map"] - steps[2]["whole_map"]).max() < 0.05
 
 
 def test_saved_and_loaded(prior, novel, tmp_path):

@@ -19,6 +19,7 @@ from skfewshot import (
     GaussianDiscriminantClassifier,
     LPPlusPlusClassifier,
     MultiLabelPrototypeClassifier,
+    MultiLabelPrototypePrior,
     ProKeRClassifier,
     TaskResClassifier,
     TipAdapterClassifier,
@@ -165,7 +166,7 @@ SCORINGS = ["combined", "competitive", "local", "global", "both"]
 
 
 @pytest.mark.parametrize("scoring", SCORINGS)
-@pytest.mark.parametrize("kind", ["labels", "classes", "prior", "no text"])
+@pytest.mark.parametrize("kind", ["labels", "classes", "prior", "words", "no text"])
 def test_tokens(scoring, kind, request):
     X, Y, text = make_tokens()
     options = {"query_scoring": scoring, "n_select": 3, "threshold": "cardinality"}
@@ -174,6 +175,12 @@ def test_tokens(scoring, kind, request):
     if kind == "prior":
         options["prior"] = request.getfixturevalue("fitted_models")["prior"][0]
         X, text = X[:, :, :8], text[:, :8]
+    if kind == "words":
+        # Maps that are not square.
+        text = np.hstack([text, text[:, :3]])
+        prior = MultiLabelPrototypePrior(n_components=12, n_episodes=1, random_state=0)
+        base, labels, _ = make_tokens(seed=2)
+        options["prior"] = prior.fit(base, labels, text)
     if kind == "no text":
         text = None
     classifier = MultiLabelPrototypeClassifier(text, **options).fit(X, Y)
