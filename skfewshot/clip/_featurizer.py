@@ -249,7 +249,7 @@ class CLIPFeaturizer(
         """
         import_torch()
         images = () if X is None and y is not None else as_images(X)
-        _check_labels(y, None if X is None else length_of(images))
+        _check_labels(y, None if X is None else length_of(images), X)
         context = self._init_callback_context()
         context.call_on_fit_task_begin(estimator=self, X=X, y=y)
         self._note_encoder()
@@ -285,7 +285,7 @@ class CLIPFeaturizer(
             nothing = np.empty((0, clip.identity.embedding_dim), np.float32)
             return EmbeddingArray(nothing, self._identity(clip))
         images = as_images(X)
-        _check_labels(y, length_of(images))
+        _check_labels(y, length_of(images), X)
         n_batches = self._n_batches(images) if has_callbacks(self) else None
         context = self._init_callback_context(max_subtasks=n_batches)
         context.call_on_fit_task_begin(estimator=self, X=X, y=y)
@@ -567,7 +567,7 @@ class CLIPFeaturizer(
         return tags
 
 
-def _check_labels(y: Any, n_images: int | None) -> None:
+def _check_labels(y: Any, n_images: int | None, X: Any = None) -> None:
     """Refuse labels before an image is read.
 
     Here their number counts alone. What is wrong in them is known by the classifier
