@@ -27,7 +27,7 @@ from skfewshot._torch import import_torch, resolve_device
 from skfewshot.clip._cache import DEFAULT_SIZE, SMALLEST_SIZE, EmbeddingCache
 from skfewshot.clip._dense import DENSE_MODES
 from skfewshot.clip._embedding import EmbeddingArray, EncoderIdentity
-from skfewshot.clip._holders import as_images
+from skfewshot.clip._holders import as_images, line_for_targets
 from skfewshot.clip._models import CLIPModel, load_clip
 from skfewshot.clip._passes import (
     check_out,
@@ -249,7 +249,7 @@ class CLIPFeaturizer(
         """
         import_torch()
         images = () if X is None and y is not None else as_images(X)
-        _check_labels(y, None if X is None else length_of(images))
+        _check_labels(y, None if X is None else length_of(images), X)
         context = self._init_callback_context()
         context.call_on_fit_task_begin(estimator=self, X=X, y=y)
         self._note_encoder()
@@ -285,7 +285,7 @@ class CLIPFeaturizer(
             nothing = np.empty((0, clip.identity.embedding_dim), np.float32)
             return EmbeddingArray(nothing, self._identity(clip))
         images = as_images(X)
-        _check_labels(y, length_of(images))
+        _check_labels(y, length_of(images), X)
         n_batches = self._n_batches(images) if has_callbacks(self) else None
         context = self._init_callback_context(max_subtasks=n_batches)
         context.call_on_fit_task_begin(estimator=self, X=X, y=y)
@@ -567,7 +567,7 @@ class CLIPFeaturizer(
         return tags
 
 
-def _check_labels(y: Any, n_images: int | None) -> None:
+def _check_labels(y: Any, n_images: int | None, X: Any = None) -> None:
     """Refuse labels before an image is read.
 
     Here their number counts alone. What is wrong in them is known by the classifier
@@ -585,4 +585,9 @@ def _check_labels(y: Any, n_images: int | None) -> None:
         )
     check = getattr(last_step_of_caller(), "_check_before_embedding", None)
     if check is not None:
+        if y is None and (line := line_for_targets(X)):
+            raise ValueError(
+                "y is None. Of a data set the images are taken; what is to be learned "
+                f"goes into y: {line}."
+            )
         check(y)

@@ -172,6 +172,28 @@ def _from_data_set(X: Any) -> Any:
     return Lazily(len(X), lambda index: _first(X[index]))
 
 
+def line_for_targets(X: Any) -> str:
+    """Return the line that makes `y` of a data set's targets; nothing for others."""
+    if hasattr(X, "column_names") and hasattr(X, "features"):
+        features = X.features or {}
+        images = [n for n in features if type(features[n]).__name__ == "Image"]
+        others = [n for n in X.column_names if n not in (*IMAGE_KEYS, *images)]
+        return f"y = X[{others[-1]!r}]" if others else ""
+    if not any(
+        kind.__module__.startswith("torch.utils.data") for kind in type(X).__mro__
+    ):
+        return ""
+    if hasattr(X, "targets"):
+        named = hasattr(X, "classes")
+        return f"y = [{'X.classes[i]' if named else 'i'} for i in X.targets]"
+    inner = getattr(X, "dataset", None)
+    if hasattr(X, "indices") and hasattr(inner, "targets"):
+        target = "X.dataset.targets[i]"
+        target = f"X.dataset.classes[{target}]" if hasattr(inner, "classes") else target
+        return f"y = [{target} for i in X.indices]"
+    return "y = [target for image, target in X]"
+
+
 def _first(row: Any) -> Any:
     """Return the image of a data set's row, of which the rest are targets."""
     return row[0] if isinstance(row, list | tuple) and row else row

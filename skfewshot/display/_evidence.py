@@ -206,9 +206,7 @@ class EvidenceMapDisplay:
             label_names=_titles(classes, classifier.label_names),
             labels=labels,
             n_labels=n_labels,
-            resize_mode=getattr(
-                getattr(classifier, "encoder_", None), "resize_mode", "auto"
-            ),
+            resize_mode=_resize_mode_of(classifier),
             ax=ax,
         )
 
@@ -415,3 +413,8 @@ def _width(n_columns: int) -> float:
 
 def _finish(ax: Axes) -> None:
     ax.set(xticks=[], yticks=[], xlim=(0, 1), ylim=(1, 0))
+
+
+def _resize_mode_of(classifier: Any) -> str:
+    """Return how the pictures were resized that a classifier was fitted on."""
+    return getattr(getattr(classifier, "encoder_", None), "resize_mode", "auto")

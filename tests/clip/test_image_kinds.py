@@ -359,6 +359,37 @@ def test_a_search_over_a_data_set(small, images):
     assert np.isfinite(scores).all()
 
 
+def test_a_message_names_the_targets(small, images):
+    """A pipeline that is fitted on a data set alone."""
+    from sklearn.pipeline import make_pipeline
+
+    from skfewshot import ZeroShotClassifier
+
+    pairs, named = Pairs(images), Pairs(images)
+    named.classes = ["cat", "dog", "cow", "hen", "fox", "owl", "ape"]
+    model = make_pipeline(CLIPFeaturizer(small), ZeroShotClassifier())
+    for X in (
+        pairs,
+        named,
+        torch.utils.data.Subset(pairs, [1, 3]),
+        torch.utils.data.Subset(named, [1, 3]),
+        torch.utils.data.ConcatDataset([pairs, pairs]),
+        HuggingFace([Image.fromarray(x) for x in images]),
+    ):
+        with pytest.raises(ValueError, match="y is None.*goes into y: y = ") as error:
+            model.fit(X)
+        line = str(error.value).split("into y: ")[1].removesuffix(".")
+        if not isinstance(X, HuggingFace):
+            scope = {"X": X}
+            exec(line, scope)
+            assert len(scope["y"]) == len(X)
+            wanted = [row[1] for row in X]
+            if hasattr(getattr(X, "dataset", X), "classes"):
+                wanted = [named.classes[i] for i in wanted]
+            assert scope["y"] == wanted
+    assert line == "y = X['label']"
+
+
 def test_a_broken_row_of_a_data_set(featurizer, images, expected):
     class Broken(Pairs):
         def __getitem__(self, index):
