@@ -78,6 +78,8 @@ class EmbeddingCache:
         self._flushed = time.monotonic()
         # What fails once, after a long wait maybe, is not tried again.
         self._failed: dict[str, sqlite3.Error] = {}
+        self._untold: list[str] = []
+        self._owner = threading.get_ident()
         self._connection: sqlite3.Connection | None = None
         with _lock:
             _all.add(self)
@@ -102,13 +104,11 @@ class EmbeddingCache:
         self.flush()
         with _lock:
             self.disconnect()
-        # Here, and once: threads that decode ask the cache, far from the user's line.
-        for doing, error in self._failed.items() if kind is None else ():
-            warn_user(
-                f"The cache {str(self.path)!r} could not be {doing}: {error}. Images "
-                "are embedded without it. If the file is damaged, delete it."
-            )
+        # What threads met that decode, far from the user's line.
+        for message in self._untold if kind is None else ():
+            warn_user(message)
         self._failed.clear()
+        self._untold.clear()
 
     def disconnect(self) -> None:
         """Close the file until it is asked for again."""
@@ -193,7 +193,17 @@ class EmbeddingCache:
             with _lock:
                 return call(self._connected())
         except sqlite3.Error as error:
-            self._failed.setdefault(doing, error)
+            with _lock:
+                is_first = doing not in self._failed
+                self._failed[doing] = error
+            message = (
+                f"The cache {str(self.path)!r} could not be {doing}: {error}. Images "
+                "are embedded without it. If the file is damaged, delete it."
+            )
+            if is_first and threading.get_ident() == self._owner:
+                warn_user(message)
+            elif is_first:
+                self._untold.append(message)
             return None
 
     def _connected(self) -> sqlite3.Connection:

@@ -705,7 +705,7 @@ def test_a_warning_is_one_and_points_at_the_line_of_the_user(small, images, tmp_
         patch.setattr(_cache, "_connect", lambda _: Broken())
         found = somewhere()(lambda: pipeline.fit_transform(list(images)))()
     assert found.shape == (7, 24)
-    told = [str(warning.message) for warning in w]
+    told = sorted(str(warning.message) for warning in w)
     assert len(told) == 2
     assert "could not be read: disk I/O error" in told[0]
     assert "could not be written: disk I/O error" in told[1]
