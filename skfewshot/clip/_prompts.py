@@ -27,6 +27,11 @@ _KINDS = re.compile(
     r"|synset|wnid|tag|key|code)(es|s)?",
     re.IGNORECASE,
 )
+# What makers call their models, such as A320, C-130, F-16A/B and 737-200: encoders have
+# read of them.
+_MODEL = re.compile(
+    r"\d{3}-\d{3}|[A-Z](/[A-Z])?(-[1-9]\d+|[1-9]\d{2,3})([A-Z]\d?)?(/[A-Z])?"
+)
 
 
 def check_templates(prompt_templates: Any) -> list[Template]:
@@ -163,9 +168,9 @@ def has_words(name: Name) -> bool:
 
     A word is two letters that stand by themselves, three with a number at an end, or a
     letter of a script other than Latin. One that only says that a number or a letter
-    follows, as in "class 7", is none.
+    follows, as in "class 7", is none. The models of a maker, as "A320", are words.
     """
-    if not isinstance(name, str):
+    if not isinstance(name, str) or _MODEL.fullmatch(name.strip()):
         return True
     parts = re.findall(r"[^\W_]+", name)
     words = [word for part in parts if (word := _word_in(part))]

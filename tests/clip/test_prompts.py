@@ -102,7 +102,8 @@ def test_templates_that_give_several_texts():
     [
         *("cat", "polar bear", "polar_bear", "TV", "T-shirt", "Boeing 747", "type II"),
         *("target", "object", "3D printer", "猫", "кот", "écran", "cat_1", "IMG cat 3"),
-        *("boeing747", "class clown", "O'Neill"),
+        *("boeing747", "class clown", "O'Neill", "737-200", "A320", "A300B4", "C-130"),
+        *("F-16A/B", "F/A-18", "MD-80", "Il-76", "E-170", "BAE 146-200", "Cessna 172"),
     ],
 )
 def test_names_with_words(name):
