@@ -891,7 +891,8 @@ def test_the_losses_of_an_episode_are_the_documented_equations(base, unit):
     # And is as long as it is said to be, beside label vectors of length one.
     w, seen = torch.from_numpy(vectors[episode.labels]), []
     clean = torch.stack([network.map_labels(w - 0.8 * w.mean(0)), w]).detach()
-    network.pair_vectors = lambda mean, *pairs: seen.append(pairs[2:4]) or mean
+    # What the gate and the kernels see; the attention sees labels as they are.
+    network.pair_vectors = lambda mean, *p: seen.append((p[5], p[3])) or mean
     for length in (0.5, 2.0):
         seen.clear()
         with torch.no_grad():

@@ -279,7 +279,7 @@ def test_maps_start_where_vectors_meet_the_images(planted):
     is_base = ~data.Y[:, novel].any(axis=1)
     for vectors in (data.text @ turn, data.text @ turn[:, :16], data.text):
         prior = MultiLabelPrototypePrior(
-            **SMALL, interaction=(), learning_rate=1e-30, random_state=0
+            **{**SMALL, "interaction": ()}, learning_rate=1e-30, random_state=0
         ).fit(data.X[is_base], data.Y[is_base][:, base], vectors[base])
         assert max(prior.validation_scores_) > 0.7
     # Where they do already, nothing is changed.
