@@ -5,8 +5,8 @@
 At 1, 5, 10 and 20 images a label: street photographs with and without texts, rendered
 scenes by the global feature and by patches, mosaics by patches, and four sets of
 photographs of one class whose labels are classes and groups of classes. Defaults were
-chosen on `--split validation`: a part of the pool of the streets, other kinds and other
-classes, and the pools of the photographs.
+chosen on splits like `--split validation`: a part of the pool of the streets, other
+kinds and other classes, and the pools of the photographs.
 """
 
 import argparse
