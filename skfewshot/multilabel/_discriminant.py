@@ -11,6 +11,8 @@ from scipy.linalg import cho_factor, cho_solve
 _RIDGE = 1.0
 # A row is all there is from a leverage of one less this on.
 _ALONE = 1e-6
+# Squares of cosines that come from rounding errors alone, added up over a support.
+_NOTHING = 1e-9
 
 
 @dataclass(frozen=True)
@@ -121,7 +123,9 @@ def fit_discriminant(
     found = _ridge(x, np.hstack([targets, by_text]), omega, ridge)
     coef_l, coef_t = np.hsplit(found.coef, 2)
     left_l, left_t = np.hsplit(found.left_out, 2)
-    scale = _text_scale(targets - left_l, by_text - left_t, omega)
+    scale = 0.0
+    if text is not None:
+        scale = _text_scale(targets - left_l, by_text - left_t, omega)
     if text_share is None:
         coef = coef_l + scale * (psi.T - coef_t)
         left_out = left_l + scale * (by_text - left_t)
@@ -165,10 +169,14 @@ def _without(fitted: NDArray, targets: NDArray, leverage: NDArray) -> NDArray:
 
 
 def _text_scale(surprise: NDArray, by_text: NDArray, weight: NDArray) -> float:
-    """Return by how much the texts explain the surprises, by least squares."""
+    """Return by how much the texts explain the surprises, by least squares.
+
+    It is 1 where there is nothing to explain, as of a single image: then texts stand
+    alone, and any scale will do.
+    """
     along = weight @ (surprise * by_text).sum(axis=1)
     total = weight @ (by_text**2).sum(axis=1)
-    return float(max(0.0, along) / max(total, np.finfo(total.dtype).tiny))
+    return float(max(0.0, along) / total) if total > _NOTHING else 1.0
 
 
 def _mean_count(counts: NDArray) -> float:

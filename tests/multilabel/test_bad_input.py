@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from numpy.testing import assert_allclose
 from scipy.sparse import csr_array
 from sklearn.exceptions import NotFittedError
 
@@ -60,11 +61,19 @@ def test_unread_images_are_named_up_to_twenty():
         MultiLabelPrototypeClassifier().fit(many, np.repeat(Y, 10, axis=0))
 
 
-def test_2d_rows_of_a_featurizer_that_could_not_be_read():
-    encoder = EncoderIdentity("test-model", None, "aaaa", D, 100.0)
-    rows = EmbeddingArray(put(np.nan, 1)[:, 0], encoder)
+def test_2d_rows_that_could_not_be_read():
+    rows = put(np.nan, 1)[:, 0]
     with pytest.raises(ValueError, match="X contains NaN"):
         MultiLabelPrototypeClassifier(TEXT).fit(rows, Y)
+    # Those of a featurizer say so, and are left out.
+    encoder = EncoderIdentity("test-model", None, "aaaa", D, 100.0)
+    unread = EmbeddingArray(rows, encoder)
+    found = MultiLabelPrototypeClassifier(TEXT).fit(unread, Y)
+    kept = np.arange(len(rows)) != 1
+    expected = MultiLabelPrototypeClassifier(TEXT).fit(rows[kept], Y[kept])
+    assert_allclose(
+        found.predict_proba(rows[kept]), expected.predict_proba(rows[kept]), rtol=1e-6
+    )
 
 
 def test_a_weight_of_zero_does_not_excuse_bad_tokens():

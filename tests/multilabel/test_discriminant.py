@@ -75,6 +75,13 @@ def test_scores_are_those_of_a_ridge_and_left_out_ones_of_a_refit(
             assert_allclose(left_out[row, label], expected, rtol=1e-7, atol=1e-9)
 
 
+def test_a_single_image_leaves_it_to_the_texts():
+    X, Y, weight, text = make_rows(5)
+    found, _, scale = fit_discriminant(0 * X[:1], Y[:1], weight[:1], text)
+    assert scale == 1
+    assert_allclose(found.coef, text, rtol=1e-9)
+
+
 @settings(max_examples=10)
 @given(seed=st.integers(0, 10_000))
 def test_the_scale_of_the_texts_explains_left_out_rows_best(seed):

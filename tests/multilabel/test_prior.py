@@ -913,7 +913,7 @@ def test_average_precision_is_that_of_scikit_learn(seed, n):
 
 
 def test_images_of_labels_kept_aside_are_not_learned_from():
-    indicator = (np.random.default_rng(0).random((60, 12)) < 0.2).astype(np.float32)
+    indicator = (np.random.default_rng(0).random((60, 12)) < 0.1).astype(np.float32)
     rng = np.random.default_rng(1)
     (labels, images), (labels_aside, images_aside) = split_labels(indicator, 0.25, rng)
     assert len(labels_aside) == 3
