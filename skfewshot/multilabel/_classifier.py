@@ -117,8 +117,7 @@ class MultiLabelPrototypeClassifier(ClassifierMixin, Estimator):
 
     Parameters
     ----------
-    label_features : "auto", None, array-like, dict, KeyedVectors, str or \
-            os.PathLike, default="auto"
+    label_features : array-like, dict, KeyedVectors, path, str or None, default="auto"
         The label vectors :math:`w_l`, unit rows once read, as wide as the tokens or,
         with a `prior`, as those that it was trained with.
 
@@ -161,8 +160,7 @@ class MultiLabelPrototypeClassifier(ClassifierMixin, Estimator):
         with a prior that has the paper's network it is 0. A discriminant takes a number
         as the share of :math:`\gamma \psi_l` in a mixture with what the images alone
         would give.
-    query_scoring : {"auto", "combined", "competitive", "local", "global", "both"}, \
-            default="auto"
+    query_scoring : str, default="auto"
         ``"local"`` is the mean logit of a label's best patches; ``"competitive"`` that
         of the log odds that a patch shows the label and not another, or background;
         ``"global"`` the logit of the global feature, as in the paper; ``"both"`` the
