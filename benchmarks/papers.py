@@ -53,7 +53,7 @@ def _run_cmm(arguments, results):
         for name in [name for name in sources if name in papers_run.SHIFTS]:
             del sources[name]
             missing[name] = f"It needs {papers_run.SOURCE}, which is missing."
-    _refuse_nothing(sources, missing, arguments.root)
+    _refuse_nothing(sources, arguments.root)
     cells = papers_run.cells_of(arguments, sources)
     papers_run.run_all(cells, sources, results)
     runs = papers_run.chosen(cells, results)
@@ -77,7 +77,7 @@ def _run_mlfsic(arguments, results):
         arguments.root,
         lambda name, images: make_store(f"{name}-tokens", images),
     )
-    _refuse_nothing(sources, missing, arguments.root)
+    _refuse_nothing(sources, arguments.root)
     cells = papers_labels.cells_of(arguments, sources)
     papers_labels.run_all(arguments, cells, sources, results)
     runs = papers_run.chosen(cells, results)
@@ -85,10 +85,11 @@ def _run_mlfsic(arguments, results):
     print(f"Wrote mlfsic.json, mlfsic.md and mlfsic.png to {arguments.out}")
 
 
-def _refuse_nothing(sources, missing, root):
+def _refuse_nothing(sources, root):
     if not sources:
-        told = "\n".join(f"- {name}: {message}" for name, message in missing.items())
-        raise SystemExit(f"None of the sets was found under {root}.\n{told}")
+        raise SystemExit(
+            f"None of the sets was found under {root}: what is missing is said above."
+        )
 
 
 def _parse(arguments):

@@ -4,10 +4,10 @@ import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-from sklearn.utils import Bunch
+from numpy.typing import NDArray
 
 from skfewshot._sklearn import check_number, warn_user
 from skfewshot.clip._holders import as_images, items_of
@@ -27,7 +27,26 @@ _PARTS = {"train", "training", "test", "testing", "val", "valid", "validation", 
 _SHOWN = 5
 
 
-def load_folder(path: str | os.PathLike) -> Bunch:
+class _PathsAndNames(NamedTuple):
+    paths: NDArray
+    names: NDArray
+
+
+class ImageFolder(_PathsAndNames):
+    """The images of a folder, as :func:`load_folder` gives them: ``paths, names``.
+
+    Attributes
+    ----------
+    paths : object array of str, shape (n,)
+    names : str array of shape (n,)
+    problems : list of str
+        What was left out.
+    """
+
+    problems: list[str]
+
+
+def load_folder(path: str | os.PathLike) -> ImageFolder:
     """Find the images of a folder that has a folder for each class.
 
     Parameters
@@ -37,16 +56,16 @@ def load_folder(path: str | os.PathLike) -> Bunch:
 
     Returns
     -------
-    data : :class:`~sklearn.utils.Bunch`
-        paths : object array of str, shape (n,)
-            The images, sorted by class and path, for
-            :meth:`CLIPFeaturizer.transform <skfewshot.CLIPFeaturizer.transform>`. They
-            are not opened: see :func:`check_images`.
-        names : str array of shape (n,)
-            The name of the folder that each is in, below `path`.
-        problems : list of str
-            What was left out and might have been meant: files of other endings, images
-            beside the folders, folders without images or that may not be read.
+    paths : object array of str, shape (n,)
+        The images, sorted by class and path, for
+        :meth:`CLIPFeaturizer.transform <skfewshot.CLIPFeaturizer.transform>`. They are
+        not opened: see :func:`check_images`.
+    names : str array of shape (n,)
+        The name of the folder that each is in, below `path`.
+
+    The two come as a tuple with the attributes `paths`, `names` and `problems`, a list
+    of str: what was left out and might have been meant, such as files of other endings,
+    images beside the folders, folders without images or that may not be read.
 
     Raises
     ------
@@ -78,7 +97,8 @@ def load_folder(path: str | os.PathLike) -> Bunch:
     ...         (Path(folder) / name).mkdir()
     ...         Image.new("RGB", (8, 8)).save(Path(folder) / name / "1.PNG")
     ...     data = load_folder(folder)
-    >>> data.names.tolist(), len(data.paths), data.problems
+    >>> paths, names = data
+    >>> names.tolist(), len(paths), data.problems
     (['cat', 'dog'], 2, [])
     """
     folder = Path(path).expanduser()
@@ -102,9 +122,9 @@ def load_folder(path: str | os.PathLike) -> Bunch:
     if problems:
         more = f"; and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
         warn_user(f"Left out of {str(path)!r}: {'; '.join(problems[:_SHOWN])}{more}.")
-    return Bunch(
-        paths=np.array(paths, dtype=object), names=np.array(names), problems=problems
-    )
+    data = ImageFolder(np.array(paths, dtype=object), np.array(names))
+    data.problems = problems
+    return data
 
 
 def _check(

@@ -35,6 +35,9 @@ def test_paths_and_names_in_order(folder):
     assert data.names.tolist() == ["big_dog", "cat", "cat", "dog"]
     assert names_of(data) == ["2.PnG", "a.JPG", "b.png", "1.jpeg"]
     assert data.problems == []
+    paths, names = data
+    assert paths is data.paths
+    assert names is data.names
     assert load_folder(str(folder)).paths.tolist() == data.paths.tolist()
     assert all(isinstance(path, str) for path in data.paths)
 
