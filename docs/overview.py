@@ -1,9 +1,12 @@
 """Draw docs/images/overview.png: what the library does, in one picture.
 
+Beside it comes overview-narrow.png, the same panels two by two, for telephones.
+
 Run it as ``python docs/overview.py``; nothing is downloaded.
 """
 
 import warnings
+from dataclasses import dataclass
 from pathlib import Path
 
 import matplotlib
@@ -20,13 +23,88 @@ from skfewshot import CLIPFeaturizer, CMMClassifier, ZeroShotClassifier
 from skfewshot.datasets import BASE_KINDS, make_object_images
 from skfewshot.model_selection import shot_curve
 
-OUT = Path(__file__).parent / "images" / "overview.png"
+OUT = Path(__file__).parent / "images"
 CLASSES = ["checked moon", "plain heart", "spotted ball", "striped ring"]
 LOOK = {"clutter": 0.6, "noise": 0.04}
 #: Blue, orange, green and purple of Okabe and Ito.
 COLORS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7"]
+BLUE = COLORS[0]
 INK, PALE = "#24292f", "#8c959f"
+SMALL = {"fontsize": 8, "color": "#57606a"}
 SHOTS = 1, 2, 4, 8, 16
+
+
+@dataclass
+class Layout:
+    """A picture: its file, and where panels and their titles are, in inches."""
+
+    name: str
+    size: tuple[float, float]
+    #: Title, its upper left corner, and left, bottom, width and height of the axes.
+    panels: list[tuple[str, tuple, tuple]]
+    #: Where the curves' legend is, as matplotlib takes it.
+    legend: dict
+
+    def share(self, inches):
+        """Return lengths, x and y in turn, as shares of the figure."""
+        return tuple(length / self.size[k % 2] for k, length in enumerate(inches))
+
+
+WIDE = Layout(
+    "overview.png",
+    (11, 4.4),
+    [
+        (
+            "Five images a class,\nand the names",
+            (0.13, 4.2),
+            (0.13, 0.09, 2.48, 3.23),
+        ),
+        (
+            "CLIP embeds both, CMM turns\nimages to the names",
+            (2.99, 4.2),
+            (2.99, 0.37, 2.42, 2.95),
+        ),
+        (
+            "New images get a name\nand a probability",
+            (5.92, 4.2),
+            (5.92, 0.09, 2.31, 3.23),
+        ),
+        (
+            "Names and images\nhelp each other",
+            (8.47, 4.2),
+            (8.86, 0.59, 2.03, 2.73),
+        ),
+    ],
+    {"loc": "lower right"},
+)
+# On a telephone of 420 pixels the width is some 390, and a point a pixel at least.
+NARROW = Layout(
+    "overview-narrow.png",
+    (4.9, 8.35),
+    [
+        (
+            "Five images a class,\nand the names",
+            (0.07, 8.2),
+            (0.07, 4.45, 2.28, 2.85),
+        ),
+        (
+            "CLIP embeds both,\nCMM turns images\nto the names",
+            (2.68, 8.2),
+            (2.68, 4.7, 2.15, 2.6),
+        ),
+        (
+            "New images get a\nname and a probability",
+            (0.07, 4.1),
+            (0.2, 0.1, 2.1, 3.4),
+        ),
+        (
+            "Names and images\nhelp each other",
+            (2.68, 4.1),
+            (3.07, 1.28, 1.75, 2.02),
+        ),
+    ],
+    {"loc": "upper center", "bbox_to_anchor": (0.4, -0.2)},
+)
 
 
 def main():
@@ -40,38 +118,38 @@ def main():
     X, X_query = clip.fit_transform(support.images), clip.transform(query.images)
     model = CMMClassifier().fit(X, support.labels)
 
-    figure = plt.figure(figsize=(11, 4.4), facecolor="white")
-    titles_and_places = (
-        ("Five images a class,\nand the names", (0.012, 0.02, 0.225, 0.735)),
-        (
-            "CLIP embeds both, CMM turns\nimages to the names",
-            (0.272, 0.085, 0.22, 0.67),
-        ),
-        ("New images get a name\nand a probability", (0.538, 0.02, 0.21, 0.735)),
-        ("Names and images\nhelp each other", (0.805, 0.135, 0.185, 0.62)),
-    )
-    panels = []
-    for number, (title, place) in enumerate(titles_and_places, 1):
-        panels.append(figure.add_axes(place))
-        left = place[0] - 0.035 * (number == 4)
-        style = {"va": "top", "fontweight": "bold"}
-        figure.text(left, 0.962, number, fontsize=23, color=COLORS[0], **style)
-        figure.text(left + 0.025, 0.955, title, fontsize=10.5, **style)
-    draw_support(panels[0], support)
-    draw_map(panels[1], model, X_query, query.labels)
-    draw_predictions(panels[2], model, X_query, query)
-    draw_curves(panels[3], clip)
-    note = "Rendered images, small model of the package"
-    figure.text(0.99, 0.012, note, ha="right", fontsize=8, color="#57606a")
-    save(figure)
+    curves = measure_curves(clip)
+
+    for layout in (WIDE, NARROW):
+        figure = plt.figure(figsize=layout.size, facecolor="white")
+        panels = []
+        for number, (title, corner, place) in enumerate(layout.panels, 1):
+            panels.append(figure.add_axes(layout.share(place)))
+            draw_title(figure, layout, number, title, corner)
+        draw_support(panels[0], support)
+        draw_map(panels[1], model, X_query, query.labels)
+        draw_predictions(panels[2], model, X_query, query)
+        draw_curves(panels[3], curves, layout.legend)
+        note = "Rendered images, small model of the package"
+        figure.text(0.99, 0.012, note, ha="right", va="bottom", **SMALL)
+        save(figure, panels[1].get_position(), OUT / layout.name)
 
 
-def save(figure):
+def draw_title(figure, layout, number, title, corner):
+    """Write the number and the title of a panel, from its upper left corner on."""
+    x, y = corner
+    style = {"va": "top", "fontweight": "bold"}
+    figure.text(*layout.share((x, y + 0.03)), number, fontsize=23, color=BLUE, **style)
+    figure.text(*layout.share((x + 0.275, y)), title, fontsize=10.5, **style)
+
+
+def save(figure, dots, path):
     """Save as a PNG of 256 colours, which is a third of the size."""
     figure.canvas.draw()
     pixels = np.asarray(figure.canvas.buffer_rgba())[:, :, :3]
     # The dots are few pixels: shown ten times, they keep their colours too.
-    dots = pixels[:, int(0.27 * pixels.shape[1]) : int(0.5 * pixels.shape[1])]
+    columns = slice(*(int(x * pixels.shape[1]) for x in (dots.x0, dots.x1)))
+    dots = pixels[:, columns]
     palette = Image.fromarray(np.concatenate([pixels, *10 * [dots]], axis=1))
     palette = palette.quantize(256)
     image = Image.fromarray(pixels)
@@ -79,7 +157,7 @@ def save(figure):
     colors = np.array(image.getpalette()).reshape(-1, 3)
     colors[image.getpixel((0, 0))] = 255  # The background; the palette averages it.
     image.putpalette(colors.ravel().tolist())
-    image.save(OUT, optimize=True)
+    image.save(path, optimize=True)
 
 
 def draw_support(ax, support):
@@ -178,8 +256,8 @@ def draw_predictions(ax, model, X, query):
         )
 
 
-def draw_curves(ax, clip):
-    """Draw accuracy by the number of images, of images, of names and of both."""
+def measure_curves(clip):
+    """Return [(name, accuracies in %, colour, marker)], a row of them for each shot."""
     # Of one image a class, scikit-learn asks if this is not a regression.
     warnings.filterwarnings("ignore", message="The number of unique classes")
     images, names = make_object_images(
@@ -196,6 +274,7 @@ def draw_curves(ax, clip):
         ),
         ("names: zero-shot", ZeroShotClassifier(), COLORS[2], "^"),
     )
+    curves = []
     for name, model, color, marker in models:
         result = shot_curve(
             model,
@@ -206,7 +285,14 @@ def draw_curves(ax, clip):
             n_repeats=5,
             random_state=0,
         )
-        mean, spread = (f(100 * result.test_scores, axis=1) for f in (np.mean, np.std))
+        curves.append((name, 100 * result.test_scores, color, marker))
+    return curves
+
+
+def draw_curves(ax, curves, legend):
+    """Draw accuracy by the number of images, of images, of names and of both."""
+    for name, scores, color, marker in curves:
+        mean, spread = scores.mean(axis=1), scores.std(axis=1)
         ax.fill_between(
             SHOTS, mean - spread, mean + spread, color=color, alpha=0.15, linewidth=0
         )
@@ -218,7 +304,7 @@ def draw_curves(ax, clip):
     ax.yaxis.set_major_formatter("{x:.0f} %")
     ax.spines[["top", "right"]].set_visible(False)
     ax.grid(alpha=0.25)
-    ax.legend(frameon=False, loc="lower right", fontsize=9)
+    ax.legend(frameon=False, fontsize=9, **legend)
 
 
 if __name__ == "__main__":
