@@ -123,7 +123,7 @@ plt.show()
 # With your own images
 # --------------------
 # Draw ``ModalityGapDisplay.from_estimator(model, X, y)`` with images that were kept
-# aside. A star far from the dots of its colour, also after the mapping, may be a class
+# aside. A star far from the marks of its class, also after the mapping, may be a class
 # whose name misleads; ``text_trust_`` of the classifier says so in a number. Give it a
 # better one with ``class_names``.
 #

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 #: Supports drawn for each number of shots; the table has their mean.
 DRAWS = 5
+#: More classes than this have no room in the legend.
+_MOST_IN_LEGEND = 24
 #: The regularisation of the linear probe in CLIP's own instructions.
 PROBE_C = 0.316
 METHODS: dict[str, Any] = {
@@ -189,7 +191,7 @@ def _draw(results: Results, task: Task, arguments: argparse.Namespace) -> "Figur
     """Draw accuracy by shots, and the modality gap before and after the mapping."""
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(1, 3, figsize=(15, 5), layout="constrained")
+    figure, axes = plt.subplots(1, 3, figsize=(15, 5.5), layout="constrained")
     shots = list(results["CMM"])
     for method, style in zip(METHODS, ("--", "-.", "-"), strict=True):
         ShotCurveDisplay(
@@ -202,6 +204,14 @@ def _draw(results: Results, task: Task, arguments: argparse.Namespace) -> "Figur
     X, y = _draw_support(task, shots[-1], [arguments.seed, 0])
     model = CMMClassifier().fit(X, y)
     ModalityGapDisplay.from_estimator(model, task.query, task.query_labels, ax=axes[1:])
+    if len(model.classes_) <= _MOST_IN_LEGEND:
+        figure.legend(
+            *axes[2].get_legend_handles_labels(),
+            loc="outside lower right",
+            ncols=6,
+            fontsize="small",
+            markerscale=1.8,
+        )
     figure.suptitle(
         f"skfewshot: {arguments.model}, {len(model.classes_)} classes; the mapping was "
         f"learned from {shots[-1]} shots; images shown were kept aside, and texts are "

@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 Box: TypeAlias = NDArray | tuple[float, float, float, float]
 #: More classes than this are not named in the picture: hardly a name would have room.
 _MOST_NAMED = 40
-_MARKERS = "os^D"
+#: Twelve, of which seven colours make 84 marks that come again after them.
+_MARKERS = "os^DvPX<p>hd"
 #: Longer names are broken into two lines, and cut after them.
 _LINE = 20
 #: Of names, and how far they stay from the points, in points of 1/72 inch.
@@ -41,8 +42,14 @@ _RADIUS = 4
 _DIRECTIONS = np.array([*np.eye(2), *-np.eye(2), (1, 1), (-1, 1), (1, -1), (-1, -1)])
 #: How texts are drawn.
 _STAR: dict[str, Any] = {"s": 110, "marker": "*", "edgecolors": "black", "zorder": 3}
-#: How prototypes are.
-_DIAMOND = _STAR | {"s": 34, "marker": "D"}
+#: How images are, and prototypes, both with the mark of their class.
+_DOT: dict[str, Any] = {"s": 16, "alpha": 0.5, "linewidths": 0}
+_PROTOTYPE: dict[str, Any] = {
+    "s": 44,
+    "edgecolors": "black",
+    "linewidths": 0.8,
+    "zorder": 4,
+}
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -70,7 +77,7 @@ class ModalityGapDisplay:
         Share of the images whose nearest text, by the cosine before projection, is that
         of their label.
     labels : ndarray of shape (n_samples,)
-        Index of each image's class, which gives the colour.
+        Index of each image's class, which gives the colour and the mark.
     classes : ndarray of shape (n_classes,)
         Names of the classes.
 
@@ -281,11 +288,13 @@ class ModalityGapDisplay:
             cell.set_xlabel("First principal component")
         ax[0].set_ylabel("Second principal component")
         self._draw_prototypes(ax[1])
-        for name, style in (("image", {"s": 14}), ("text", _STAR)):
-            ax[0].scatter([], [], c="grey", label=name, **style)
+        kinds: dict[str, dict[str, Any]] = {"image": _DOT, "text": _STAR}
         if self.prototypes is not None:
-            ax[0].scatter([], [], c="grey", label="prototype", **_DIAMOND)
-        legend = ax[0].legend(loc="best", framealpha=0.9, fontsize="small")
+            kinds["prototype"] = _PROTOTYPE
+        handles = [ax[0].scatter([], [], c="grey", **style) for style in kinds.values()]
+        legend = ax[0].legend(
+            handles, list(kinds), loc="best", framealpha=0.9, fontsize="small"
+        )
         names = [str(name) for name in self.classes]
         if len(names) <= _MOST_NAMED:
             name_points(ax[0], self.texts, names, taken=[legend])
@@ -295,12 +304,16 @@ class ModalityGapDisplay:
     def _draw_half(self, ax: Axes, images: NDArray, texts: NDArray) -> None:
         """Draw images as dots, texts as stars, and a line from text to mean image."""
         for index, text in enumerate(texts):
-            # Colours come again with another marker.
-            cycle, place = divmod(index, len(COLORS))
-            color, marker = COLORS[place], _MARKERS[cycle % len(_MARKERS)]
+            color, marker = _mark(index)
             members = images[self.labels == index]
-            style: dict[str, Any] = {"color": color, "marker": marker, "linewidths": 0}
-            ax.scatter(members[:, 0], members[:, 1], s=14, alpha=0.5, **style)
+            # The label is for a legend of the classes, which who calls may add.
+            ax.scatter(
+                *members.T,
+                color=color,
+                marker=marker,
+                label=str(self.classes[index]),
+                **_DOT,
+            )
             ax.scatter(text[0], text[1], c=color, linewidths=0.8, **_STAR)
             if len(members):
                 ends = np.stack([text, members.mean(axis=0)])
@@ -308,9 +321,14 @@ class ModalityGapDisplay:
 
     def _draw_prototypes(self, ax: Axes) -> None:
         if self.prototypes is not None:
-            colors = [COLORS[c % len(COLORS)] for c in range(len(self.prototypes))]
-            x, y = self.prototypes.T
-            ax.scatter(x, y, c=colors, linewidths=0.8, **_DIAMOND)
+            for index, place in enumerate(self.prototypes):
+                color, marker = _mark(index)
+                ax.scatter(*place, color=color, marker=marker, **_PROTOTYPE)
+
+
+def _mark(index: int) -> tuple[str, str]:
+    """Return colour and marker of a class."""
+    return COLORS[index % len(COLORS)], _MARKERS[index % len(_MARKERS)]
 
 
 def _read_pair(
