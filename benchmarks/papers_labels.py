@@ -27,11 +27,11 @@ from collections import defaultdict
 from functools import lru_cache, partial
 
 import numpy as np
+import papers_run
 from label_peers import PEERS, fit_peers
 from papers_run import run_key
 from papers_store import file_name
 
-import skfewshot
 from skfewshot import MultiLabelPrototypeClassifier, MultiLabelPrototypePrior
 from skfewshot.metrics import mean_average_precision
 from skfewshot.model_selection import sample_support
@@ -127,8 +127,6 @@ def word_vectors(path, source):
 
 def cells_of(arguments, sources):
     """Return what names each cell that was asked for, of the sets that are there."""
-    common = {"model": arguments.model, "pretrained": arguments.pretrained}
-    common["version"] = skfewshot.__version__
     learned = {"base_images": arguments.base_images, "n_episodes": arguments.episodes}
     params = {WITH_PRIOR: learned}
     if arguments.word_vectors and PUBLISHED in arguments.methods:
@@ -139,22 +137,7 @@ def cells_of(arguments, sources):
         told = f"{arguments.word_vectors.name}, {size} bytes"
         learned = {**learned, "word_vectors": told}
     params[PUBLISHED] = learned
-    return [
-        {
-            **common,
-            "data": name,
-            "encoder": source.store.identity.fingerprint[:12],
-            "images": source.digest,
-            "seed": seed,
-            "shots": shots,
-            "method": method,
-            "params": params.get(method, {}),
-        }
-        for name, source in sources.items()
-        for seed in range(arguments.seeds)
-        for shots in arguments.shots
-        for method in arguments.methods
-    ]
+    return papers_run.cells_of(arguments, sources, lambda name: params.get(name, {}))
 
 
 def run_all(arguments, cells, sources, results):

@@ -103,7 +103,7 @@ def find_sets(names, root, make_store):
     return found, missing
 
 
-def cells_of(arguments, sources):
+def cells_of(arguments, sources, settings_of=settings_of):
     """Return what names each cell that was asked for, of the sets that are there.
 
     Parameters
@@ -112,6 +112,8 @@ def cells_of(arguments, sources):
         With sets, methods, shots, seeds, model and pretrained.
     sources : dict of str to Source
         Of the sets; and ImageNet, where shifts were asked for.
+    settings_of : callable
+        From the name of a method to what else names its cells.
     """
     common = {"model": arguments.model, "pretrained": arguments.pretrained}
     common["version"] = skfewshot.__version__

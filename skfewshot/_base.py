@@ -20,7 +20,12 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from skfewshot._copies import merge_near_copies, merge_views, read_groups
-from skfewshot._labels import plain_labels, single_labels, with_extra_classes
+from skfewshot._labels import (
+    check_several,
+    plain_labels,
+    single_labels,
+    with_extra_classes,
+)
 from skfewshot._rows import (
     MOST_WEIGHT,
     check_encoder,
@@ -43,7 +48,6 @@ from skfewshot._sklearn import (
     StrOptions,
     _fit_context,
     has_callbacks,
-    show,
 )
 from skfewshot._spread import image_scale, spread_of
 from skfewshot._tags import warn_of_tags
@@ -329,7 +333,7 @@ class FewShotClassifier(
         classes, index = np.unique(y[kept], return_inverse=True)
         warn_of_tags(classes)
         n_seen = len(classes)
-        self._check_several(classes)
+        check_several(classes, type(self).__name__)
         extra_classes = getattr(self, "extra_classes", None)
         self.classes_, seen = with_extra_classes(classes, extra_classes)
         prototypes = self._read_texts(X, rows.shape[1], rows.dtype)
@@ -395,7 +399,7 @@ class FewShotClassifier(
         self, X: Any, y: Any, sample_weight: Any
     ) -> tuple[NDArray, NDArray, NDArray]:
         """Return rows, labels and weights, checked."""
-        if X is None or (encoder_of(X) is not None and len(X) == 0):
+        if has_no_images(X):
             raise ValueError(
                 "Expected 2D array with a row an image, got none, and "
                 f"{type(self).__name__} learns from images; ZeroShotClassifier does "
@@ -422,19 +426,12 @@ class FewShotClassifier(
         _check_targets(y)
         return y
 
-    def _check_several(self, classes: NDArray) -> None:
-        if len(classes) < 2:
-            raise ValueError(
-                f"{type(self).__name__} needs at least 2 classes in y with positive "
-                f"sample weight; got 1 class: {show(classes.tolist())}."
-            )
-
     def _check_before_embedding(self, y: Any) -> None:
         """Refuse what `fit` would refuse, before a featurizer embeds its images."""
         self._validate_params()
         check_parameters(self.get_params(deep=False))
         classes = np.unique(self._read_labels(y))
-        self._check_several(classes)
+        check_several(classes, type(self).__name__)
         classes, _ = with_extra_classes(classes, getattr(self, "extra_classes", None))
         check_texts_fit(
             self.text_features, classes, self.class_names, self.prompt_templates
@@ -598,6 +595,11 @@ class FewShotClassifier(
         X, y, sample_weight = only_read(X, y, sample_weight)
         weight = plain(sample_weight, "sample_weight")
         return accuracy_score(plain_labels(y), self.predict(X), sample_weight=weight)
+
+
+def has_no_images(X: Any) -> bool:
+    """Say whether X is None, or the empty embeddings that a featurizer makes of it."""
+    return X is None or (encoder_of(X) is not None and len(X) == 0)
 
 
 def _check_targets(y: Any) -> None:

@@ -97,6 +97,15 @@ def single_labels(y: Any, estimator: str, name: str = "y") -> Any:
     return y
 
 
+def check_several(classes: NDArray, estimator: str) -> None:
+    """Refuse classes that are but one."""
+    if len(classes) < 2:
+        raise ValueError(
+            f"{estimator} needs at least 2 classes in y with positive sample weight; "
+            f"got 1 class: {show(classes.tolist())}."
+        )
+
+
 def _check_kept(labels: Iterable[Any], array: NDArray, name: str) -> None:
     """Refuse a list of labels that NumPy turned into others."""
     if array.dtype.kind not in "USf":
@@ -108,8 +117,8 @@ def _check_kept(labels: Iterable[Any], array: NDArray, name: str) -> None:
         if isinstance(kept, str | bytes) and not isinstance(own, str | bytes):
             raise TypeError(
                 f"{name} mixes strings with {show(label)} of type "
-                f"{type(label).__name__}, "
-                "which NumPy would turn into a string; wanted labels of one type."
+                f"{type(label).__name__}, which NumPy would turn into a string; wanted "
+                "labels of one type."
             )
         raise ValueError(
             f"{name} holds {show(label)}, which NumPy would turn into {show(kept)}; "
@@ -275,11 +284,8 @@ class Labels:
                 "y has no image with a label: all indicators in rows of positive "
                 "sample weight are 0."
             )
-        if not self.is_multilabel and len(self.classes) < 2:
-            raise ValueError(
-                f"{estimator} needs at least 2 classes in y with positive sample "
-                f"weight; got 1 class: {show(self.classes.tolist())}."
-            )
+        if not self.is_multilabel:
+            check_several(self.classes, estimator)
 
 
 def read_labels(

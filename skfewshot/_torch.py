@@ -1,7 +1,9 @@
-"""The border with torch: devices, threads, arrays to tensors and back."""
+"""The border with torch: devices, threads and forks, arrays to tensors and back."""
 
 import os
 import sys
+import threading
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -32,6 +34,21 @@ def fork_safe_threads() -> AbstractContextManager:
     a process that has used torch computes on one thread for as long as this lasts.
     """
     return limit_threads(1) if _is_forked else nullcontext()
+
+
+def fork_safe_lock() -> Callable[[], AbstractContextManager]:
+    """Return a function that returns a lock, to be held in a ``with``.
+
+    A forked child has another one: none of its threads would free that of its parent.
+    """
+    held = [threading.RLock()]
+
+    def renew() -> None:
+        held[0] = threading.RLock()
+
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=renew)
+    return lambda: held[0]
 
 
 def limit_threads(n_threads: int) -> AbstractContextManager:

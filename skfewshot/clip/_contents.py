@@ -4,7 +4,6 @@ import binascii
 import inspect
 import os
 import re
-import threading
 from base64 import b64decode
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from urllib.request import url2pathname
 
 import numpy as np
 
+from skfewshot._torch import fork_safe_lock
 from skfewshot.clip._unreadable import (
     ImageReadError,
     is_image_file,
@@ -34,17 +34,7 @@ _LONGEST_PATH = 4096
 
 # Loading a lazily opened PIL image twice at once corrupts it, and one image may stand
 # in X more than once.
-load_lock = threading.Lock()
-
-
-def _after_fork() -> None:
-    """Give a forked child a lock of its own: none of its threads would free this."""
-    global load_lock
-    load_lock = threading.Lock()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+load_lock = fork_safe_lock()
 
 
 @dataclass(frozen=True)
@@ -184,7 +174,7 @@ def _read_file(file: Any, index: int) -> bytes:
             index,
         )
     try:
-        with load_lock:  # it may stand in X more than once
+        with load_lock():  # it may stand in X more than once
             content = _read_whole(file)
     except Exception as error:
         raise unreadable(called, index, error) from error

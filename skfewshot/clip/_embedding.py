@@ -52,13 +52,12 @@ class EncoderIdentity:
     logit_scale: float = field(compare=False)
     prompt_templates: Any = field(default="default", compare=False, repr=False)
     resize_mode: str = field(default="auto", compare=False, repr=False)
+    cache: tuple[str, int] | None = field(default=None, compare=False, repr=False)
 
     @property
     def weights(self) -> str:
         """What of the fingerprint decides texts: not how images are resized."""
         return self.fingerprint.partition("/")[0]
-
-    cache: tuple[str, int] | None = field(default=None, compare=False, repr=False)
 
     def __str__(self) -> str:
         weights = "" if self.pretrained is None else f", {self.pretrained}"

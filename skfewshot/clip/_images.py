@@ -241,7 +241,7 @@ def _from_pil(image: "Picture", index: int) -> "Picture":
         if isinstance(image, ImageFile.ImageFile):
             unread = is_unread(image)
             _check_file(image)
-            with contents.load_lock:
+            with contents.load_lock():
                 image.load()
         return to_rgb(image)
     except Exception as error:

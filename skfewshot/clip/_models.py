@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import threading
 from collections import OrderedDict
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from skfewshot._sklearn import warn_user
-from skfewshot._torch import fork_safe_threads
+from skfewshot._torch import fork_safe_lock, fork_safe_threads
 from skfewshot.clip._embedding import EncoderIdentity
 from skfewshot.clip._sources import LOCAL_DIR, TINY, ModelSource, find_source
 from skfewshot.clip._tokenizers import build_tokenizer
@@ -29,17 +28,7 @@ RESIZE_MODES = {"shortest": "crop", "longest": "pad", "squash": "squash"}
 _SAMPLED_PER_TENSOR = 256
 
 _cache: OrderedDict[tuple, "CLIPModel"] = OrderedDict()
-_lock = threading.RLock()
-
-
-def _after_fork() -> None:
-    """Give a forked child a lock of its own: none of its threads would free this."""
-    global _lock
-    _lock = threading.RLock()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+_lock = fork_safe_lock()
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,7 +140,7 @@ def load_clip(
     stats = [os.stat(file) for file in source.files]
     version = tuple((stat.st_mtime_ns, stat.st_size) for stat in stats)
     key = (source, version, str(device), str(dtype))
-    with _lock:
+    with _lock():
         if key not in _cache:
             _cache[key] = _load(source, device, dtype)
         _cache.move_to_end(key)
@@ -176,7 +165,7 @@ def clear_model_cache() -> None:
     >>> from skfewshot.clip import clear_model_cache
     >>> clear_model_cache()
     """
-    with _lock:
+    with _lock():
         _cache.clear()
 
 

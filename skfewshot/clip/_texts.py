@@ -3,7 +3,6 @@
 import hashlib
 import os
 import re
-import threading
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -14,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skfewshot._sklearn import warn_user
-from skfewshot._torch import fork_safe_threads, resolve_device
+from skfewshot._torch import fork_safe_lock, fork_safe_threads, resolve_device
 from skfewshot.clip._cache import FILE_NAME, EmbeddingCache
 from skfewshot.clip._embedding import EmbeddingArray, EncoderIdentity
 from skfewshot.clip._models import CLIPModel, load_clip
@@ -43,17 +42,7 @@ _CHARACTERS_PER_TOKEN = 16
 _SHOWN = 5
 
 # Held while names are encoded: who waits finds them encoded.
-_lock = threading.RLock()
-
-
-def _after_fork() -> None:
-    """Give a forked child a lock of its own: none of its threads would free this."""
-    global _lock
-    _lock = threading.RLock()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+_lock = fork_safe_lock()
 
 
 def encode_names(
@@ -124,7 +113,7 @@ def encode_classes(
         A folder where embeddings are kept, and its bound in bytes.
     """
     groups = fill_templates(templates, names)
-    with _lock:
+    with _lock():
         encoded = _encode_once(clip, groups, batch_size, cache)
     _warn_of_cut([text for one in encoded for text in one.cut], clip, "names")
     _warn_of_same(names, [one.digest for one in encoded])

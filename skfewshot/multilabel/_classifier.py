@@ -503,29 +503,29 @@ class MultiLabelPrototypeClassifier(ClassifierMixin, Estimator):
     def _feature_map(self) -> FeatureMap:
         return FeatureMap(self.part_mean_, self.whole_mean_, **self._map)
 
-    def _read_query(self, X: Any) -> tuple[Tokens, FeatureMap, NDArray, Scorer]:
-        """Return what a prediction is made from."""
+    def _read_query(
+        self, X: Any
+    ) -> tuple[Any, tuple[Tokens, FeatureMap, NDArray, Scorer]]:
+        """Return which images were not read, and what a prediction is made from."""
         check_is_fitted(self)
         check_encoder(X, self.encoder_)
+        unread = unread_rows(X)
+        X = with_filled_rows(X, unread)
         tokens = split_tokens(read_array(self, X, reset=False))
         given = self.scale_, self._query_scoring, self._n_pooled
         scorer = Scorer(*given, self.background_, self.sharpness_)
-        return tokens, self._feature_map(), self.prototypes_, scorer
+        return unread, (tokens, self._feature_map(), self.prototypes_, scorer)
 
     def _query_logits(self, X: Any) -> NDArray:
-        unread = unread_rows(X)
-        tokens, feature_map, prototypes, scorer = self._read_query(
-            with_filled_rows(X, unread)
-        )
+        unread, known = self._read_query(X)
+        tokens, feature_map, prototypes, scorer = known
         scores: Any = 0.0
         if self.global_share_ < 1:
             scores = score(tokens, feature_map, prototypes, scorer)
         if self.coef_ is not None:
             scores = self._with_global(scores, tokens, feature_map)
         logits = Calibration(self.slope_, self.biases_).logits(scores)
-        if unread is not None:
-            logits[unread] = np.nan
-        return logits
+        return with_missing(logits, unread)
 
     def _with_global(
         self, scores: Any, tokens: Tokens, feature_map: FeatureMap
@@ -652,10 +652,8 @@ class MultiLabelPrototypeClassifier(ClassifierMixin, Estimator):
             square image
             ``evidence.reshape(n, n_labels, side, side)`` is a map over the picture.
         """
-        unread = unread_rows(X)
-        tokens, feature_map, prototypes, scorer = self._read_query(
-            with_filled_rows(X, unread)
-        )
+        unread, known = self._read_query(X)
+        tokens, feature_map, prototypes, scorer = known
         evidence = explain(tokens, feature_map, prototypes, scorer)
         if self.coef_ is not None:
             evidence = self._with_global(evidence, tokens, feature_map)

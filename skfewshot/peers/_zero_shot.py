@@ -5,10 +5,16 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from skfewshot._base import SHARED_CONSTRAINTS, FewShotClassifier, Report, Support
+from skfewshot._base import (
+    SHARED_CONSTRAINTS,
+    FewShotClassifier,
+    Report,
+    Support,
+    has_no_images,
+)
 from skfewshot._docs import shared_docs
+from skfewshot._labels import check_several
 from skfewshot._rows import check_parameters, check_weight
-from skfewshot.clip._embedding import encoder_of
 
 
 @shared_docs
@@ -133,7 +139,7 @@ class ZeroShotClassifier(FewShotClassifier):
         return super().fit(X, y, sample_weight, groups=groups)
 
     def _read_support(self, X: Any, y: Any, sample_weight: Any, groups: Any) -> Support:
-        if X is None or (encoder_of(X) is not None and len(X) == 0):
+        if has_no_images(X):
             return self._read_names(X, y, sample_weight)
         return super()._read_support(X, y, sample_weight, groups)
 
@@ -143,7 +149,7 @@ class ZeroShotClassifier(FewShotClassifier):
         y = self._read_labels(y)
         weight = check_weight(sample_weight, np.empty((len(y), 1)))
         self.classes_ = np.unique(y[weight > 0])
-        self._check_several(self.classes_)
+        check_several(self.classes_, type(self).__name__)
         prototypes = self._read_texts(X, None, [np.float64, np.float32])
         if prototypes.features is None:
             raise ValueError(

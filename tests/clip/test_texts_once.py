@@ -239,7 +239,7 @@ def test_a_forked_child_has_what_its_parent_encoded(counter, embedded):
     entered, leave = threading.Event(), threading.Event()
 
     def hold():
-        with texts_module._lock:
+        with texts_module._lock():
             entered.set()
             leave.wait(60)
 
