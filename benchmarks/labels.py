@@ -20,9 +20,8 @@ from unittest import mock
 
 import numpy as np
 from feature_data import NEAR_DUPLICATE, load
-from multilabel_data import Task, mosaics, scenes
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
+from label_peers import fit_peers, fit_probe
+from multilabel_data import Task, mosaics, scenes, streets
 
 from skfewshot import MultiLabelPrototypeClassifier
 from skfewshot.metrics import mean_average_precision
@@ -30,31 +29,11 @@ from skfewshot.model_selection import sample_support
 from skfewshot.multilabel import _discriminant
 
 SHOTS = (1, 5, 10, 20)
-N_NEIGHBORS = 5
-#: Penalties of the logistic regressions; the second is that of `multilabel.py`.
-PROBE_CS = (1.0, 10.0, 100.0)
+#: Penalties of logistic regressions beside that of `label_peers.py`, which is 10.
+OTHER_CS = (1.0, 100.0)
 PHOTOGRAPHS = ("pets25", "caltech69", "dtd47", "flowers102")
 N_TYPES = N_GROUPS = 12
 GROUP_SHARE = 0.3
-
-
-def streets(path, split, with_text):
-    """Street photographs: the 13 labels that have a text, or all 24 without texts."""
-    data = load(Path(path) / "dc_streets.npz")
-    X, has_text = _unit(data["X"].astype(np.float32)), data["has_text"].astype(bool)
-    labels, text = data["Y"].astype(np.int64), None
-    if with_text:
-        text = data["text"][has_text] if len(data["text"]) == 24 else data["text"]
-        labels = labels[:, has_text]
-    order = np.random.default_rng(0).permutation(len(X))
-    pool, query = order[: len(X) // 2], order[len(X) // 2 :]
-    if split == "validation":
-        pool, query = np.split(pool, [int(0.6 * len(pool))])
-    query = query[(X[query] @ X[pool].T).max(axis=1) <= NEAR_DUPLICATE]
-    name = (
-        f"streets, {labels.shape[1]} labels {'with' if with_text else 'without'} text"
-    )
-    return Task(name, X[pool], labels[pool], X[query], labels[query], text)
 
 
 def photographs(path, name, split):
@@ -75,49 +54,24 @@ def photographs(path, name, split):
         [(block @ X.T).max(axis=1) for block in np.array_split(query, 8)]
     )
     new = new <= NEAR_DUPLICATE
-    known = labels_of_class[y], query[new], labels_of_class[query_y[new]]
-    return Task(f"{name}, classes and groups", X, *known, None)
+    known = labels_of_class[y], query[new][:, None], labels_of_class[query_y[new]]
+    return Task(f"{name}, classes and groups", X[:, None], *known, None)
 
 
 def by_global_feature(task):
     """Return the task without its patches."""
     name = f"{task.name} by the global feature"
-    return replace(task, name=name, pool=task.pool[:, 0], query=task.query[:, 0])
+    return replace(task, name=name, pool=task.pool[:, :1], query=task.query[:, :1])
 
 
 def peer_scores(task, rows):
     """Return {name: scores of the queries} of what is not ours."""
-    X, Y, query, text = task.pool[rows], task.pool_labels[rows], task.query, task.text
-    patches = None if X.ndim == 2 else (X[:, 1:], query[:, 1:])
-    whole, query = (x if x.ndim == 2 else x[:, 0] for x in (X, query))
-    likeness = query @ whole.T
-    nearest = np.argsort(-likeness, axis=1)[:, :N_NEIGHBORS]
-    weights = np.take_along_axis(likeness, nearest, axis=1)
-    found = {
-        f"logistic regression, C={C:g}": _probe(whole, Y, query, C) for C in PROBE_CS
-    }
-    found["k-nearest neighbours"] = (weights[:, :, None] * Y[nearest]).sum(axis=1)
-    if text is None:
-        return found
-    centred = _unit(text - text.mean(axis=0))
-    found["text, global feature"] = query @ text.T
-    found["text, global feature, centred"] = (
-        _unit(query - whole.mean(axis=0)) @ centred.T
-    )
-    if patches is not None:
-        support, asked = patches
-        asked = _unit(asked - support.mean(axis=(0, 1)))
-        best = np.sort(asked @ centred.T, axis=1)[:, -5:]
-        found["text, patches, centred"] = best.mean(axis=1)
+    X, Y, query = task.pool[rows], task.pool_labels[rows], task.query
+    found = fit_peers(X, Y, task.text)(query)
+    for C in OTHER_CS:
+        probe = fit_probe(X[:, 0], Y, C)
+        found[f"logistic regression, C={C:g}"] = probe.decision_function(query[:, 0])
     return found
-
-
-def _probe(X, Y, query, C):
-    scores = np.zeros((len(query), Y.shape[1]))
-    for label in np.flatnonzero((Y.min(axis=0) == 0) & (Y.max(axis=0) == 1)):
-        probe = LogisticRegression(C=C, max_iter=1000).fit(X, Y[:, label])
-        scores[:, label] = probe.decision_function(query)
-    return scores
 
 
 @contextmanager
@@ -149,8 +103,8 @@ def our_scores(task, rows):
     if task.text is not None:
         found["ours, no text"] = scores(label_features=None)
         found["ours, half text"] = scores(text_weight=0.5)
-    if task.pool.ndim == 3:
-        whole = replace(task, pool=task.pool[:, 0], query=task.query[:, 0])
+    if task.pool.shape[1] > 1:
+        whole = by_global_feature(task)
         model = MultiLabelPrototypeClassifier(task.text).fit(whole.pool[rows], Y)
         found["ours, no patches"] = model.decision_function(whole.query)
     return found
@@ -164,7 +118,6 @@ def run(task, shots_tried, n_seeds):
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", "sample_support|.*positive")
                 warnings.filterwarnings("ignore", "The label vectors tell")
-                warnings.filterwarnings("ignore", category=ConvergenceWarning)
                 rows = sample_support(task.pool_labels, shots, random_state=seed)
                 found = {**peer_scores(task, rows), **our_scores(task, rows)}
             for name, scores in found.items():
@@ -195,17 +148,12 @@ def table(results):
     return "\n".join(lines)
 
 
-def _unit(rows):
-    length = np.linalg.norm(rows, axis=-1, keepdims=True)
-    return rows / np.where(length > 0, length, 1)
-
-
 def main():
     makers = {
-        "streets-text": lambda a: streets(a.data, a.split, True),
-        "streets": lambda a: streets(a.data, a.split, False),
-        "scenes-global": lambda a: by_global_feature(scenes(a.split)),
-        "scenes": lambda a: scenes(a.split),
+        "streets-text": lambda a: streets(a.data, a.split),
+        "streets": lambda a: streets(a.data, a.split, with_text=False),
+        "scenes-global": lambda a: by_global_feature(scenes(a.split, n_base=0)),
+        "scenes": lambda a: scenes(a.split, n_base=0),
         "mosaics": lambda a: mosaics(a.split, a.data),
         **{
             name: (lambda a, name=name: photographs(a.data, name, a.split))

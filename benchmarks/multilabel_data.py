@@ -251,21 +251,27 @@ def make_mosaics(rng, photographs, classes, background, n, use_once=False):
     return tokens, labels
 
 
-def streets(path):
+def streets(path, split="novel", with_text=True):
     """Street photographs with machine-made labels; global features only.
 
-    The 13 labels that have a text. The first half of the images, in a drawn order, is
-    the pool, the rest is asked about, less near duplicates of the pool.
+    The 13 labels that have a text, or all 24 without texts. The first half of the
+    images, in a drawn order, is the pool, the rest is asked about, less near duplicates
+    of the pool. For choosing defaults the pool alone is divided.
     """
     data = load(Path(path) / "dc_streets.npz")
-    labels = data["Y"][:, data["has_text"]].astype(np.int64)
+    labels, has_text = data["Y"].astype(np.int64), data["has_text"].astype(bool)
+    name, text = "dc_streets without texts", None
+    if with_text:
+        name, labels = "dc_streets", labels[:, has_text]
+        text = data["text"][has_text] if len(data["text"]) == 24 else data["text"]
     X = _unit(data["X"].astype(np.float32))
     order = np.random.default_rng(0).permutation(len(X))
     pool, query = order[: len(X) // 2], order[len(X) // 2 :]
+    if split == "validation":
+        pool, query = np.split(pool, [int(0.6 * len(pool))])
     query = query[(X[query] @ X[pool].T).max(axis=1) <= NEAR_DUPLICATE]
-    text = data["text"][data["has_text"]] if len(data["text"]) == 24 else data["text"]
     return Task(
-        "dc_streets",
+        name,
         X[pool][:, None],
         labels[pool],
         X[query][:, None],
