@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from skfewshot.clip._unreadable import show_path
 from skfewshot.clip._weights import (
     settings_of_file,
     twin_of_config,
@@ -170,7 +171,7 @@ def _from_builtin(model_name: str, pretrained: str | None) -> ModelSource:
     name = model_name.replace("/", "-")
     if name not in open_clip.list_models():
         raise ValueError(
-            f"model_name={_short(model_name)} is not a model of open_clip"
+            f"model_name={show_path(model_name)} is not a model of open_clip"
             f"{_meant(model_name)}{_near(name, open_clip.list_models())}. "
             f"open_clip.list_models() lists them all; {TINY!r} is the model that this "
             "package ships."
@@ -213,21 +214,12 @@ def _from_builtin(model_name: str, pretrained: str | None) -> ModelSource:
         )
     if path.suffix or os.sep in pretrained:
         raise FileNotFoundError(
-            f"pretrained={_short(pretrained)} is no file and no tag of {model_name!r}, "
-            f"whose tags are {tags}. {_moved('pretrained')}"
+            f"pretrained={show_path(pretrained)} is no file and no tag of "
+            f"{model_name!r}, whose tags are {tags}. {_moved('pretrained')}"
         )
     raise ValueError(
-        f"pretrained={_short(pretrained)} is not a tag of {model_name!r}"
+        f"pretrained={show_path(pretrained)} is not a tag of {model_name!r}"
         f"{_near(pretrained, tags)}. Its tags are {tags}; a weights file works too."
-    )
-
-
-def _short(text: str) -> str:
-    """Show a name or path, but no page of text."""
-    return (
-        repr(text)
-        if len(text) <= 400
-        else f"{text[:80]!r}... ({len(text):,} characters)"
     )
 
 

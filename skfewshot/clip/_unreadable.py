@@ -149,6 +149,7 @@ def show(item: Any) -> str:
 
 
 def show_path(path: Any) -> str:
+    """Show a name or path, but no page of text."""
     text = os.fspath(path)
     if len(text) <= _LONGEST_PATH:
         return repr(text)
