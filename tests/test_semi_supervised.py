@@ -225,6 +225,7 @@ def test_metadata_routing(data):
     groups, weight = np.arange(24), np.linspace(1, 2, 24)
     with sklearn.config_context(enable_metadata_routing=True):
         model = CMMClassifier(text).set_fit_request(sample_weight=True, groups=True)
+        model.set_score_request(sample_weight=False)
         pipeline = make_pipeline(Normalizer(), model)
         for cv in (GroupKFold(3), StratifiedKFold(3)):
             search = GridSearchCV(
