@@ -224,8 +224,8 @@ def test_metadata_routing(data):
     X, y, text = data
     groups, weight = np.arange(24), np.linspace(1, 2, 24)
     with sklearn.config_context(enable_metadata_routing=True):
-        model = CMMClassifier(text).set_fit_request(sample_weight=True, groups=True)
-        model.set_score_request(sample_weight=False)
+        model = CMMClassifier(text).set_score_request(sample_weight=True)
+        model.set_fit_request(sample_weight=True, groups=True)
         pipeline = make_pipeline(Normalizer(), model)
         for cv in (GroupKFold(3), StratifiedKFold(3)):
             search = GridSearchCV(
