@@ -1,5 +1,6 @@
-"""What to think of predictions: sets, novelty, reasons, doubtful labels."""
+"""What to think of predictions, and what to label next."""
 
 from skfewshot.inspection._sets import predict_set
+from skfewshot.inspection._suggest import suggest
 
-__all__ = ["predict_set"]
+__all__ = ["predict_set", "suggest"]
