@@ -14,6 +14,7 @@ from skfewshot._labels import (
     single_labels,
     with_class,
 )
+from skfewshot._left_out import LEFT_OUT
 from skfewshot._rows import plain, unit_rows
 from skfewshot._sklearn import show
 from skfewshot._text import resolve_prototypes
@@ -32,11 +33,6 @@ _OF_CLASSES = (
 )
 # What is known of a fit that images added later do not change.
 _OF_THE_FIT = ("prototype_source_", "encoder_", "n_features_in_", "feature_names_in_")
-# What rows left out said, of the classes that there were.
-_OF_ROWS_LEFT_OUT = (
-    *("left_out_proba_", "left_out_novelty_", "support_codes_"),
-    *("support_shares_", "support_features_"),
-)
 
 
 def prototypes_of(texts: NDArray, fitted: Mapping[str, Any]) -> NDArray:
@@ -191,7 +187,7 @@ def _fitted_again(
 
 def replace_fitted(model: "CMMClassifier", fitted: Mapping[str, Any]) -> None:
     """Set attributes, and drop those that rows left out of the old classes gave."""
-    for name in _OF_ROWS_LEFT_OUT:
+    for name in LEFT_OUT:
         if hasattr(model, name) and name not in fitted:
             delattr(model, name)
     for name, value in fitted.items():
