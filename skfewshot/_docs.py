@@ -46,6 +46,9 @@ store_left_out : bool, default=False
     rows: `left_out_proba_` and the attributes after it, by which the functions of
     ``skfewshot.inspection`` know what to expect of new images. With CMM for the
     Gaussian solver.
+unlabeled : label, default=None
+    What stands in `y` for no label, such as -1 or ``""``; None, NaN and ``pandas.NA``
+    always do. That `y` has none of it is no error.
 device : None, str or torch.device, default=None
     Where to fit. None takes a GPU when there is one. Predictions are computed by NumPy.
 random_state : int, RandomState instance or None, default=None
@@ -69,8 +72,8 @@ epoch_loss_curve_ : list of float
     The mean loss of each epoch, taken before the steps that it led to.
 left_out_proba_ : ndarray of shape (n_samples, n_classes)
     Probabilities of each row of `X` by the classifier without that row and its
-    copies; NaN for rows of weight zero. This and the following only with
-    ``store_left_out=True``.
+    copies; NaN for rows of weight zero and those without a label. This and the
+    following only with ``store_left_out=True``.
 left_out_novelty_ : ndarray of shape (n_samples,)
     What :func:`~skfewshot.inspection.novelty_score` says of those rows then.
 support_codes_ : ndarray of int, shape (n_samples,)
