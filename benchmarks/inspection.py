@@ -100,7 +100,7 @@ def show_sets(data, arguments):
         print(
             f"| {method} | {name} | {shots} | {mean[0]:.1f} ± {spread[0]:.1f} "
             f"| {worst:.1f} | {mean[1]:.2f} | {mean[2]:.1f} "
-            f"| {cut if shots > 1 else ' | '.join(4 * '–')} |",
+            f"| {cut if shots > 1 else ' | '.join(4 * '-')} |",
             flush=True,
         )
 
@@ -192,7 +192,7 @@ def show_novelty(data, arguments):
             for seed in range(arguments.seeds)
         ]
         m, s = np.mean(rows, axis=0), np.std(rows, axis=0)
-        by_cosine = "–" if np.isnan(m[4]) else f"{m[4]:.1f} / {m[5]:.1f}"
+        by_cosine = "-" if np.isnan(m[4]) else f"{m[4]:.1f} / {m[5]:.1f}"
         print(
             f"| {method} | {name} | {shots} | {m[0]:.1f} / {m[1]:.1f} "
             f"| {m[2]:.1f} / {m[3]:.1f} | {by_cosine} "
