@@ -27,14 +27,13 @@ clip = CLIPFeaturizer("tiny")
 X, X_new = clip.fit_transform(images), clip.transform(new_images)
 
 
-def tell(names, shots, seed):
-    """Return the names with all but a few of each kind taken away."""
+def draw(shots, seed):
+    """Say which images get a label: a few of each kind, by lot."""
     rng = np.random.default_rng(seed)
-    told = np.full(len(names), None)
+    known = np.zeros(len(names), dtype=bool)
     for kind in np.unique(names):
-        rows = rng.permutation(np.flatnonzero(names == kind))[:shots]
-        told[rows] = kind
-    return told
+        known[rng.permutation(np.flatnonzero(names == kind))[:shots]] = True
+    return known
 
 
 # %%
@@ -43,8 +42,9 @@ def tell(names, shots, seed):
 # One vector of names, with ``None`` where nobody has looked. A data frame's ``NaN`` and
 # ``pd.NA`` say the same.
 
-told = tell(names, shots=2, seed=0)
-print(f"{np.count_nonzero(told != None)} of {len(told)} images have a label")
+known = draw(shots=2, seed=0)
+told = np.where(known, names.astype(object), None)
+print(f"{known.sum()} of {len(told)} images have a label")
 model = CMMClassifier().fit(X, told)
 print(f"{model.score(X_new, truth):.1%} of the new images")
 
@@ -59,15 +59,14 @@ from skfewshot.display import ShotCurveDisplay
 shots = [1, 2, 4, 8, 16]
 scores = {"labelled images": [], "and the others, without labels": []}
 for n in shots:
-    draws = [tell(names, n, seed) for seed in range(3)]
-    has_label = [np.array([name is not None for name in told]) for told in draws]
-    few = [
-        CMMClassifier().fit(X[known], told[known].astype(str)).score(X_new, truth)
-        for told, known in zip(draws, has_label, strict=True)
-    ]
-    every = [CMMClassifier().fit(X, told).score(X_new, truth) for told in draws]
-    for curve, values in zip(scores.values(), (few, every), strict=True):
-        curve.append(values)
+    for curve in scores.values():
+        curve.append([])
+    for known in (draw(n, seed) for seed in range(3)):
+        told = np.where(known, names.astype(object), None)
+        few = CMMClassifier().fit(X[known], names[known])
+        every = CMMClassifier().fit(X, told)
+        for curve, model in zip(scores.values(), (few, every), strict=True):
+            curve[-1].append(model.score(X_new, truth))
 
 few, every = (np.mean(curve, axis=1) for curve in scores.values())
 # Where the lower curve reaches what the upper one has at two images a class.
@@ -111,18 +110,17 @@ X_foreign = clip.transform(foreign_images)
 pools = {"labelled images only": [], "the folder as it is": []}
 pools |= {"half of the kinds missing": [], "and a third foreign": []}
 for seed in range(3):
-    told = tell(names, 2, seed)
-    known = np.array([name is not None for name in told])
+    known = draw(2, seed)
+    told = np.where(known, names.astype(object), None)
     half = known | np.isin(names, np.random.default_rng(seed).permutation(kinds)[:6])
-    mixed = np.concatenate([X, X_foreign])
-    none = np.full(len(X_foreign), None)
-    for curve, rows, labels in zip(
-        pools.values(),
-        (X[known], X, X[half], mixed),
-        (told[known], told, told[half], np.append(told, none)),
-        strict=True,
-    ):
-        curve.append(CMMClassifier().fit(rows, labels).score(X_new, truth))
+    cases = [
+        (X[known], names[known]),
+        (X, told),
+        (X[half], told[half]),
+        (np.concatenate([X, X_foreign]), np.append(told, [None] * len(X_foreign))),
+    ]
+    for curve, case in zip(pools.values(), cases, strict=True):
+        curve.append(CMMClassifier().fit(*case).score(X_new, truth))
 
 fig, ax = plt.subplots(figsize=(7.5, 2.6), layout="constrained")
 means = [np.mean(curve) for curve in pools.values()]
@@ -140,9 +138,8 @@ plt.show()
 # ``transduce`` takes the batch for the images without labels, and answers all of it
 # together; the fitted classifier stays as it is.
 
-told = tell(names, 2, seed=0)
-known = np.array([name is not None for name in told])
-model = CMMClassifier().fit(X[known], told[known].astype(str))
+known = draw(2, seed=0)
+model = CMMClassifier().fit(X[known], names[known])
 print(f"one at a time: {np.mean(model.predict(X_new) == truth):.1%}")
 print(f"together:      {np.mean(model.transduce(X_new) == truth):.1%}")
 
