@@ -41,6 +41,9 @@ logit_scale : "auto" or float, default="auto"
     one row a class a number near 7, by rows that are left out.
 class_weight : dict, "balanced" or None, default=None
     Weights of the classes, multiplied with `sample_weight`.
+unlabeled : label, default=None
+    What stands in `y` for no label, such as -1 or ``""``; None, NaN and ``pandas.NA``
+    always do. That `y` has none of it is no error.
 device : None, str or torch.device, default=None
     Where to fit. None takes a GPU when there is one. Predictions are computed by NumPy.
 random_state : int, RandomState instance or None, default=None

@@ -23,7 +23,7 @@ from skfewshot._base import (
 from skfewshot._docs import shared_docs
 from skfewshot._labels import with_class
 from skfewshot._rows import unit_rows
-from skfewshot._sklearn import Interval, StrOptions
+from skfewshot._sklearn import Interval, MissingValues, StrOptions
 from skfewshot._text import resolve_prototypes
 from skfewshot._torch import to_numpy
 from skfewshot.clip._texts import warn_of_same
@@ -98,7 +98,7 @@ class CMMClassifier(
     store_left_out : bool, default=False
         Whether to keep `left_out_proba_`; for the Gaussian solver.
     {{logit_scale, class_weight}}
-    {{device}}
+    {{unlabeled, device}}
 
     Attributes
     ----------
@@ -129,7 +129,8 @@ class CMMClassifier(
         The intercept of classes without rows.
     left_out_proba_ : ndarray of shape (n_samples, n_classes)
         Probabilities of each row of `X` by the classifier without that row and its
-        copies; NaN for rows of weight zero. Only with ``store_left_out=True``.
+        copies; NaN for rows of weight zero and those without a label. Only with
+        ``store_left_out=True``.
     {{fitted}}
     n_iter_ : int
         Epochs done. Of the Gaussian solver, how often it solved: more than once where
@@ -273,6 +274,7 @@ class CMMClassifier(
         "learning_rate": [Interval(Real, 0, None, closed="neither")],
         "max_iter": [Interval(Integral, 0, None, closed="left")],
         "store_left_out": ["boolean"],
+        "unlabeled": [MissingValues()],
         "device": "no_validation",
     }
 
@@ -293,6 +295,7 @@ class CMMClassifier(
         store_left_out: bool = False,
         logit_scale: float | str = "auto",
         class_weight: dict | str | None = None,
+        unlabeled: Any = None,
         device: Any = None,
     ) -> None:
         self.text_features = text_features
@@ -309,6 +312,7 @@ class CMMClassifier(
         self.store_left_out = store_left_out
         self.logit_scale = logit_scale
         self.class_weight = class_weight
+        self.unlabeled = unlabeled
         self.device = device
 
     def _learn(self, support: Support, report: Report | None) -> dict[str, Any]:
@@ -317,6 +321,11 @@ class CMMClassifier(
             raise ValueError(
                 "store_left_out=True needs solver='gaussian'; solver='paper' leaves no "
                 "rows out."
+            )
+        if is_paper and len(support.unlabelled):
+            raise ValueError(
+                f"y lacks {len(support.unlabelled)} labels; rows without one need "
+                "solver='gaussian'. Leave them out for solver='paper'."
             )
         if not is_paper:
             support = support.without_near_copies().of_classes_with_rows()
