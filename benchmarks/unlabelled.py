@@ -32,6 +32,7 @@ from unlabelled_methods import (
     FREE_OF_POOL,
     LABELLED,
     METHODS,
+    MOST_ROWS,
     OURS,
     changed,
 )
@@ -42,6 +43,7 @@ from unlabelled_summary import (
     beyond_rows,
     cell_rows,
     gain_rows,
+    shot_rows,
     target_rows,
 )
 
@@ -117,6 +119,8 @@ def is_cell(key, arguments):
 def run_missing(key, task, methods, done, results):
     """Make the runs of one task that are not done."""
     for method in methods:
+        if len(task.pool) > MOST_ROWS.get(method, len(task.pool)):
+            continue
         run = key | {"method": method, "constants": constants_of(method)}
         run["pool"] = ANY if method in FREE_OF_POOL else key["pool"]
         run["names"] = ANY if method in FREE_OF_NAMES else key["names"]
@@ -241,6 +245,10 @@ def _seconds(runs, method):
 
 def _report_ours(cells, method):
     """Print how a way stands to the targets, and where it is worse than allowed."""
+    for pool in dict.fromkeys(cell[CELL.index("pool")] for cell in cells["accuracy"]):
+        shots, rows = shot_rows(cells["accuracy"], method, LABELLED, pool)
+        print(f"\n{LABELLED} -> {method}, pool {pool}, by shots\n")
+        print(markdown_table(["data", "names", *shots], rows))
     rows = target_rows(cells["accuracy"], method, LABELLED)
     print(f"\n{method}: targets of the plain pool\n")
     header = ["data", "shots", LABELLED, method, "target", "above it"]

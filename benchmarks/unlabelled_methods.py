@@ -105,6 +105,9 @@ METHODS = {
 #: Methods that are the same for every pool, and for all names.
 FREE_OF_POOL, FREE_OF_NAMES = (LABELLED,), (SPREADING,)
 
+#: The most rows of a pool, where a matrix of all pairs must be held.
+MOST_ROWS = {SPREADING: 8000}
+
 
 @contextmanager
 def changed(constants):

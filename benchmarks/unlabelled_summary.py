@@ -117,6 +117,31 @@ def _mean_and_worst(values, digits, n_cells):
     return f"{np.mean(values):+.{digits}f} ({worst:+.{digits}f}{note})"
 
 
+def shot_rows(cells, method, reference, pool):
+    """Return a row for each data set and names: "reference -> method" by shots.
+
+    Examples
+    --------
+    >>> cells = {("a", "good", "plain", 1): {"CMM": {0: 50.0}, "ours": {0: 53.0}}}
+    >>> shot_rows(cells, "ours", "CMM", "plain")
+    (['1'], [['a', 'good', '50.0 -> 53.0']])
+    """
+    found = {
+        (data, names, shots): [
+            np.mean(list(v[m].values())) for m in (reference, method)
+        ]
+        for (data, names, at, shots), v in cells.items()
+        if at == pool and reference in v and method in v
+    }
+    shots = sorted({cell[2] for cell in found})
+    rows = []
+    for group in dict.fromkeys(cell[:2] for cell in found):
+        pairs = [found.get((*group, n)) for n in shots]
+        texts = ["-" if p is None else f"{p[0]:.1f} -> {p[1]:.1f}" for p in pairs]
+        rows.append([*group, *texts])
+    return [str(n) for n in shots], rows
+
+
 def target_rows(cells, method, reference):
     """Return a row for each of `TARGETS` that was run: data, shots and what came."""
     rows = []
