@@ -22,7 +22,7 @@ LAYERS = (
     ("_rows", "_labels", "_copies", "_unread", "_tags"),
     ("clip",),
     ("_epochs",),
-    ("_torch", "_sklearn", "_docs"),
+    ("_torch", "_sklearn", "_docs", "_files"),
 )
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
 #: Longest function: a reader sees it on a page and a half.

@@ -465,6 +465,7 @@ class CMMClassifier(
         level = np.full(1, self.newcomer_intercept_, self.intercept_.dtype)
         added = {
             "classes_": classes[-1:],
+            "class_count_": np.zeros(1),
             "text_features_": text,
             "prototypes_": _prototypes_of(text, vars(self)),
             "frozen_prototypes_": text,
