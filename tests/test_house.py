@@ -10,7 +10,7 @@ import skfewshot
 ROOT = Path(skfewshot.__file__).parent
 #: Layers from the top down. A module imports from its own layer and those below.
 LAYERS = (
-    ("__init__", "__main__", "_demo"),
+    ("__init__", "__main__", "_demo", "cli"),
     (
         *("model_selection", "metrics", "display", "datasets", "export"),
         *("distributed", "persistence"),

@@ -166,16 +166,7 @@ def load(path: str | os.PathLike, *, trusted: Iterable[str] = ()) -> Any:
         If another version of this library saved it.
     """
     io = _skops_io()
-    if isinstance(path, str) and path.startswith(HF_HUB):
-        file = _downloaded(path.removeprefix(HF_HUB))
-    else:
-        file = Path(path).expanduser()
-        file = file / MODEL if file.is_dir() else file
-    if not file.is_file():
-        raise FileNotFoundError(
-            f"There is no model {str(file)!r}; wanted is a folder that skfewshot.save "
-            "wrote, or a file that ends in '.skops'."
-        )
+    file = model_file(path)
     known = {*TRUSTED_TYPES, *_names(trusted)}
     try:
         unknown = set(io.get_untrusted_types(file=file)) - known
@@ -189,6 +180,21 @@ def load(path: str | os.PathLike, *, trusted: Iterable[str] = ()) -> Any:
             "If you know them, and who made the file, name them in trusted=."
         )
     return io.load(file, trusted=sorted(known))
+
+
+def model_file(path: str | os.PathLike) -> Path:
+    """Return the file of a saved model; see :func:`load`."""
+    if isinstance(path, str) and path.startswith(HF_HUB):
+        file = _downloaded(path.removeprefix(HF_HUB))
+    else:
+        file = Path(path).expanduser()
+        file = file / MODEL if file.is_dir() else file
+    if not file.is_file():
+        raise FileNotFoundError(
+            f"There is no model {str(file)!r}; wanted is a folder that skfewshot.save "
+            "wrote, or a file that ends in '.skops'."
+        )
+    return file
 
 
 def _downloaded(repo: str) -> Path:
