@@ -23,7 +23,7 @@ _PUBLIC = {
 }
 _SUBMODULES = {
     *("clip", "cmm", "datasets", "display", "distributed", "export"),
-    *("metrics", "model_selection", "multilabel", "peers", "persistence"),
+    *("inspection", "metrics", "model_selection", "multilabel", "peers", "persistence"),
 }
 
 __all__ = [*_PUBLIC, "__version__"]

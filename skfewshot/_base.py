@@ -303,6 +303,8 @@ class FewShotClassifier(
             )
 
         fitted = self._learn(support, report if has_callbacks(self) else None)
+        if getattr(self, "store_left_out", False):
+            fitted["support_features_"] = unit_rows(self._check_query(X))
         for name, value in fitted.items():
             setattr(self, name, value)
         context.call_on_fit_task_end(estimator=self, X=X, y=y)

@@ -11,13 +11,14 @@ ROOT = Path(skfewshot.__file__).parent
 #: Layers from the top down. A module imports from its own layer and those below.
 LAYERS = (
     ("__init__", "__main__", "_demo", "cli"),
+    ("inspection",),
     (
         *("model_selection", "metrics", "display", "datasets", "export"),
         *("distributed", "persistence"),
     ),
     ("multilabel",),
     ("cmm", "peers"),
-    ("_base",),
+    ("_base", "_left_out"),
     ("_text", "_names", "_spread"),
     ("_rows", "_labels", "_copies", "_unread", "_tags"),
     ("clip",),

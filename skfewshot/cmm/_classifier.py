@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import softmax
 from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
@@ -22,6 +21,7 @@ from skfewshot._base import (
 )
 from skfewshot._docs import shared_docs
 from skfewshot._labels import with_class
+from skfewshot._left_out import left_out_attributes
 from skfewshot._rows import unit_rows
 from skfewshot._sklearn import Interval, StrOptions
 from skfewshot._text import resolve_prototypes
@@ -95,10 +95,7 @@ class CMMClassifier(
         Step size of ``solver="paper"``.
     max_iter : int, default=50
         Epochs of ``solver="paper"``, all of which are done.
-    store_left_out : bool, default=False
-        Whether to keep `left_out_proba_`; for the Gaussian solver.
-    {{logit_scale, class_weight}}
-    {{device}}
+    {{store_left_out, logit_scale, class_weight, device}}
 
     Attributes
     ----------
@@ -127,10 +124,7 @@ class CMMClassifier(
     text_map_intercept_ : ndarray of shape (n_features,)
     newcomer_intercept_ : float
         The intercept of classes without rows.
-    left_out_proba_ : ndarray of shape (n_samples, n_classes)
-        Probabilities of each row of `X` by the classifier without that row and its
-        copies; NaN for rows of weight zero. Only with ``store_left_out=True``.
-    {{fitted}}
+    {{fitted, left_out}}
     n_iter_ : int
         Epochs done. Of the Gaussian solver, how often it solved: more than once where
         labels were in doubt.
@@ -339,7 +333,9 @@ class CMMClassifier(
         if left_out is not None:
             for name, value in fitted.items():
                 setattr(self, name, value)
-            fitted["left_out_proba_"] = self._left_out_proba(left_out, support)
+            logits = self._logits(support.features)
+            logits[:, support.seen] = left_out
+            fitted |= left_out_attributes(support, logits)
         return fitted
 
     def _most_iterations(self) -> int:
@@ -397,16 +393,6 @@ class CMMClassifier(
             "text_trust_": trust,
             "intercept_": intercept,
         }
-
-    def _left_out_proba(self, left_out: NDArray, support: Support) -> NDArray:
-        """Return probabilities of the rows of X, from logits of the support's."""
-        logits = self._logits(support.features)
-        logits[:, support.seen] = left_out
-        proba = softmax(logits, axis=1)
-        found = np.full((len(support.rows), proba.shape[1]), np.nan, proba.dtype)
-        known = support.rows >= 0
-        found[known] = proba[support.rows[known]]
-        return found
 
     def add_class(self, name: Any, features: ArrayLike | None = None) -> Self:
         """Add a class that has no images to the fitted classifier, without a new fit.

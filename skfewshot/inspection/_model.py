@@ -1,0 +1,124 @@
+"""What every function here reads first: the classifier of a model, and its rows."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.frozen import FrozenEstimator
+from sklearn.pipeline import Pipeline
+from sklearn.utils.validation import check_is_fitted
+
+from skfewshot._base import FewShotClassifier
+from skfewshot._rows import unit_rows
+from skfewshot._sklearn import show
+from skfewshot._unread import unread_rows, with_filled_rows
+
+
+class Inspected(NamedTuple):
+    """A classifier, and what it makes predictions from.
+
+    Attributes
+    ----------
+    classifier : FewShotClassifier
+        Fitted.
+    X : array of shape (n_samples, n_features) or None
+        Rows as the classifier takes them: what the steps before it make of the images.
+    """
+
+    classifier: FewShotClassifier
+    X: Any
+
+    def features(self) -> tuple[NDArray, NDArray[np.bool_]]:
+        """Return unit rows, checked, and which of them are of unreadable images."""
+        unread = unread_rows(self.X)
+        rows = self.classifier._check_query(with_filled_rows(self.X, unread))
+        none = np.zeros(len(rows), dtype=bool)
+        return unit_rows(rows), none if unread is None else unread
+
+
+def resolve(model: Any, X: Any = None) -> Inspected:
+    """Return the classifier of a model, and what it gets of images.
+
+    Parameters
+    ----------
+    model : estimator
+        A fitted classifier with one label an image, or a
+        :class:`~sklearn.pipeline.Pipeline` that ends in one. Of a search it is that of
+        ``best_estimator_``; around either may be a
+        :class:`~sklearn.frozen.FrozenEstimator` or `RejectingClassifier`.
+    X : object, default=None
+        What `model` predicts from: images for a pipeline with a featurizer, embeddings
+        for a classifier. None is no rows.
+
+    Returns
+    -------
+    Inspected
+
+    Raises
+    ------
+    TypeError
+        If `model` is something else.
+    sklearn.exceptions.NotFittedError
+        If it is not fitted.
+    """
+    inner = model
+    while not isinstance(inner, FewShotClassifier):
+        if isinstance(inner, Pipeline) and inner.steps:
+            if X is not None and len(inner.steps) > 1:
+                check_is_fitted(inner)
+                X = inner[:-1].transform(X)
+            inner = inner.steps[-1][1]
+        elif isinstance(inner, FrozenEstimator):
+            inner = inner.estimator
+        else:
+            inner = _inside(inner, model)
+    check_is_fitted(inner)
+    return Inspected(inner, X)
+
+
+def _inside(outer: Any, model: Any) -> Any:
+    """Return the fitted estimator inside of another, or refuse the model."""
+    for name in ("best_estimator_", "estimator_"):
+        if hasattr(outer, name):
+            return getattr(outer, name)
+    if hasattr(outer, "estimator"):
+        check_is_fitted(outer)
+    raise TypeError(
+        "model must be a fitted classifier of skfewshot with one label an image, or a "
+        f"Pipeline that ends in one; got {show(model)}."
+    )
+
+
+def left_out(classifier: FewShotClassifier, what: str) -> NDArray[np.intp]:
+    """Return the rows of the support that were left out, or say that there are none.
+
+    Parameters
+    ----------
+    classifier : FewShotClassifier
+        Fitted.
+    what : str
+        What needs them, for the message.
+
+    Returns
+    -------
+    ndarray of int
+        Where ``support_codes_`` says of which class a row is.
+
+    Raises
+    ------
+    ValueError
+        If the classifier keeps no rows that are left out.
+    """
+    if hasattr(classifier, "support_codes_"):
+        return np.flatnonzero(classifier.support_codes_ >= 0)
+    name = type(classifier).__name__
+    if "store_left_out" in classifier.get_params(deep=False):
+        raise ValueError(
+            f"{what} needs what rows say when they are left out, and this {name} was "
+            "fitted without: fit it with store_left_out=True."
+        )
+    raise ValueError(
+        f"{what} needs what rows say when they are left out, and {name} does not know. "
+        "CMMClassifier, GaussianDiscriminantClassifier and ProKeRClassifier do, with "
+        "store_left_out=True."
+    )
