@@ -250,9 +250,8 @@ def _summary(task: Task, classifier: Any) -> str:
 
     counts = classifier.class_count_
     what = "labels" if task.names else "classes"
-    text = (
-        f"{len(counts)} {what} of {counts.min():.0f} to {counts.max():.0f} images each"
-    )
+    shots = " to ".join(dict.fromkeys(f"{n:.0f}" for n in (counts.min(), counts.max())))
+    text = f"{len(counts)} {what} of {shots} images each"
     codes = getattr(classifier, "support_codes_", None)
     if codes is None:
         return text
