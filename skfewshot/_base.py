@@ -15,7 +15,6 @@ from sklearn.base import ClassifierMixin
 from sklearn.callback import CallbackSupportMixin
 from sklearn.metrics import accuracy_score
 from sklearn.utils import column_or_1d, gen_batches
-from sklearn.utils.class_weight import compute_class_weight
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
@@ -32,8 +31,8 @@ from skfewshot._rows import (
     check_parameters,
     check_rows,
     check_weight,
-    check_weight_range,
     class_means,
+    class_weights,
     float_types,
     merge_rows,
     plain,
@@ -58,6 +57,12 @@ from skfewshot._text import (
     warn_of_lost_encoder,
 )
 from skfewshot._torch import fork_safe_threads, import_torch, resolve_device, to_tensor
+from skfewshot._unlabelled import (
+    all_labelled,
+    merge_unlabelled,
+    split_rows,
+    split_unlabelled,
+)
 from skfewshot._unread import (
     only_read,
     unread_rows,
@@ -84,7 +89,7 @@ _BLOCK = 1024
 
 @dataclass(frozen=True)
 class Support:
-    """The labelled rows that a method learns from, checked, merged and in order.
+    """The rows that a method learns from, checked, merged and in order.
 
     Its arrays are NumPy; those of `on_device` are tensors.
 
@@ -101,9 +106,13 @@ class Support:
         merged, are one copy of all their weight.
     text : array of shape (n_classes, n_features)
         Unit-norm starting prototypes.
+    unlabelled : array of shape (n_unlabelled, n_features)
+        Unit rows without a label, in the dtype of X.
+    unlabelled_weight : array of shape (n_unlabelled,)
+        Sample weight; all positive.
     rows : ndarray of int, shape (n_samples,)
         Which row of the support each row of X is in, with its copies or views; -1 is
-        none, for rows of weight zero.
+        none, for rows of weight zero and those without a label.
     seen : ndarray of int, shape (n_classes,)
         Where the classes are in ``classes_``, which may have more than have rows.
     text_seen : bool
@@ -116,6 +125,8 @@ class Support:
     weight: Any
     copy: Any
     text: Any
+    unlabelled: Any
+    unlabelled_weight: Any
     rows: NDArray
     seen: NDArray
     text_seen: bool
@@ -171,6 +182,8 @@ class Support:
             weight=to(self.weight),
             copy=to(self.copy),
             text=to(self.text),
+            unlabelled=to(self.unlabelled),
+            unlabelled_weight=to(self.unlabelled_weight),
         )
 
 
@@ -259,8 +272,10 @@ class FewShotClassifier(
             images that it could not read, under ``on_error="nan"``, are left out. A
             tensor is copied into an array.
         y : array-like or tensor of shape (n_samples,)
-            Class labels. In a pipeline after a :class:`~skfewshot.CLIPFeaturizer` the
-            labels, the parameters and the names are checked before it embeds.
+            Class labels; None, NaN or ``pandas.NA`` where there is none, if the
+            classifier has a parameter `unlabeled`. In a pipeline after a
+            :class:`~skfewshot.CLIPFeaturizer` the labels, the parameters and the names
+            are checked before it embeds.
         sample_weight : array-like or tensor of shape (n_samples,), default=None
             Weights, from 0 to 1e9. They count rows: a row of weight 2 is two rows, and
             more rows weigh more against the texts, so do not scale the weights to sum
@@ -268,8 +283,9 @@ class FewShotClassifier(
         groups : array-like or tensor of shape (n_samples,), default=None
             Which photograph a row is a view of, as ints or strings. The rows of a
             group, such as ten crops, count as one: their unit rows' mean, weighted by
-            `sample_weight`, with the mean of their weights. Rows of weight zero are
-            left out first. None takes each row for a photograph.
+            `sample_weight`, with the mean of their weights. The label of one is that
+            of all. Rows of weight zero are left out first. None takes each row for a
+            photograph.
 
         Returns
         -------
@@ -278,7 +294,8 @@ class FewShotClassifier(
         Raises
         ------
         ValueError
-            If there are fewer than two classes, a value is not finite, a weight is
+            If there are fewer than two classes, a label is missing that the classifier
+            needs, a value is not finite, a weight is
             negative, the text features do not fit `y` and `X`, or the rows of a group
             have different labels.
         TypeError
@@ -290,8 +307,9 @@ class FewShotClassifier(
             If class means stand in for texts that were to be expected, classes look
             like lists of tags, or none of the images of a class could be read.
         """
-        X, sample_weight = without_unread(X, y, sample_weight)
-        support = self._read_support(X, y, sample_weight, groups)
+        labels, known = split_unlabelled(y, self)
+        X, sample_weight = without_unread(X, labels, sample_weight, known)
+        support = self._read_support(X, labels, known, sample_weight, groups)
         context = self._init_callback_context(max_subtasks=self._most_iterations())
         context.call_on_fit_task_begin(estimator=self, X=X, y=y)
 
@@ -326,20 +344,30 @@ class FewShotClassifier(
     def _logits(self, features: NDArray) -> NDArray:
         """Return the logits, shape (n, n_classes), of unit rows (n, n_features)."""
 
-    def _read_support(self, X: Any, y: Any, sample_weight: Any, groups: Any) -> Support:
-        """Check the support, find its prototypes and set what `fit` learns of them."""
+    def _read_support(
+        self,
+        X: Any,
+        y: Any,
+        known: NDArray[np.bool_] | None,
+        sample_weight: Any,
+        groups: Any,
+    ) -> Support:
+        """Check the support, find its prototypes and set what `fit` learns of them.
+
+        `y` has no missing labels; `known` is None, or says which are labels.
+        """
         check_parameters(self.get_params(deep=False))
-        rows, y, weight = self._read_rows(X, y, sample_weight)
+        rows, y, weights = self._read_rows(X, y, sample_weight)
         groups = read_groups(groups, len(rows))
-        kept = weight > 0
+        y, kept, bare = split_rows(y, known, weights > 0, groups)
         classes, index = np.unique(y[kept], return_inverse=True)
         warn_of_tags(classes)
         n_seen = len(classes)
-        check_several(classes, type(self).__name__)
+        check_several(classes, type(self).__name__, int(bare.sum()))
         extra_classes = getattr(self, "extra_classes", None)
         self.classes_, seen = with_extra_classes(classes, extra_classes)
         prototypes = self._read_texts(X, rows.shape[1], rows.dtype)
-        read = unit_rows(rows[kept]), index, weight[kept]
+        read = unit_rows(rows[kept]), index, weights[kept]
         source = np.arange(len(index))
         if groups is not None:
             *views, source = merge_views(*read, groups[kept], classes)
@@ -363,12 +391,9 @@ class FewShotClassifier(
         else:
             scale = prototypes.logit_scale
         self.logit_scale_ = scale
-        copy = self._class_weights(classes, index, weight)[index]
-        with reading("class_weight"):
-            weight = weight * copy
-        # Copies add up, and rare classes may weigh as much as all rows.
-        most = MOST_WEIGHT * len(rows)
-        check_weight_range(weight, "class_weight, times sample_weight,", most)
+        weight, copy = class_weights(
+            self.class_weight, classes, index, weight, MOST_WEIGHT * len(rows)
+        )
         used = weight >= np.finfo(weight.dtype).tiny
         if not used.any():
             raise ValueError("class_weight gives every row of the support weight 0.")
@@ -376,6 +401,7 @@ class FewShotClassifier(
         where[kept] = np.where(used, np.cumsum(used) - 1, -1)[merged[source]]
         return Support(
             *(features[used], index[used], weight[used], copy[used], text[seen]),
+            *merge_unlabelled(rows, weights, groups, bare),
             rows=where,
             seen=seen,
             text_seen=prototypes.features is None,
@@ -434,30 +460,16 @@ class FewShotClassifier(
         """Refuse what `fit` would refuse, before a featurizer embeds its images."""
         self._validate_params()
         check_parameters(self.get_params(deep=False))
-        classes = np.unique(self._read_labels(y))
-        check_several(classes, type(self).__name__)
+        y, known = split_unlabelled(y, self)
+        classes, n_bare = self._read_labels(y), 0
+        if known is not None:
+            classes, n_bare = classes[known], len(known) - known.sum()
+        classes = np.unique(classes)
+        check_several(classes, type(self).__name__, n_bare)
         classes, _ = with_extra_classes(classes, getattr(self, "extra_classes", None))
         check_texts_fit(
             self.text_features, classes, self.class_names, self.prompt_templates
         )
-
-    def _class_weights(
-        self, classes: NDArray, index: NDArray, sample_weight: NDArray
-    ) -> NDArray:
-        """Return the weight of each class that has rows."""
-        with reading("class_weight"):
-            weights = compute_class_weight(
-                self.class_weight,
-                classes=classes,
-                y=classes[index],
-                sample_weight=sample_weight,
-            ).astype(sample_weight.dtype)
-        if not (weights >= 0).all() or not np.isfinite(weights).all():
-            raise ValueError(
-                "class_weight must hold finite numbers, none of them negative; got "
-                f"{self.class_weight!r}."
-            )
-        return weights
 
     def _check_query(self, X: Any) -> NDArray:
         """Check rows to predict and return them as an array."""
@@ -598,7 +610,8 @@ class FewShotClassifier(
         """
         X, y, sample_weight = only_read(X, y, sample_weight)
         weight = plain(sample_weight, "sample_weight")
-        return accuracy_score(plain_labels(y), self.predict(X), sample_weight=weight)
+        y = all_labelled(plain_labels(y), self)
+        return accuracy_score(y, self.predict(X), sample_weight=weight)
 
 
 def has_no_images(X: Any) -> bool:

@@ -46,6 +46,9 @@ store_left_out : bool, default=False
     rows: `left_out_proba_` and the attributes after it, by which the functions of
     ``skfewshot.inspection`` know what to expect of new images. With CMM for the
     Gaussian solver.
+unlabeled : label, default=None
+    What stands in `y` for no label, such as -1 or ``""``; None, NaN and ``pandas.NA``
+    always do. That `y` has none of it is no error.
 device : None, str or torch.device, default=None
     Where to fit. None takes a GPU when there is one. Predictions are computed by NumPy.
 random_state : int, RandomState instance or None, default=None

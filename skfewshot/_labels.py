@@ -97,12 +97,14 @@ def single_labels(y: Any, estimator: str, name: str = "y") -> Any:
     return y
 
 
-def check_several(classes: NDArray, estimator: str) -> None:
-    """Refuse classes that are but one."""
+def check_several(classes: NDArray, estimator: str, n_unlabelled: int = 0) -> None:
+    """Refuse classes that are but one, or none."""
     if len(classes) < 2:
+        beside = f" {n_unlabelled} rows have no label." if n_unlabelled else ""
         raise ValueError(
             f"{estimator} needs at least 2 classes in y with positive sample weight; "
-            f"got 1 class: {show(classes.tolist())}."
+            f"got {len(classes)} class{'' if len(classes) == 1 else 'es'}: "
+            f"{show(classes.tolist())}.{beside}"
         )
 
 
@@ -134,7 +136,7 @@ def _check_objects(array: NDArray, name: str, only_missing: bool) -> None:
     if kind in "mM":
         missing = np.isnat(array)
     elif kind == "O":
-        missing = np.array([_is_missing(label) for label in array], dtype=bool)
+        missing = np.array([is_missing(label) for label in array], dtype=bool)
     else:
         return
     if missing.any():
@@ -150,16 +152,17 @@ def _check_objects(array: NDArray, name: str, only_missing: bool) -> None:
         )
 
 
-def missing_error(name: str, rows: NDArray) -> ValueError:
-    """Return the error that says at which rows labels are missing."""
+def missing_error(name: str, rows: NDArray, advice: str = "") -> ValueError:
+    """Return the error that says at which rows labels are missing, and what to do."""
     shown = f"{rows[:20].tolist()}{' ...' if len(rows) > 20 else ''}"
     return ValueError(
         f"Input {name} contains NaN or None. {name} must not be missing, as at the "
-        f"indexes {shown}."
+        f"indexes {shown}.{advice and ' '}{advice}"
     )
 
 
-def _is_missing(label: Any) -> bool:
+def is_missing(label: Any) -> bool:
+    """Say whether a label is None, NaN or the like."""
     try:
         return label is None or bool(label != label)
     except TypeError:  # pandas.NA
@@ -400,8 +403,8 @@ def read_indicator(
         raise ValueError(f"Complex data not supported: {name} is {array.dtype}.")
     kind = array.dtype.kind
     # Nullable and mixed columns of a data frame come as objects.
-    is_missing = np.vectorize(_is_missing, otypes=[bool]) if kind == "O" else np.isnan
-    missing = is_missing(array).any(axis=1) if kind in "Of" else np.zeros(0, dtype=bool)
+    find = np.vectorize(is_missing, otypes=[bool]) if kind == "O" else np.isnan
+    missing = find(array).any(axis=1) if kind in "Of" else np.zeros(0, dtype=bool)
     if missing.any():
         raise missing_error(name, np.flatnonzero(missing))
     is_number = kind in "biuf" or all(

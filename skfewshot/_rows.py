@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
+from sklearn.utils.class_weight import compute_class_weight
 
 from skfewshot._sklearn import _check_sample_weight
 from skfewshot._torch import is_tensor, to_numpy
@@ -174,6 +175,44 @@ def check_weight_range(weight: NDArray, name: str, most: float = MOST_WEIGHT) ->
             f"{name} makes the weight of a row {np.max(weight):.3g}; wanted at most "
             f"{most:.0e}. Weights count rows: divide them by their mean."
         )
+
+
+def class_weights(
+    class_weight: Any, classes: NDArray, index: NDArray, weight: NDArray, most: float
+) -> tuple[NDArray, NDArray]:
+    """Return the weights of rows times those of their classes, and the latter alone.
+
+    Parameters
+    ----------
+    class_weight : dict, "balanced" or None
+    classes : ndarray of shape (n_classes,)
+        Sorted classes that have rows.
+    index : ndarray of int, shape (n,)
+        Which of them a row is of.
+    weight : ndarray of shape (n,)
+        Sample weights.
+    most : float
+        That a row may weigh: copies add up, and rare classes may weigh as much as all
+        rows.
+
+    Returns
+    -------
+    weight, copy : ndarrays of shape (n,)
+    """
+    with reading("class_weight"):
+        by_class = compute_class_weight(
+            class_weight, classes=classes, y=classes[index], sample_weight=weight
+        ).astype(weight.dtype)
+    if not (by_class >= 0).all() or not np.isfinite(by_class).all():
+        raise ValueError(
+            "class_weight must hold finite numbers, none of them negative; got "
+            f"{class_weight!r}."
+        )
+    copy = by_class[index]
+    with reading("class_weight"):
+        weight = weight * copy
+    check_weight_range(weight, "class_weight, times sample_weight,", most)
+    return weight, copy
 
 
 def check_rows(X: Any) -> Any:

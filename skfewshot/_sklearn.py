@@ -21,6 +21,7 @@ from sklearn.utils._param_validation import (
     HasMethods,
     Interval,
     InvalidParameterError,
+    MissingValues,
     StrOptions,
 )
 from sklearn.utils._set_output import _get_output_config
@@ -33,6 +34,7 @@ __all__ = [
     "Estimator",
     "HasMethods",
     "Interval",
+    "MissingValues",
     "StrOptions",
     "VersionWarning",
     "_check_sample_weight",

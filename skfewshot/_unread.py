@@ -37,7 +37,9 @@ def with_filled_rows(X: Any, unread: NDArray[np.bool_] | None) -> Any:
     return EmbeddingArray(rows, encoder_of(X))
 
 
-def without_unread(X: Any, y: Any, sample_weight: Any) -> tuple[Any, Any]:
+def without_unread(
+    X: Any, y: Any, sample_weight: Any, known: NDArray[np.bool_] | None = None
+) -> tuple[Any, Any]:
     """Return rows and weights to fit on: of an image that was not read it is zero.
 
     Parameters
@@ -45,6 +47,8 @@ def without_unread(X: Any, y: Any, sample_weight: Any) -> tuple[Any, Any]:
     X : array-like of shape (n, ...)
     y : array-like of shape (n,) or (n, n_labels)
     sample_weight : array-like of shape (n,), float or None
+    known : ndarray of bool, shape (n,), or None
+        Which rows have a label; None if all have.
 
     Returns
     -------
@@ -69,7 +73,7 @@ def without_unread(X: Any, y: Any, sample_weight: Any) -> tuple[Any, Any]:
             f"None of the {len(unread)} images of X could be read, so there is nothing "
             "to learn from. skfewshot.datasets.check_images says why."
         )
-    _warn_of_lost_classes(y, unread)
+    _warn_of_lost_classes(y, unread, known)
     weight = 1.0 if sample_weight is None else plain(sample_weight, "sample_weight")
     weight = np.array(weight, dtype=float)
     if np.ndim(weight) and np.shape(weight) != unread.shape:
@@ -77,10 +81,14 @@ def without_unread(X: Any, y: Any, sample_weight: Any) -> tuple[Any, Any]:
     return with_filled_rows(X, unread), np.where(unread, 0.0, weight)
 
 
-def _warn_of_lost_classes(y: Any, unread: NDArray[np.bool_]) -> None:
+def _warn_of_lost_classes(
+    y: Any, unread: NDArray[np.bool_], known: NDArray[np.bool_] | None
+) -> None:
     labels = np.asarray(y, dtype=object)
     if labels.ndim != 1 or len(labels) != len(unread):
         return
+    if known is not None:
+        labels, unread = labels[known], unread[known]
     kept = set(labels[~unread])
     lost = sorted({str(label) for label in labels[unread] if label not in kept})
     if lost:

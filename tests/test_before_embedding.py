@@ -14,6 +14,7 @@ from sklearn.preprocessing import FunctionTransformer
 from skfewshot import (
     CLIPFeaturizer,
     CMMClassifier,
+    LPPlusPlusClassifier,
     MultiLabelPrototypeClassifier,
     TipAdapterClassifier,
     ZeroShotClassifier,
@@ -41,7 +42,7 @@ def refused(classifier, y, images=PATHS):
     [
         (NAMES[:4], "X has 6 images, but y has 4 labels"),
         (["a"] * 6, "needs at least 2 classes in y"),
-        ([*NAMES[:5], None], "must not be missing, as at the indexes [5]"),
+        ([None] * 6, "y contains NaN"),
         ([0.5, 1.2, 3.1, 0.1, 0.3, 0.7], "Unknown label type"),
         ([*NAMES[:5], 3], "mixes strings with 3 of type int"),
         (np.eye(6, dtype=int), "MultiLabelPrototypeClassifier learns from such"),
@@ -53,6 +54,17 @@ def refused(classifier, y, images=PATHS):
 @pytest.mark.parametrize("classifier", [CMMClassifier(), TipAdapterClassifier()])
 def test_labels(classifier, y, message):
     assert message in refused(clone(classifier), y)
+
+
+def test_missing_labels():
+    """They are refused where they cannot be learned from, and then only."""
+    y = [*NAMES[:5], None]
+    with pytest.raises(ImageReadError):
+        make_pipeline(CLIPFeaturizer("tiny"), CMMClassifier()).fit(PATHS, y)
+    message = refused(LPPlusPlusClassifier(), y)
+    assert "must not be missing, as at the indexes [5]" in message
+    assert "CMMClassifier learns from rows without a label" in message
+    assert "5 rows have no label" in refused(CMMClassifier(), ["a", *[None] * 5])
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ LAYERS = (
     ("cmm", "peers"),
     ("_base", "_left_out"),
     ("_text", "_names", "_spread"),
-    ("_rows", "_labels", "_copies", "_unread", "_tags"),
+    ("_rows", "_labels", "_copies", "_unread", "_unlabelled", "_tags"),
     ("clip",),
     ("_epochs",),
     ("_torch", "_sklearn", "_docs", "_files"),

@@ -23,7 +23,7 @@ from skfewshot._docs import shared_docs
 from skfewshot._labels import with_class
 from skfewshot._left_out import left_out_attributes
 from skfewshot._rows import unit_rows
-from skfewshot._sklearn import Interval, StrOptions
+from skfewshot._sklearn import Interval, MissingValues, StrOptions
 from skfewshot._text import resolve_prototypes
 from skfewshot._torch import to_numpy
 from skfewshot.clip._texts import warn_of_same
@@ -95,7 +95,7 @@ class CMMClassifier(
         Step size of ``solver="paper"``.
     max_iter : int, default=50
         Epochs of ``solver="paper"``, all of which are done.
-    {{store_left_out, logit_scale, class_weight, device}}
+    {{store_left_out, logit_scale, class_weight, unlabeled, device}}
 
     Attributes
     ----------
@@ -267,6 +267,7 @@ class CMMClassifier(
         "learning_rate": [Interval(Real, 0, None, closed="neither")],
         "max_iter": [Interval(Integral, 0, None, closed="left")],
         "store_left_out": ["boolean"],
+        "unlabeled": [MissingValues()],
         "device": "no_validation",
     }
 
@@ -287,6 +288,7 @@ class CMMClassifier(
         store_left_out: bool = False,
         logit_scale: float | str = "auto",
         class_weight: dict | str | None = None,
+        unlabeled: Any = None,
         device: Any = None,
     ) -> None:
         self.text_features = text_features
@@ -303,6 +305,7 @@ class CMMClassifier(
         self.store_left_out = store_left_out
         self.logit_scale = logit_scale
         self.class_weight = class_weight
+        self.unlabeled = unlabeled
         self.device = device
 
     def _learn(self, support: Support, report: Report | None) -> dict[str, Any]:
@@ -311,6 +314,11 @@ class CMMClassifier(
             raise ValueError(
                 "store_left_out=True needs solver='gaussian'; solver='paper' leaves no "
                 "rows out."
+            )
+        if is_paper and len(support.unlabelled):
+            raise ValueError(
+                f"y lacks {len(support.unlabelled)} labels; rows without one need "
+                "solver='gaussian'. Leave them out for solver='paper'."
             )
         if not is_paper:
             support = support.without_near_copies().of_classes_with_rows()

@@ -138,10 +138,17 @@ class ZeroShotClassifier(FewShotClassifier):
         """
         return super().fit(X, y, sample_weight, groups=groups)
 
-    def _read_support(self, X: Any, y: Any, sample_weight: Any, groups: Any) -> Support:
+    def _read_support(
+        self,
+        X: Any,
+        y: Any,
+        known: NDArray[np.bool_] | None,
+        sample_weight: Any,
+        groups: Any,
+    ) -> Support:
         if has_no_images(X):
             return self._read_names(X, y, sample_weight)
-        return super()._read_support(X, y, sample_weight, groups)
+        return super()._read_support(X, y, known, sample_weight, groups)
 
     def _read_names(self, X: Any, y: Any, sample_weight: Any) -> Support:
         """Read the classes alone, and their texts, where there are no images."""
@@ -166,7 +173,7 @@ class ZeroShotClassifier(FewShotClassifier):
         self.__dict__.pop("feature_names_in_", None)
         none, index = np.empty(0, text.dtype), np.empty(0, np.intp)
         return Support(
-            *(text[:0], index, none, none, text),
+            *(text[:0], index, none, none, text, text[:0], none),
             rows=np.full(len(y), -1),
             seen=np.arange(len(text)),
             text_seen=False,

@@ -44,6 +44,8 @@ def make_support(unit: Callable) -> Callable:
             weight=weight[kept].astype(dtype),
             copy=np.ones(kept.sum(), dtype),
             text=text.astype(dtype),
+            unlabelled=np.empty((0, d), dtype),
+            unlabelled_weight=np.empty(0, dtype),
             rows=np.arange(kept.sum()),
             seen=np.arange(n_classes),
             text_seen=text_seen,

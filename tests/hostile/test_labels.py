@@ -115,7 +115,10 @@ REFUSED = {
     "None among strings": (objects("a", "b", None), r"y contains NaN or None.*8, 9"),
     "None in a list": (listed("a", "b", None), r"y contains NaN or None.*8, 9"),
     "NaN among strings": (objects("a", "b", np.nan), "y contains NaN or None"),
-    "NaN in a list": (listed("a", "b", np.nan), "y mixes strings with nan"),
+    "NaN in a list": (
+        listed("a", "b", np.nan),
+        "mixes strings with nan|contains NaN",
+    ),
     "pandas.NA": (objects("a", "b", pd.NA), "y contains NaN or None"),
     "missing in pandas": (
         lambda i: pd.Series(["a", "b", None], dtype="string")[i],

@@ -1,0 +1,218 @@
+"""Rows without a label: which they are, and what is kept of them."""
+
+from numbers import Real
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import issparse
+from sklearn.utils import _safe_indexing
+
+from skfewshot._copies import merge_views
+from skfewshot._labels import is_missing, missing_error, plain_labels
+from skfewshot._rows import as_numpy, distinct_rows, unit_rows
+
+#: What a refusal says of those who can do more.
+_WHO_TAKES = "CMMClassifier learns from rows without a label as well."
+
+
+def split_unlabelled(
+    y: Any, estimator: Any, name: str = "y"
+) -> tuple[Any, NDArray[np.bool_] | None]:
+    """Return labels with none missing, and which rows have one.
+
+    Parameters
+    ----------
+    y : array-like or tensor of shape (n,) or (n, 1)
+        Labels; None, NaN, ``pandas.NA`` and NaT say that there is none, as does the
+        mark that the estimator's `unlabeled` names.
+    estimator : estimator
+        Without a parameter `unlabeled` it learns from labelled rows alone.
+    name : str
+        What the user calls them.
+
+    Returns
+    -------
+    y : array-like
+        As it was, if there is a label in each row. Else an array of the type that the
+        labels have by themselves, in which the first one stands where there is none.
+    known : ndarray of bool, shape (n,), or None
+        Which rows have a label; None if all have.
+
+    Raises
+    ------
+    ValueError
+        If all labels are missing, or one is and the estimator needs each.
+    """
+    mark = getattr(estimator, "unlabeled", None)
+    y = as_numpy(y)
+    missing = unlabelled_rows(y, mark)
+    if missing is None:
+        return y, None
+    if not hasattr(estimator, "unlabeled"):
+        raise missing_error(name, np.flatnonzero(missing), _WHO_TAKES)
+    if missing.all():
+        raise ValueError(
+            f"Input {name} contains NaN, None or the mark of rows without a label "
+            f"alone: all {len(missing)} labels are missing. {type(estimator).__name__} "
+            "needs the labels of some rows, of at least two classes. From names alone, "
+            "ZeroShotClassifier().fit(None, names) learns."
+        )
+    rows = np.flatnonzero(~missing)
+    labels = np.asarray(plain_labels(_taken(y, rows), name))
+    filled = np.empty((len(missing), *labels.shape[1:]), labels.dtype)
+    filled[:] = labels[0]
+    filled[rows] = labels
+    return filled, ~missing
+
+
+def _taken(y: Any, rows: NDArray) -> Any:
+    """Return the labels of some rows, of the type that these have by themselves."""
+    try:
+        taken = _safe_indexing(y, rows)
+    except TypeError:  # of an index of pandas
+        taken = y[rows]
+    if isinstance(taken, list):
+        return taken
+    array = np.asarray(taken)
+    if array.dtype.kind != "O" or all(isinstance(label, str) for label in array.flat):
+        return taken
+    # Numbers are objects only as there was a None among them.
+    return array.tolist()
+
+
+def all_labelled(y: Any, estimator: Any, name: str = "y") -> Any:
+    """Return labels to score by; refuse the mark of rows that have none."""
+    missing = unlabelled_rows(y, getattr(estimator, "unlabeled", None))
+    if missing is not None:
+        advice = "Rows without a label cannot be scored: leave them out."
+        raise missing_error(name, np.flatnonzero(missing), advice)
+    return y
+
+
+def unlabelled_rows(y: Any, mark: Any = None) -> NDArray[np.bool_] | None:
+    """Return which rows have no label, or None if all have, or if `y` is none at all.
+
+    Parameters
+    ----------
+    y : array-like of shape (n,) or (n, 1)
+    mark : label, default=None
+        What stands for no label, beside None and the like.
+    """
+    if y is None or isinstance(y, str | bytes | np.ma.MaskedArray) or issparse(y):
+        return None
+    is_list = isinstance(y, list | tuple)
+    if isinstance(y, np.matrix) or not (is_list or hasattr(y, "__array__")):
+        return None
+    try:
+        array = np.asarray(y, dtype=object) if is_list else np.asarray(y)
+    except ValueError:  # lists of several lengths
+        return None
+    if array.ndim not in (1, 2) or array.shape[1:] not in ((), (1,)):
+        return None
+    missing = _missing(array.ravel(), mark)
+    return missing if missing.any() else None
+
+
+def _missing(array: NDArray, mark: Any) -> NDArray[np.bool_]:
+    """Return where labels are missing, or are the mark."""
+    kind = array.dtype.kind
+    if kind in "OT":
+        return np.array([is_missing(x) or _is_mark(x, mark) for x in array], dtype=bool)
+    missing = np.zeros(len(array), dtype=bool)
+    if kind in "fc":
+        missing |= np.isnan(array)
+    elif kind in "mM":
+        missing |= np.isnat(array)
+    if len(array) and not is_missing(mark) and _is_mark_of(array[0], mark):
+        missing |= array == mark
+    return missing
+
+
+def _is_mark(label: Any, mark: Any) -> bool:
+    return not is_missing(mark) and _is_mark_of(label, mark) and bool(label == mark)
+
+
+def _is_mark_of(label: Any, mark: Any) -> bool:
+    """Say whether a mark is of a label's kind: False is no 0."""
+    kinds: tuple[Any, ...] = (bool | np.bool_, Real, str)
+    of_label, of_mark = (
+        next((i for i, kind in enumerate(kinds) if isinstance(value, kind)), None)
+        for value in (_item(label), mark)
+    )
+    return of_label == of_mark is not None
+
+
+def _item(label: Any) -> Any:
+    is_one = isinstance(label, np.generic | np.ndarray) and label.size == 1
+    return label.item() if is_one else label
+
+
+def split_rows(
+    y: NDArray,
+    known: NDArray[np.bool_] | None,
+    used: NDArray[np.bool_],
+    groups: NDArray | None,
+) -> tuple[NDArray, NDArray[np.bool_], NDArray[np.bool_]]:
+    """Tell rows with a label from those without; views of a photograph share theirs.
+
+    Parameters
+    ----------
+    y : ndarray of shape (n,)
+    known : ndarray of bool, shape (n,), or None
+        Which rows have a label; None if all have.
+    used : ndarray of bool, shape (n,)
+        Which rows count: the label of another is none.
+    groups : ndarray of shape (n,) or None
+        Which photograph a row is a view of.
+
+    Returns
+    -------
+    y : ndarray of shape (n,)
+        With labels of other views.
+    labelled, unlabelled : ndarrays of bool, shape (n,)
+        Which rows count, and have a label or none.
+    """
+    if known is None:
+        return y, used, np.zeros_like(used)
+    if groups is not None:
+        _, group = np.unique(groups, return_inverse=True)
+        labelled = np.flatnonzero(known & used)
+        by_group = np.full(len(y), -1)
+        by_group[group[labelled]] = labelled
+        source = by_group[group]
+        shared = ~known & (source >= 0)
+        y, known = y.copy(), known | shared
+        y[shared] = y[source[shared]]
+    return y, used & known, used & ~known
+
+
+def merge_unlabelled(
+    rows: NDArray, weight: NDArray, groups: NDArray | None, unlabelled: NDArray
+) -> tuple[NDArray, NDArray]:
+    """Put one row in the place of the views of a photograph, and of equal rows.
+
+    Parameters
+    ----------
+    rows : ndarray of shape (n, n_features)
+    weight : ndarray of shape (n,)
+    groups : ndarray of shape (n,) or None
+        Which photograph a row is a view of.
+    unlabelled : ndarray of bool, shape (n,)
+        Which rows have no label and a positive weight; the others are left out.
+
+    Returns
+    -------
+    features, weight : ndarrays of shapes (m, n_features) and (m,)
+        The m different rows, of unit norm, in an order of their own, and their weights,
+        those of copies added up.
+    """
+    features, weight = rows[unlabelled], weight[unlabelled]
+    if not len(features):
+        return features, weight
+    features = unit_rows(features)
+    if groups is not None:
+        y = np.zeros(len(features), dtype=np.intp)
+        features, _, weight, _ = merge_views(features, y, weight, groups[unlabelled], y)
+    first, weight, _ = distinct_rows(features, weight)
+    return features[first], weight
