@@ -75,8 +75,15 @@ def _parser() -> argparse.ArgumentParser:
 
 def _in_few_words(run: Callable[..., int], arguments: argparse.Namespace) -> int:
     """Run a command; errors that a user can mend, and warnings, are a line each."""
+    shown: set[str] = set()
+
+    def show_warning(message: Any, *_: Any, **__: Any) -> None:
+        if str(message) not in shown:  # once, of all the batches that tell it
+            shown.add(str(message))
+            _complain(f"warning: {message}")
+
     with warnings.catch_warnings():
-        warnings.showwarning = _show_warning
+        warnings.showwarning = show_warning
         try:
             status = run(arguments)
             sys.stdout.flush()
@@ -97,10 +104,6 @@ def _explained(error: Exception) -> str:
     if isinstance(error, OSError) and error.filename and error.strerror:
         return f"{error.filename}: {error.strerror}"
     return str(error)
-
-
-def _show_warning(message: Any, *_: Any, **__: Any) -> None:
-    _complain(f"warning: {message}")
 
 
 def _complain(message: str) -> None:

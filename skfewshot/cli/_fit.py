@@ -95,7 +95,7 @@ def run(arguments: argparse.Namespace) -> int:
     several = task.names is not None
     featurizer, classifier = _estimators(arguments, task)
     if not several:
-        classifier._check_before_embedding(_labelled(task))
+        classifier._check_before_embedding(task.labels)
     say(arguments, f"Embedding {len(task.paths)} images with {arguments.model} ...")
     X = _embed(featurizer, task.paths)
     classifier.fit(X, task.labels)
@@ -200,10 +200,6 @@ def _with_unlabelled(task: Task, folder: str | None) -> Task:
         if os.path.realpath(path) not in known
     ]
     return Task(task.paths + paths, task.labels + [None] * len(paths), None)
-
-
-def _labelled(task: Task) -> list[str]:
-    return [label for label in task.labels if label is not None]
 
 
 def _estimators(
