@@ -204,7 +204,9 @@ def with_extra_classes(
     return union, np.searchsorted(union, classes)
 
 
-def with_class(classes: NDArray, name: Any) -> tuple[NDArray, NDArray]:
+def with_class(
+    classes: NDArray, name: Any, parameter: str = "name"
+) -> tuple[NDArray, NDArray]:
     """Return sorted classes with a new one behind them, and the order that sorts all.
 
     Raises
@@ -213,11 +215,11 @@ def with_class(classes: NDArray, name: Any) -> tuple[NDArray, NDArray]:
         If `name` is no label, one of the classes already, or of another kind.
     """
     if np.ndim(name):
-        raise ValueError(f"name must be one class label; got {show(name)}.")
+        raise ValueError(f"{parameter} must be one class label; got {show(name)}.")
     name = name.item() if isinstance(name, np.ndarray) else name
     if name in classes.tolist():
-        raise ValueError(f"name={show(name)} is already one of the classes.")
-    joined = _joined(classes, np.asarray(plain_labels([name], "name")), "name")
+        raise ValueError(f"{parameter}={show(name)} is already one of the classes.")
+    joined = _joined(classes, np.asarray(plain_labels([name], parameter)), parameter)
     return joined, np.argsort(joined, kind="stable")
 
 

@@ -21,7 +21,7 @@ from skfewshot._base import (
 )
 from skfewshot._docs import shared_docs
 from skfewshot._labels import with_class
-from skfewshot._left_out import left_out_attributes
+from skfewshot._left_out import LEFT_OUT, left_out_attributes
 from skfewshot._rows import unit_rows
 from skfewshot._sklearn import Interval, MissingValues, StrOptions
 from skfewshot._text import resolve_prototypes
@@ -466,6 +466,10 @@ class CMMClassifier(
             "text_trust_": np.ones_like(level),
             "intercept_": level,
         }
+        # What rows left out say of it is not known.
+        for attribute in LEFT_OUT:
+            if hasattr(self, attribute):
+                delattr(self, attribute)
         self.classes_ = classes[:-1]
         for attribute, row in added.items():
             rows = np.concatenate([getattr(self, attribute), row])

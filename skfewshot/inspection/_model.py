@@ -1,5 +1,6 @@
 """What every function here reads first: the classifier of a model, and its rows."""
 
+from numbers import Real
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,7 +11,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from skfewshot._base import FewShotClassifier
 from skfewshot._rows import unit_rows
-from skfewshot._sklearn import show
+from skfewshot._sklearn import check_number, show
 from skfewshot._unread import unread_rows, with_filled_rows
 
 
@@ -114,11 +115,19 @@ def left_out(classifier: FewShotClassifier, what: str) -> NDArray[np.intp]:
     name = type(classifier).__name__
     if "store_left_out" in classifier.get_params(deep=False):
         raise ValueError(
-            f"{what} needs what rows say when they are left out, and this {name} was "
-            "fitted without: fit it with store_left_out=True."
+            f"{what} needs what rows say when they are left out, and this {name} does "
+            "not know: fit it with store_left_out=True, and with all classes."
         )
     raise ValueError(
         f"{what} needs what rows say when they are left out, and {name} does not know. "
         "CMMClassifier, GaussianDiscriminantClassifier and ProKeRClassifier do, with "
         "store_left_out=True."
     )
+
+
+def check_share(name: str, value: Any) -> float:
+    """Return a number above 0 and below 1."""
+    value = check_number(name, value, 0.0, 1.0, Real)
+    if value in (0.0, 1.0):
+        raise ValueError(f"{name} must be above 0 and below 1; got {value!r}.")
+    return value

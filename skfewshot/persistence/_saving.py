@@ -27,6 +27,7 @@ TRUSTED_TYPES = (
     "skfewshot.clip._embedding.EmbeddingArray",
     "skfewshot.clip._embedding.EncoderIdentity",
     "skfewshot.clip._featurizer.CLIPFeaturizer",
+    "skfewshot.inspection._rejecting.RejectingClassifier",
     "skfewshot.multilabel._classifier.MultiLabelPrototypeClassifier",
     "skfewshot.multilabel._prior.MultiLabelPrototypePrior",
 )
