@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.utils import gen_batches
 
 from skfewshot._base import FewShotClassifier
 from skfewshot._copies import near_copies
@@ -13,8 +14,10 @@ from skfewshot._sklearn import show
 from skfewshot._unlabelled import unlabelled_rows
 from skfewshot.inspection._model import resolve
 
-# The cosine from which on two rows are the same one, embedded twice.
-_SAME_ROW = 0.999
+# Rows that are looked for at a time.
+_BLOCK = 1024
+# The cosine from which on two rows are of one image, embedded twice.
+_SAME = 1 - 1e-6
 #: The share of a class's probability that goes to another, from which on the two are
 #: too alike.
 ALIKE = 0.1
@@ -36,10 +39,10 @@ class Findings:
     features : ndarray of shape (n, n_features)
         Unit rows.
     proba : ndarray of shape (n, n_classes)
-        Of each image by the classifier without it, if `is_left_out`.
+        What the classifier says of each image; without it, if it learned from that.
     is_left_out : bool
-        Whether these are the images that it learned from, left out; it has seen none
-        of them otherwise, or cannot tell.
+        Whether the classifier knows which images it learned from. Otherwise `proba` is
+        what it says of them, whether it learned from them or not.
     n_unread, n_unlabelled : int
         How many others there are.
     """
@@ -100,18 +103,13 @@ def read_findings(model: Any, X: Any, y: Any) -> Findings:
     rows = np.flatnonzero((codes >= 0) & ~unread)
     if not len(rows):
         raise ValueError("y has no label of an image that could be read.")
-    proba, is_left_out = _left_out_proba(classifier, features)
-    if proba is None:
-        proba = classifier.predict_proba(inspected.X)
-    known = ~np.isnan(proba[rows]).any(axis=1)  # weights of zero
-    rows = rows[known]
     return Findings(
         classifier,
         rows,
         codes[rows],
         features[rows],
-        proba[rows].astype(float),
-        is_left_out,
+        _proba(classifier, features[rows]).astype(float),
+        hasattr(classifier, "support_features_"),
         int(unread.sum()),
         int((codes < 0).sum()),
     )
@@ -140,16 +138,19 @@ def _codes(y: Any, classifier: FewShotClassifier, n: int) -> NDArray[np.intp]:
     return codes
 
 
-def _left_out_proba(
-    classifier: FewShotClassifier, features: NDArray
-) -> tuple[NDArray | None, bool]:
-    """Return what the classifier says without each row, if it learned from these."""
-    support = getattr(classifier, "support_features_", None)
-    if support is None or support.shape != features.shape:
-        return None, False
-    if ((support * features).sum(axis=1) < _SAME_ROW).any():
-        return None, False
-    return classifier.left_out_proba_, True
+def _proba(classifier: FewShotClassifier, features: NDArray) -> NDArray:
+    """Return what the classifier says of rows, of those it has learned from without."""
+    proba = classifier.predict_proba(features)
+    if not hasattr(classifier, "support_features_"):
+        return proba
+    kept = np.flatnonzero(classifier.support_codes_ >= 0)
+    support = classifier.support_features_[kept].astype(features.dtype, copy=False)
+    for part in gen_batches(len(features), _BLOCK):
+        cosines = features[part] @ support.T
+        known = np.flatnonzero(cosines.max(axis=1) > _SAME)
+        nearest = kept[cosines[known].argmax(axis=1)]
+        proba[part][known] = classifier.left_out_proba_[nearest]
+    return proba
 
 
 class Pair(NamedTuple):
@@ -201,7 +202,7 @@ def classes_alike(found: Findings) -> list[Pair]:
 
 
 def copies(found: Findings) -> list[NDArray[np.intp]]:
-    """Return groups of images of a class that show nearly the same, places in `rows`."""
+    """Return groups of images of a class that show nearly the same, by place."""
     group = near_copies(found.features, found.codes)
     sizes = np.bincount(group)
     return [np.flatnonzero(group == first) for first in np.flatnonzero(sizes > 1)]
@@ -212,7 +213,7 @@ class Bin(NamedTuple):
 
     confidence: float
     accuracy: float
-    count: int
+    n_images: int
 
 
 def calibration_bins(found: Findings, n_bins: int = 10) -> list[Bin]:
@@ -234,4 +235,4 @@ def untrusted_names(found: Findings) -> list[tuple[int, float]]:
     if trust is None or classifier.prototype_source_ == "image":
         return []
     order = np.argsort(trust, kind="stable")
-    return [(int(code), float(trust[code])) for code in order if trust[code] < UNTRUSTED]
+    return [(int(c), float(trust[c])) for c in order if trust[c] < UNTRUSTED]

@@ -2,7 +2,6 @@
 
 import csv
 import os
-import signal
 import subprocess
 import sys
 
@@ -143,7 +142,10 @@ def test_mistakes(model, new, in_folder, capsys, make_task):
 
 
 def test_interrupted(model, new, in_folder, capsys, monkeypatch):
-    monkeypatch.setattr(_shared, "embed", lambda *_: signal.raise_signal(signal.SIGINT))
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(_shared, "embed", interrupt)
     assert main(["predict", str(model), str(new), "--csv", "out.csv"]) == 130
     assert capsys.readouterr().err.endswith("skfewshot: interrupted\n")
     assert main(["predict", str(model), str(new)]) == 130
