@@ -166,7 +166,9 @@ class Sections:
         )
         n = sum(map(len, groups))
         of = "one photograph" if len(groups) == 1 else f"{len(groups)} photographs"
-        intro = f"{n} images of {of}, or nearly: together they teach what one does."
+        intro = (
+            f"{n} images of {of}, or nearly, which teach about what one of each does."
+        )
         return make.section(title, intro, shown)
 
     def alike(self) -> str:
