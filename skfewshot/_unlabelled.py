@@ -59,38 +59,55 @@ def split_unlabelled(
             "ZeroShotClassifier().fit(None, names) learns."
         )
     rows = np.flatnonzero(~missing)
-    labels = np.asarray(plain_labels(_taken(y, rows), name))
+    labels = np.asarray(plain_labels(take_labels(y, rows), name))
     filled = np.empty((len(missing), *labels.shape[1:]), labels.dtype)
     filled[:] = labels[0]
     filled[rows] = labels
     return filled, ~missing
 
 
-def _taken(y: Any, rows: NDArray) -> Any:
-    """Return the labels of some rows, of the type that these have by themselves."""
+def take_labels(y: Any, rows: NDArray) -> Any:
+    """Return the labels of some rows, of the type that these have by themselves.
+
+    Parameters
+    ----------
+    y : array-like or sparse matrix of shape (n, ...)
+    rows : ndarray of int
+        None of which lacks its label.
+    """
     try:
         taken = _safe_indexing(y, rows)
     except TypeError:  # of an index of pandas
         taken = y[rows]
-    if isinstance(taken, list):
+    if isinstance(taken, list) or issparse(taken):
         return taken
     array = np.asarray(taken)
     if array.dtype.kind != "O" or all(isinstance(label, str) for label in array.flat):
         return taken
     # Numbers are objects only as there was a None among them.
-    return array.tolist()
+    return array.tolist() if array.ndim == 1 else np.array(array.tolist())
 
 
 def all_labelled(y: Any, estimator: Any, name: str = "y") -> Any:
-    """Return labels to score by; refuse the mark of rows that have none."""
-    missing = unlabelled_rows(y, getattr(estimator, "unlabeled", None))
+    """Return labels to score by; refuse the mark of rows that have none.
+
+    What scikit-learn takes out of an array of objects stays objects, also where these
+    are numbers, and no None is among them any more.
+    """
+    if not hasattr(estimator, "unlabeled"):
+        return y
+    missing = unlabelled_rows(y, estimator.unlabeled)
     if missing is not None:
         advice = "Rows without a label cannot be scored: leave them out."
         raise missing_error(name, np.flatnonzero(missing), advice)
+    if isinstance(y, np.ndarray) and y.dtype.kind == "O":
+        return take_labels(y, np.arange(len(y)))
     return y
 
 
-def unlabelled_rows(y: Any, mark: Any = None) -> NDArray[np.bool_] | None:
+def unlabelled_rows(
+    y: Any, mark: Any = None, *, several: bool = False
+) -> NDArray[np.bool_] | None:
     """Return which rows have no label, or None if all have, or if `y` is none at all.
 
     Parameters
@@ -98,6 +115,9 @@ def unlabelled_rows(y: Any, mark: Any = None) -> NDArray[np.bool_] | None:
     y : array-like of shape (n,) or (n, 1)
     mark : label, default=None
         What stands for no label, beside None and the like.
+    several : bool, default=False
+        Whether to look into the rows of a matrix, which lack a label if an entry is
+        missing.
     """
     if y is None or isinstance(y, str | bytes | np.ma.MaskedArray) or issparse(y):
         return None
@@ -108,9 +128,11 @@ def unlabelled_rows(y: Any, mark: Any = None) -> NDArray[np.bool_] | None:
         array = np.asarray(y, dtype=object) if is_list else np.asarray(y)
     except ValueError:  # lists of several lengths
         return None
-    if array.ndim not in (1, 2) or array.shape[1:] not in ((), (1,)):
+    is_column = array.ndim == 1 or (array.ndim == 2 and array.shape[1] == 1)
+    if not is_column and (array.ndim != 2 or not several):
         return None
-    missing = _missing(array.ravel(), mark)
+    found = _missing(array.ravel(), mark)
+    missing: NDArray[np.bool_] = np.any(found.reshape(len(array), -1), axis=1)
     return missing if missing.any() else None
 
 

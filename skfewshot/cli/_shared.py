@@ -123,7 +123,8 @@ def reasons(paths: Sequence[str]) -> list[str]:
     from skfewshot.datasets import check_images
 
     found = check_images(list(paths), num_workers=1) if paths else {}
-    # The index is that in a list that nobody sees.
+    # The index is that in a list that nobody sees, and types of errors are Python's.
     texts = [found.get(row, "it could not be read") for row in range(len(paths))]
     lines = [" ".join(text.split()) for text in texts]
-    return [re.sub(r"^.*? could not be read: ", "", line) for line in lines]
+    begins = r"^.*? could not be read: (\w+(Error|Warning): )?(\[Errno \d+\] )?"
+    return [re.sub(begins, "", line) for line in lines]

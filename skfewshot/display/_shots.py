@@ -67,6 +67,9 @@ class ShotCurveDisplay:
         The band of one standard deviation, with ``std_display_style="fill_between"``.
     errorbar_ : matplotlib container or None
         The bars of one standard deviation, with ``std_display_style="errorbar"``.
+    labeled_display_ : ShotCurveDisplay or None
+        The curve of the labelled rows alone, of :meth:`from_estimator` with
+        ``compare_unlabeled=True``.
 
     See Also
     --------
@@ -133,8 +136,9 @@ class ShotCurveDisplay:
             As in :meth:`plot`.
         **options
             The others of :func:`~skfewshot.model_selection.shot_curve`: `groups`,
-            `shots`, `n_repeats`, `cv`, `random_state`, `n_jobs`, `error_score` and
-            `params`.
+            `shots`, `n_repeats`, `cv`, `random_state`, `n_jobs`, `error_score`,
+            `params`, `unlabeled` and `compare_unlabeled`. The last draws a second curve
+            into the axes, of the same supports without the rows that have no label.
 
         Returns
         -------
@@ -145,19 +149,29 @@ class ShotCurveDisplay:
         if scoring is None and is_classifier(estimator) and np.ndim(y) == 1:
             score_name = score_name or "Accuracy"
         last = estimator[-1] if isinstance(estimator, Pipeline) else estimator
+        name = type(last).__name__ if name is None else name
+        styles: dict[str, Any] = {
+            "std_display_style": std_display_style,
+            "line_kw": line_kw,
+            "fill_between_kw": fill_between_kw,
+            "errorbar_kw": errorbar_kw,
+        }
+        score_name = score_name or name_score(scoring)
+        compared = "labeled_test_scores" in result
         display = cls(
             shots=result.shots,
             test_scores=result.test_scores,
-            score_name=score_name or name_score(scoring),
-            name=type(last).__name__ if name is None else name,
-        )
-        return display.plot(
-            ax=ax,
-            std_display_style=std_display_style,
-            line_kw=line_kw,
-            fill_between_kw=fill_between_kw,
-            errorbar_kw=errorbar_kw,
-        )
+            score_name=score_name,
+            name=f"{name}, unlabelled images too" if compared else name,
+        ).plot(ax=ax, **styles)
+        if compared:
+            display.labeled_display_ = cls(
+                shots=result.shots,
+                test_scores=result.labeled_test_scores,
+                score_name=score_name,
+                name=f"{name}, labelled images alone",
+            ).plot(ax=display.ax_, **styles)
+        return display
 
     @classmethod
     def from_predictions(
@@ -280,6 +294,7 @@ class ShotCurveDisplay:
         check_axes(ax, (), "one matplotlib axes")
         self.ax_, self.figure_ = ax, ax.figure
         self.fill_between_ = self.errorbar_ = None
+        self.labeled_display_: ShotCurveDisplay | None = None
         name = self.name if name is None else name
         mean, spread = scores.mean(axis=1), scores.std(axis=1)
         style = _next_style(ax) | {"label": name}

@@ -166,9 +166,7 @@ class Sections:
         )
         n = sum(map(len, groups))
         of = "one photograph" if len(groups) == 1 else f"{len(groups)} photographs"
-        intro = (
-            f"{n} images of {of}, or nearly, which teach about what one of each does."
-        )
+        intro = f"{n} images of {of}, or nearly. Such copies teach about what one does."
         return make.section(title, intro, shown)
 
     def alike(self) -> str:

@@ -1,6 +1,7 @@
 """Scores by the number of shots: nested supports, each scored on held-out rows."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from numbers import Integral
 from typing import Any, Literal, TypeAlias
 
@@ -9,9 +10,13 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import issparse
 from sklearn.base import BaseEstimator
 from sklearn.model_selection import check_cv, cross_validate
+from sklearn.pipeline import Pipeline
 from sklearn.utils import Bunch, check_random_state, indexable
 
+from skfewshot._labels import Labels
 from skfewshot._sklearn import check_number
+from skfewshot._unlabelled import take_labels, unlabelled_rows
+from skfewshot.model_selection._semi_supervised import SemiSupervisedSplit
 from skfewshot.model_selection._splits import (
     MultilabelStratifiedKFold,
     Positives,
@@ -40,6 +45,8 @@ def shot_curve(
     n_jobs: int | None = None,
     error_score: float | Literal["raise"] = np.nan,
     params: Mapping[str, Any] | None = None,
+    unlabeled: Any = None,
+    compare_unlabeled: bool = False,
 ) -> Bunch:
     """Score an estimator by the number of images it learns each class from.
 
@@ -51,6 +58,8 @@ def shot_curve(
     `n_repeats`, `cv`, `groups` and `y` give equal supports, whatever the estimator, so
     that the scores of two estimators can be compared draw by draw.
 
+    Rows without a label are learned from with every support, and never scored.
+
     Parameters
     ----------
     estimator : estimator with ``fit``
@@ -60,7 +69,9 @@ def shot_curve(
         :class:`~skfewshot.CLIPFeaturizer`, images. With images, give the featurizer a
         ``cache``, or each fit embeds its images anew.
     y : {array-like, sparse matrix} of shape (n_samples,) or (n_samples, n_labels)
-        One class per row, or a multi-label indicator of zeros and ones.
+        One class per row, or a multi-label indicator of zeros and ones. None, NaN and
+        ``pandas.NA`` stand for no label, for estimators that take rows without one; in
+        an indicator a row with a missing entry counts as one.
     groups : array-like of shape (n_samples,), default=None
         Passed to ``cv.split``: rows of one group, such as frames of one video, are
         kept on one side of a split by splitters like
@@ -73,7 +84,8 @@ def shot_curve(
     cv : int, cross-validation splitter or iterable of splits, default=None
         None stands for 5 folds and an int for their number: of
         :class:`~sklearn.model_selection.StratifiedKFold`, or of
-        :class:`MultilabelStratifiedKFold` for an indicator.
+        :class:`MultilabelStratifiedKFold` for an indicator. Where rows have no label, a
+        splitter splits the others, as in :class:`SemiSupervisedSplit`.
     scoring : str or callable, default=None
         A name of scikit-learn's scorers, or a callable ``scorer(estimator, X, y)``
         that returns one number; None is the estimator's own ``score``.
@@ -86,6 +98,12 @@ def shot_curve(
     params : dict, default=None
         Passed to ``fit``, such as ``sample_weight``, by row; with metadata routing, to
         whoever requests it.
+    unlabeled : label, default=None
+        What else stands in `y` for no label, such as -1. None takes what the estimator,
+        or the last step of a pipeline, has as its `unlabeled`.
+    compare_unlabeled : bool, default=False
+        Whether to fit and score a second time with the same supports, without the rows
+        that have no label.
 
     Returns
     -------
@@ -102,13 +120,18 @@ def shot_curve(
             The rows that were learned from.
         test_indices : list of n_draws ndarrays
             The rows that were scored, the same for all shots.
+        unlabeled_indices : list of n_draws ndarrays
+            The rows without a label that were learned from with each support.
+        labeled_test_scores : ndarray of shape (n_shots, n_draws)
+            By the supports alone; only with `compare_unlabeled`.
 
     Raises
     ------
     ValueError
         If `shots` is empty or below 1, `n_repeats` is below 1, `y` is neither classes
         nor an indicator, lengths differ, there is no split, one has rows on both of
-        its sides, or `scoring` returns several scores.
+        its sides or tests rows without a label, `scoring` returns several scores, or
+        `compare_unlabeled` has no rows without a label to leave out.
     TypeError
         If `shots` or `n_repeats` are no ints, or `scoring` names several scores.
 
@@ -159,39 +182,82 @@ def shot_curve(
         )
     # scikit-learn's cross_validate takes no sparse labels.
     X, y, groups = indexable(X, y.toarray() if issparse(y) else y, groups)
-    labels = read_positives(y, "y")
+    mark = _mark_of(estimator) if unlabeled is None else unlabeled
+    labels, bare = _read_labels(y, mark)
+    if compare_unlabeled and not bare.any():
+        raise ValueError("compare_unlabeled=True, but all rows of y have a label.")
+    splits = _check_splits(cv, X, y, groups, bare, mark)
     positive = labels.indicator
-    splits = _check_splits(cv, X, y, groups, len(positive))
     fewest = np.min([positive[train].sum(axis=0) for train, _ in splits], axis=0)
     then = "they get all that the training side of a split has"
     warn_of_scarce(labels, fewest, shots[-1], "shots", then)
     supports, tests = _draw(positive, splits, shots, n_repeats, random_state)
-    fits = [
-        (support, test)
-        for of_shots in supports
-        for support, test in zip(of_shots, tests, strict=True)
-    ]
-    found = cross_validate(
-        estimator,
-        X,
-        y,
-        cv=fits,
-        scoring=scoring,
-        n_jobs=n_jobs,
-        error_score=error_score,
-        params=params,
-    )
-    if "test_score" not in found:
-        raise ValueError(f"scoring must return one number; {scoring!r} does not.")
-    shape = len(shots), len(tests)
-    return Bunch(
+    pools = [train[bare[train]] for train, _ in splits for _ in range(n_repeats)]
+    options: dict[str, Any] = {"scoring": scoring, "n_jobs": n_jobs}
+    options |= {"error_score": error_score, "params": params}
+    found = _scores(estimator, X, y, supports, tests, pools, options)
+    result = Bunch(
         shots=np.array(shots),
-        test_scores=found["test_score"].reshape(shape),
-        fit_times=found["fit_time"].reshape(shape),
-        score_times=found["score_time"].reshape(shape),
+        test_scores=found["test_score"],
+        fit_times=found["fit_time"],
+        score_times=found["score_time"],
         support_indices=supports,
         test_indices=tests,
+        unlabeled_indices=pools,
     )
+    if compare_unlabeled:
+        none = [pool[:0] for pool in pools]
+        alone = _scores(estimator, X, y, supports, tests, none, options)
+        result.labeled_test_scores = alone["test_score"]
+    return result
+
+
+def _scores(
+    estimator: BaseEstimator,
+    X: Any,
+    y: Any,
+    supports: list[list[NDArray[np.intp]]],
+    tests: list[NDArray[np.intp]],
+    pools: list[NDArray[np.intp]],
+    options: dict[str, Any],
+) -> dict[str, NDArray]:
+    """Fit on each support and its pool; return what ``cross_validate`` finds."""
+    fits = [
+        (np.union1d(support, pool), test)
+        for of_shots in supports
+        for support, test, pool in zip(of_shots, tests, pools, strict=True)
+    ]
+    found = cross_validate(estimator, X, y, cv=fits, **options)
+    if "test_score" not in found:
+        scoring = options["scoring"]
+        raise ValueError(f"scoring must return one number; {scoring!r} does not.")
+    shape = len(supports), len(tests)
+    return {
+        name: np.reshape(found[name], shape)
+        for name in ("test_score", "fit_time", "score_time")
+    }
+
+
+def _mark_of(estimator: Any) -> Any:
+    """Return what an estimator, or the last step of a pipeline, takes for no label."""
+    while isinstance(estimator, Pipeline):
+        estimator = estimator[-1]
+    return getattr(estimator, "unlabeled", None)
+
+
+def _read_labels(y: Any, mark: Any) -> tuple[Labels, NDArray[np.bool_]]:
+    """Return labels, none of which the rows without one have, and which these are."""
+    bare = unlabelled_rows(y, mark, several=True)
+    if bare is None:
+        labels = read_positives(y, "y")
+        return labels, np.zeros(len(labels.indicator), dtype=bool)
+    if bare.all():
+        raise ValueError(f"All {len(bare)} labels of y are missing.")
+    rows = np.flatnonzero(~bare)
+    labels = read_positives(take_labels(y, rows), "y")
+    indicator = np.zeros((len(bare), len(labels.classes)), dtype=bool)
+    indicator[rows] = labels.indicator
+    return replace(labels, indicator=indicator), bare
 
 
 def _check_shots(shots: ArrayLike) -> list[int]:
@@ -206,12 +272,22 @@ def _check_shots(shots: ArrayLike) -> list[int]:
     return np.unique(array).tolist()
 
 
-def _check_splits(cv: Any, X: Any, y: Any, groups: Any, n_samples: int) -> list[Split]:
-    """Return the splits, whose two sides must have no row in common."""
-    if np.ndim(y) == 2 and (cv is None or isinstance(cv, Integral)):
-        cv = MultilabelStratifiedKFold(_FOLDS if cv is None else int(cv))
-    cv = check_cv(cv, y, classifier=True)
-    rows = np.arange(n_samples)
+def _check_splits(
+    cv: Any, X: Any, y: Any, groups: Any, bare: NDArray[np.bool_], mark: Any
+) -> list[Split]:
+    """Return the splits, whose two sides must have no row in common.
+
+    Rows without a label must be on no test side.
+    """
+    cv = _FOLDS if cv is None else cv
+    is_splitter = isinstance(cv, Integral) or hasattr(cv, "split")
+    if bare.any() and is_splitter and not isinstance(cv, SemiSupervisedSplit):
+        cv = SemiSupervisedSplit(cv, unlabeled=mark)
+    elif np.ndim(y) == 2 and isinstance(cv, Integral):
+        cv = MultilabelStratifiedKFold(int(cv))
+    if not isinstance(cv, SemiSupervisedSplit):
+        cv = check_cv(cv, y, classifier=True)
+    rows = np.arange(len(bare))
     # Whatever selects rows will do, masks too; as in scikit-learn.
     splits = [(rows[train], rows[test]) for train, test in cv.split(X, y, groups)]
     if not splits:
@@ -222,6 +298,11 @@ def _check_splits(cv: Any, X: Any, y: Any, groups: Any, n_samples: int) -> list[
             raise ValueError(
                 f"cv must keep training and test rows apart; split {number} has "
                 f"{len(both)} rows on both sides, such as {both[:5].tolist()}."
+            )
+        if bare[test].any():
+            raise ValueError(
+                "cv must keep rows without a label out of tests; split "
+                f"{number} tests {int(bare[test].sum())} of them."
             )
     return splits
 
