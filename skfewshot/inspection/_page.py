@@ -32,12 +32,12 @@ p { margin: .3rem 0 .8rem; max-width: 44rem; }
 .soft, figcaption, th { color: var(--soft); }
 .good { color: var(--green); } .bad { color: var(--red); }
 .tiles { display: grid; gap: .6rem; margin: 1.2rem 0;
-  grid-template-columns: repeat(auto-fill, minmax(8.2rem, 1fr)); }
+  grid-template-columns: repeat(auto-fit, minmax(9.5rem, 1fr)); }
 .tile { background: var(--card); border-radius: .5rem; padding: .6rem .8rem; }
 .tile b { display: block; font-size: 1.5rem; line-height: 1.2; }
 .tile span { font-size: .85rem; color: var(--soft); }
 .pictures { display: grid; gap: .7rem;
-  grid-template-columns: repeat(auto-fill, minmax(6.4rem, 1fr)); margin: .4rem 0 1rem; }
+  grid-template-columns: repeat(auto-fill, minmax(6.4rem, 1fr)); margin: .7rem 0 1rem; }
 figure { margin: 0; min-width: 0; }
 figure img, .none { display: block; width: 100%; aspect-ratio: 1; object-fit: cover;
   border-radius: .35rem; background: var(--card); }

@@ -132,7 +132,7 @@ class Sections:
             for pair in pairs[:_SHOWN_PAIRS]
         ]
         intro = "The most frequent mistakes; the bar is the share of the class."
-        content = make.table(("what for what", "images"), rows)
+        content = make.table(("the one taken for the other", "images"), rows)
         places = np.concatenate([pair.images for pair in pairs])
         return make.section(
             title, intro, content + self._figures(places, self._seen_as)

@@ -101,7 +101,7 @@ def read(page):
 
 
 def section(page, title):
-    found = re.search(rf"<section><h2>{re.escape(title)}</h2>(.*?)</section>", page)
+    found = re.search(rf"<h2>{re.escape(title)}</h2>(.*?)</section>", page, re.DOTALL)
     assert found, title
     return found[1]
 
