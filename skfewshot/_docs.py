@@ -74,8 +74,8 @@ epoch_loss_curve_ : list of float
     The mean loss of each epoch, taken before the steps that it led to.
 left_out_proba_ : ndarray of shape (n_samples, n_classes)
     Probabilities of each row of `X` by the classifier without that row and its
-    copies; NaN for rows of weight zero. This and the following only with
-    ``store_left_out=True``.
+    copies; NaN for rows of weight zero and those without a label. This and the
+    following only with ``store_left_out=True``.
 left_out_novelty_ : ndarray of shape (n_samples,)
     What :func:`~skfewshot.inspection.novelty_score` says of those rows then.
 support_codes_ : ndarray of int, shape (n_samples,)

@@ -44,7 +44,8 @@ class RejectingClassifier(ClassifierMixin, MetaEstimatorMixin, Estimator):
         unknown.
     unknown : label, default=None
         What to predict then: a label of the kind of those in `y`, but none of them.
-        None is ``"unknown"`` or, where labels are numbers, -1.
+        None is ``"unknown"`` or, where labels are numbers, -1, or one less than the
+        lowest if some are negative.
 
     Attributes
     ----------
@@ -139,7 +140,8 @@ class RejectingClassifier(ClassifierMixin, MetaEstimatorMixin, Estimator):
         self.estimator_ = estimator.fit(X, y, **params)
         unknown = self.unknown
         if unknown is None:
-            unknown = -1 if self.classes_.dtype.kind in "iuf" else "unknown"
+            is_number = self.classes_.dtype.kind in "iuf"
+            unknown = min(-1, self.classes_.tolist()[0] - 1) if is_number else "unknown"
         # With the classes in one array, so that it is of their type.
         self._labels = with_class(self.classes_, unknown, "unknown")[0]
         self.unknown_ = self._labels[-1:].tolist()[0]
