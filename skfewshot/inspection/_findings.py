@@ -5,19 +5,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.utils import gen_batches
 
 from skfewshot._base import FewShotClassifier
 from skfewshot._copies import near_copies
-from skfewshot._labels import plain_labels
-from skfewshot._sklearn import show
-from skfewshot._unlabelled import unlabelled_rows
-from skfewshot.inspection._model import resolve
+from skfewshot.inspection._model import judged_proba, read_codes, resolve
 
-# Rows that are looked for at a time.
-_BLOCK = 1024
-# The cosine from which on two rows are of one image, embedded twice.
-_SAME = 1 - 1e-6
 #: The share of a class's probability that goes to another, from which on the two are
 #: too alike.
 ALIKE = 0.1
@@ -99,7 +91,9 @@ def read_findings(model: Any, X: Any, y: Any) -> Findings:
     inspected = resolve(model, X)
     classifier = inspected.classifier
     features, unread = inspected.features()
-    codes = _codes(y, classifier, len(features))
+    if y is None:
+        raise ValueError("y is None; wanted is a label an image.")
+    codes = read_codes(classifier, y, len(features))
     rows = np.flatnonzero((codes >= 0) & ~unread)
     if not len(rows):
         raise ValueError("y has no label of an image that could be read.")
@@ -108,49 +102,11 @@ def read_findings(model: Any, X: Any, y: Any) -> Findings:
         rows,
         codes[rows],
         features[rows],
-        _proba(classifier, features[rows]).astype(float),
+        judged_proba(classifier, features[rows], codes[rows]).astype(float),
         hasattr(classifier, "support_features_"),
         int(unread.sum()),
         int((codes < 0).sum()),
     )
-
-
-def _codes(y: Any, classifier: FewShotClassifier, n: int) -> NDArray[np.intp]:
-    """Return labels as indices of classes; -1 is none."""
-    if y is None:
-        raise ValueError("y is None; wanted is a label an image.")
-    labels, classes = list(y), classifier.classes_
-    if len(labels) != n:
-        raise ValueError(f"y has {len(labels)} labels, but X has {n} images.")
-    missing = unlabelled_rows(labels, getattr(classifier, "unlabeled", None))
-    missing = np.zeros(n, dtype=bool) if missing is None else missing
-    kept = [label for label, lacks in zip(labels, missing, strict=True) if not lacks]
-    place = {label: code for code, label in enumerate(classes.tolist())}
-    plain = np.asarray(plain_labels(kept)).tolist()
-    strange = [label for label in dict.fromkeys(plain) if label not in place]
-    if strange:
-        raise ValueError(
-            f"y has labels that the model does not know, {show(strange)}; it knows "
-            f"{show(classes.tolist())}."
-        )
-    codes = np.full(n, -1, np.intp)
-    codes[~missing] = [place[label] for label in plain]
-    return codes
-
-
-def _proba(classifier: FewShotClassifier, features: NDArray) -> NDArray:
-    """Return what the classifier says of rows, of those it has learned from without."""
-    proba = classifier.predict_proba(features)
-    if not hasattr(classifier, "support_features_"):
-        return proba
-    kept = np.flatnonzero(classifier.support_codes_ >= 0)
-    support = classifier.support_features_[kept].astype(features.dtype, copy=False)
-    for part in gen_batches(len(features), _BLOCK):
-        cosines = features[part] @ support.T
-        known = np.flatnonzero(cosines.max(axis=1) > _SAME)
-        nearest = kept[cosines[known].argmax(axis=1)]
-        proba[part][known] = classifier.left_out_proba_[nearest]
-    return proba
 
 
 class Pair(NamedTuple):

@@ -253,9 +253,9 @@ def test_saved_and_in_a_notebook(report, tmp_path):
 def test_what_is_refused(pipeline, labelled):
     images, names, _ = labelled
     for y, wanted in (
-        (names[:3], "y has 3 labels, but X has 25"),
+        (names[:3], "X has 25 images, but y has 3 labels"),
         (None, "y is None"),
-        (["unicorn", *names[1:]], r"does not know, \['unicorn'\]"),
+        (["unicorn", *names[1:]], r"none of classes_: \['unicorn'\]"),
         ([None] * len(names), "no label"),
     ):
         with pytest.raises(ValueError, match=wanted):
