@@ -223,6 +223,21 @@ def with_class(
     return joined, np.argsort(joined, kind="stable")
 
 
+def joined_labels(
+    classes: NDArray, y: NDArray, more: NDArray
+) -> tuple[NDArray, NDArray]:
+    """Return labels with more of them behind, and the sorted ones that are new.
+
+    Raises
+    ------
+    ValueError
+        If the others are of another kind than the classes.
+    """
+    known = _joined(classes, more, "y")[len(classes) :]
+    new = np.unique(known[~np.isin(known, classes)])
+    return np.concatenate([y, known]), new
+
+
 def _joined(classes: NDArray, labels: NDArray, parameter: str) -> NDArray:
     """Put labels behind classes; refuse to mix names with numbers, or to round.
 

@@ -1,4 +1,4 @@
-"""What to think of predictions: sets, novelty, reasons, doubtful labels; what next."""
+"""What to think of predictions, and what to label next."""
 
 from skfewshot.inspection._doubt import LabelIssues, label_issues
 from skfewshot.inspection._novelty import novelty_score, novelty_threshold

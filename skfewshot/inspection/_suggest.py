@@ -85,8 +85,8 @@ def suggest(
         \sum_i w_i \max_{j \in S} k(i, j).
 
     Nothing is drawn at random. In pools of more than 4096 images, that many, evenly
-    spaced, stand for those that are to be covered; all may be taken. 100,000 images
-    need the memory of some of them, and about a minute on one core.
+    spaced, stand for those that are to be covered, and of some neighbours only the one
+    may be taken that covers most alone. 100,000 images take some ten seconds.
 
     References
     ----------

@@ -11,6 +11,7 @@ from sklearn.pipeline import Pipeline
 
 import skfewshot
 from skfewshot.clip._embedding import EncoderIdentity
+from skfewshot.clip._featurizer import CLIPFeaturizer
 from skfewshot.clip._sources import TINY, hub_repository
 from skfewshot.metrics import expected_calibration_error
 
@@ -36,7 +37,7 @@ def model_card(model: BaseEstimator, name: str, weights_license: str | None) -> 
     -------
     str
     """
-    last = model[-1] if isinstance(model, Pipeline) else model
+    last = _innermost(model)
     encoder = getattr(last, "encoder_", None)
     classes = getattr(last, "classes_", None)
     parts = [
@@ -53,6 +54,15 @@ def model_card(model: BaseEstimator, name: str, weights_license: str | None) -> 
     parts += [_how_well(last), _encoder_text(encoder, weights_license)]
     parts += [f"## Settings\n\n```text\n{model!r}\n```"]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _innermost(model: Any) -> Any:
+    """Return the classifier in a pipeline, a search or another estimator."""
+    inner = model[-1] if isinstance(model, Pipeline) else model
+    for name in ("best_estimator_", "estimator_"):
+        if hasattr(inner, name):
+            return _innermost(getattr(inner, name))
+    return inner
 
 
 def _front_matter(encoder: EncoderIdentity | None, classes: Any) -> str:
@@ -72,7 +82,7 @@ def _what_it_is(model: Any, last: Any, classes: Any) -> str:
     kind = f"`{type(last).__name__}` of skfewshot {skfewshot.__version__}"
     if classes is None:
         return f"A fitted {kind}."
-    what = "images" if isinstance(model, Pipeline) else "embeddings of images"
+    what = "images" if _takes_images(model) else "embeddings of images"
     counts = getattr(last, "class_count_", np.zeros(0))
     learned = ""
     if np.any(counts):
@@ -86,8 +96,13 @@ def _what_it_is(model: Any, last: Any, classes: Any) -> str:
     )
 
 
+def _takes_images(model: Any) -> bool:
+    inner = getattr(model, "best_estimator_", getattr(model, "estimator_", model))
+    return isinstance(inner, Pipeline) and isinstance(inner[0], CLIPFeaturizer)
+
+
 def _use(model: Any, last: Any) -> str:
-    if isinstance(model, Pipeline):
+    if _takes_images(model):
         return 'model.predict(["photo.jpg"])'
     if hasattr(last, "predict"):
         return "model.predict(X)  # embeddings of the encoder below, one a row"

@@ -4,6 +4,7 @@ import base64
 import json
 import os
 import threading
+import warnings
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
@@ -18,6 +19,7 @@ import skfewshot
 from skfewshot import CLIPFeaturizer, CMMClassifier, MultiLabelPrototypeClassifier
 from skfewshot.clip import _sources
 from skfewshot.datasets import make_object_images, make_scenes
+from skfewshot.inspection import RejectingClassifier
 from skfewshot.persistence import VersionWarning, push_to_hub
 
 KINDS = ["striped star", "plain heart", "checked ring"]
@@ -68,6 +70,19 @@ def test_a_pipeline_comes_back_and_its_card_says_what_it_is(
         assert f"| {kind} | 4 |" in text
     assert pipeline[0].encoder_.fingerprint in text
     assert "BSD-3-Clause" in text
+
+
+def test_what_is_round_a_classifier(images_and_names, tmp_path):
+    images, names = images_and_names
+    inner = Pipeline([("clip", CLIPFeaturizer("tiny")), ("cmm", CMMClassifier())])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of few images
+        model = RejectingClassifier(inner).fit(images, names)
+    loaded = skfewshot.load(skfewshot.save(model, tmp_path / "m"))
+    assert_array_equal(loaded.predict(images), model.predict(images))
+    _, text = front_matter(tmp_path / "m")
+    assert "Classifies images into 3 classes, learned from 4 images of each" in text
+    assert "| right | " in text and "RejectingClassifier(" in text
 
 
 def test_one_file(pipeline, images_and_names, tmp_path):
