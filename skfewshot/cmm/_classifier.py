@@ -403,7 +403,16 @@ class CMMClassifier(
         trust[seen] = array(solution.trust)[rank]
         intercept = np.full_like(trust, solution.newcomer)
         intercept[seen] = array(solution.intercept)[rank]
-        left_out = solution.left_out
+        left_out, unlabelled = solution.left_out, solution.unlabelled
+        if unlabelled is not None:
+            shares = np.zeros_like(trust)
+            shares[seen] = array(unlabelled.shares)[rank]
+            fitted |= {
+                "uses_unlabeled_": unlabelled.is_used,
+                "unlabeled_gain_": unlabelled.gain,
+                "unlabeled_shares_": shares,
+                "unlabeled_background_": unlabelled.background,
+            }
         if self.solver == "gaussian":
             fitted["_left_out"] = None if left_out is None else array(left_out)[:, rank]
         return fitted | {
