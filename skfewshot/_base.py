@@ -375,6 +375,8 @@ class FewShotClassifier(
             *views, source = merge_views(*read, groups[kept], classes)
             read = views[0], views[1], views[2]
         features, index, weight, merged = merge_rows(*read)
+        self.class_count_ = np.zeros(len(self.classes_))
+        self.class_count_[seen] = np.bincount(index, weight, n_seen)
         text = prototypes.features
         if text is None and n_seen < len(self.classes_):
             raise ValueError(

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 _SAME_TEXT = 1 - 1e-6
 # What is fitted a row a class.
 _OF_CLASSES = (
-    *("classes_", "text_features_", "prototypes_", "frozen_prototypes_"),
-    *("text_trust_", "intercept_"),
+    *("classes_", "class_count_", "text_features_", "prototypes_"),
+    *("frozen_prototypes_", "text_trust_", "intercept_"),
 )
 # What is known of a fit that images added later do not change.
 _OF_THE_FIT = ("prototype_source_", "encoder_", "n_features_in_", "feature_names_in_")
@@ -53,6 +53,7 @@ def with_new_class(model: "CMMClassifier", name: Any, features: Any) -> dict[str
     level = np.full(1, model.newcomer_intercept_, model.intercept_.dtype)
     added = {
         "classes_": joined[-1:],
+        "class_count_": np.zeros(1),
         "text_features_": text,
         "prototypes_": prototypes_of(text, vars(model)),
         "frozen_prototypes_": text,

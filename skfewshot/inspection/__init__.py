@@ -3,6 +3,7 @@
 from skfewshot.inspection._doubt import LabelIssues, label_issues
 from skfewshot.inspection._novelty import novelty_score, novelty_threshold
 from skfewshot.inspection._rejecting import RejectingClassifier
+from skfewshot.inspection._report import Report
 from skfewshot.inspection._sets import predict_set
 from skfewshot.inspection._suggest import suggest
 from skfewshot.inspection._why import Explanation, explain
@@ -11,6 +12,7 @@ __all__ = [
     "Explanation",
     "LabelIssues",
     "RejectingClassifier",
+    "Report",
     "explain",
     "label_issues",
     "novelty_score",
