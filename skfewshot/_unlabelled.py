@@ -122,7 +122,7 @@ def split_unknown(
     if missing.all():
         raise ValueError(
             f"Input {name} contains NaN, None or the mark of unknown labels alone: of "
-            f"{missing.shape[0]} images and {missing.shape[1]} labels nothing is "
+            f"{array.shape[0]} images and {array.shape[1]} labels nothing is "
             f"known. {type(estimator).__name__} needs some known entries."
         )
     filled = array.copy()

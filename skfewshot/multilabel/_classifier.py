@@ -1,7 +1,7 @@
 """Few-shot prototypes of labels that show in different places of an image."""
 
 import os
-from dataclasses import replace
+from collections.abc import Callable
 from numbers import Real
 from typing import Any, ClassVar
 
@@ -115,7 +115,24 @@ class MultiLabelPrototypeClassifier(ClassifierMixin, Estimator):
        one. They are fitted on scores of support images by prototypes and discriminants
        without these.
 
-    Steps 4 to 6, the mixture and the signed, per-label selection are this library's.
+    Of an image some labels, or all, may be unknown. Known entries teach as they are; an
+    unknown one has the probability :math:`p_{jl}` that its score gives, and
+
+    .. math::
+
+        m_l = \sum_{j: Y_{jl} = 1} \omega_j v_{jl}
+        + \sum_{j: Y_{jl} = ?} \omega_j \, u_{jl} \, p_{jl} \, v_{jl},
+        \qquad
+        \sum_j \omega_j u_{jl} = \min\Big(50, \sum_j \omega_j \, p_{jl}\Big)
+
+    where :math:`v_{jl}` is the mean of an image's best features for the label and
+    :math:`u_{jl}` is 1 for the surest images: twice, the second time by the prototypes
+    that the first gave. Discriminants are fitted to :math:`p_{jl}` where
+    :math:`Y_{jl}` is not known, images of which nothing is known with the weight .3.
+    Prototypes and discriminants take part in this, each for itself, only if that does
+    not raise the loss of known entries left out.
+
+    Steps 4 to 6, the mixture, unknown entries and the signed, per-label selection are this library's.
     With a `prior` the maps of step 1 are learned, and what each image says of a label
     goes through the paper's multi-modal cross-interaction.
 
@@ -191,6 +208,9 @@ class MultiLabelPrototypeClassifier(ClassifierMixin, Estimator):
     n_tokens : int or None, default=None
         Tokens of an image where `X` is flattened, the global one included: for 3-D
         tokens `T` this is ``T.shape[1]``, and `X` is ``T.reshape(len(T), -1)``.
+    unlabeled : label, default=None
+        What stands in `y` for what is not known, such as -1; None, NaN and
+        ``pandas.NA`` always do. That `y` has none of it is no error.
     device : None, str or torch.device, default=None
         Where the interaction of a prior is computed; None takes a GPU when there is
         one. All else is a few products of NumPy matrices.
@@ -206,7 +226,7 @@ class MultiLabelPrototypeClassifier(ClassifierMixin, Estimator):
     label_vectors_ : ndarray of shape (n_labels, d)
         The mapped label vectors :math:`\psi(w_l)`, unit norm.
     selected_ : list of n_labels ndarrays of shape (m_l, 2)
-        The selected local features of each label: the row of `X`, and the index from 0
+        The selected local features of each label's known images: the row of `X`, and the index from 0
         to K - 1 of the local feature in it, best first. Of equal images only the first
         is listed.
     scale_ : float
@@ -217,6 +237,8 @@ class MultiLabelPrototypeClassifier(ClassifierMixin, Estimator):
         Probabilities from which on labels are predicted; NaN for 1-D `y`.
     slope_, biases_ : float and ndarray of shape (n_labels,)
         The calibration: log odds are ``slope_ * score + biases_``.
+    sharpened_ : tuple of str
+        In what unknown entries had a part: "prototypes", "discriminants", both or none.
     background_, sharpness_ : float
         The logit of the background and the sharpness of the competition.
     coef_, intercept_ : ndarray of shape (n_labels, d) and (n_labels,), or None
@@ -224,7 +246,7 @@ class MultiLabelPrototypeClassifier(ClassifierMixin, Estimator):
         units of the competitive score where there is one; None but for combined
         scoring.
     text_scale_ : float
-        :math:`\gamma`; 0 without text.
+        :math:`\gamma` of the known entries; 0 without text.
     global_share_ : float
         The share of the discriminants in the score, from 0 to 1.
     part_mean_, whole_mean_ : ndarray of shape (token_width,)
@@ -355,7 +377,9 @@ class MultiLabelPrototypeClassifier(ClassifierMixin, Estimator):
         y : array-like or sparse matrix of shape (n_samples, n_labels), or array-like \
                 of shape (n_samples,)
             Indicators, 0 or 1; or one class label an image. A lone column of zeros and
-            ones is the indicator of one label.
+            ones is the indicator of one label. NaN, None, ``pandas.NA`` and the mark
+            `unlabeled` stand for what is not known: one entry, or a whole image. In a
+            sparse matrix they have to be stored; what is not stored is 0.
         sample_weight : array-like of shape (n_samples,), default=None
             Weights, from 0 to 1e9. They count images: one of weight 2 is two images.
 
@@ -366,8 +390,8 @@ class MultiLabelPrototypeClassifier(ClassifierMixin, Estimator):
         Raises
         ------
         ValueError
-            If no image has a label, a 1-D `y` has one class only, a value is not
-            finite, a token is NaN in part, an image has no local feature, or the label
+            If no image has a label, nothing is known, `unlabeled` is an indicator, a
+            1-D `y` has one class only, a value is not finite, a token is NaN in part, an image has no local feature, or the label
             vectors do not fit `X` and `y`.
         TypeError
             If a label name is not a str, or `text_encoder` cannot encode.
@@ -414,12 +438,12 @@ class MultiLabelPrototypeClassifier(ClassifierMixin, Estimator):
         scoring = _local_scoring(chosen["query_scoring"], mapped)
         scorer = Scorer(self.scale_, scoring, n_select)
         pairs = pairs_of(mapped, selection)
-        taught, left_out = self._learn_scores(mapped, pairs, psi, scorer, chosen)
+        taught, left_out = self._learn_scores(
+            mapped, pairs, psi, scorer, chosen, pairs_of
+        )
         if images.known is not None:
-            taught = replace(taught, make_pairs=pairs_of)
-            mapped, left_out = self._sharpen(
-                taught, images.mapped(feature_map), left_out
-            )
+            every = images.mapped(feature_map)
+            mapped, left_out = self._sharpen(taught, every, left_out)
         fitted, self.thresholds_ = calibrate(
             left_out, mapped, self._is_multilabel, thresholds
         )
@@ -462,6 +486,7 @@ class MultiLabelPrototypeClassifier(ClassifierMixin, Estimator):
         psi: NDArray,
         scorer: Scorer,
         chosen: dict[str, Any],
+        pairs_of: Callable[[Support, Selection], Pairs],
     ) -> tuple[Taught, NDArray]:
         """Set how images are scored; return that, and the scores of left-out images."""
         has_text, share = self.prototype_source_ != "image", 0.0
@@ -498,6 +523,7 @@ class MultiLabelPrototypeClassifier(ClassifierMixin, Estimator):
             left_out=left_out if local is None else local,
             unit=unit,
             is_multilabel=self._is_multilabel,
+            make_pairs=pairs_of,
         )
         return taught, left_out
 

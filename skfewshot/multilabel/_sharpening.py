@@ -73,7 +73,7 @@ class Taught:
     left_out: NDArray
     unit: float
     is_multilabel: bool
-    make_pairs: Callable[[Support, Selection], Pairs] | None = None
+    make_pairs: Callable[[Support, Selection], Pairs]
 
     @cached_property
     def calibration(self) -> Calibration:
@@ -155,8 +155,9 @@ def sharpen(taught: Taught, images: Support) -> Sharpened | None:
     before, after, judged = left_out_scores(taught, images)
     can_judge = bool(judged.indicator.any())
     taken = [
-        new is not None
-        and not (can_judge and _loss(taught, judged, new) > _loss(taught, judged, old))
+        not (can_judge and _loss(taught, judged, new) > _loss(taught, judged, old))
+        if old is not None and new is not None
+        else False
         for old, new in zip(before, after, strict=True)
     ]
     if not any(taken):
@@ -221,29 +222,31 @@ def left_out_scores(taught: Taught, images: Support) -> tuple[Scores, Scores, Su
     n_images, n_labels = support.indicator.shape
     shape = (2, n_images, n_labels)
     local, whole = (np.zeros(shape, dtype=support.weight.dtype) for _ in range(2))
-    judged = _known(support).copy()
+    judged: NDArray = _known(support).copy()
     if n_images < 2:
         judged[:] = False
-    for fold in range(min(N_FOLDS, n_images) if n_images > 1 else 0):
+    for fold in range(min(N_FOLDS, n_images)):
         kept = np.arange(n_images) % N_FOLDS != fold
         rows = np.flatnonzero(~kept)
+        if not kept.any():  # a lone image
+            break
         if not taught.has_text:
             judged[rows] &= label_sums(_of_images(taught.pairs, kept), n_labels)[1] > 0
         tokens = support.tokens[rows]
         for index, model in enumerate(learn(taught, images, kept)):
-            if model.prototypes is not None:
+            if model.prototypes is not None and taught.scorer is not None:
                 given = model.prototypes, taught.scorer
                 local[index, rows] = score(tokens, lambda mapped: mapped, *given)
             if model.discriminant is not None:
                 whole[index, rows] = model.discriminant(tokens.whole)
-    found = [
+    before, after = (
         Scores(
-            local[index] if taught.scorer is not None else None,
+            None if taught.scorer is None else local[index],
             whole[index] if taught.has_discriminant else None,
         )
         for index in range(2)
-    ]
-    return *found, _judged(support, judged, taught.is_multilabel)
+    )
+    return before, after, _judged(support, judged, taught.is_multilabel)
 
 
 def _judged(support: Support, judged: NDArray, is_multilabel: bool) -> Support:
