@@ -103,6 +103,34 @@ def test_weights_and_groups_are_those_of_a_fit_on_all(task):
     assert_same(model, refit.fit(X[order], y[order], one), X)
 
 
+@pytest.mark.parametrize("labels", [NAMES, NAMES.astype(object), np.arange(5)])
+def test_rows_without_a_label_are_those_of_a_fit_on_all(task, labels):
+    X, y, text = task
+    known = dict(zip(labels.tolist(), text, strict=True))
+    given_ = labels[y].astype(object)
+    given_[::4] = None
+    half = np.arange(len(y)) % 6 < 3
+    order = np.r_[np.flatnonzero(half), np.flatnonzero(~half)]
+    refit = CMMClassifier(known).fit(X[order], given_[order])
+    model = CMMClassifier(known, store_support=True).fit(X[half], given_[half])
+    model.add_images(X[~half], given_[~half])
+    assert_same(model, refit, X)
+    assert model.support_["y"].tolist() == given_[order].tolist()
+    # All with a label, then some with none at all.
+    model = CMMClassifier(known, store_support=True, unlabeled=labels[4])
+    seen = half & (y != 4)
+    model.fit(X[seen], labels[y[seen]]).add_images(X[~half], [None] * (~half).sum())
+    assert model.classes_.dtype == labels[:4].dtype
+    order = np.r_[np.flatnonzero(seen), np.flatnonzero(~half)]
+    none = np.r_[labels[y[seen]].astype(object), np.full((~half).sum(), labels[4])]
+    refit = CMMClassifier(known, unlabeled=labels[4]).fit(X[order], none)
+    assert_same(model, refit, X)
+    model.forget_class(labels[0])
+    kept = np.array([label != labels[0] for label in none])
+    refit.fit(X[order[kept]], none[kept])
+    assert_same(model, refit, X)
+
+
 def test_rows_left_out_are_those_of_all(task):
     X, y, text = task
     half = np.arange(len(y)) % 6 < 3
@@ -165,10 +193,10 @@ def test_what_is_refused_changes_nothing(task):
         (lambda: model.add_images(X[:2, :9], NAMES[:2]), "9 features"),
         (
             lambda: model.add_images(X[:2], NAMES[:3]),
-            "one label for each of the 2",
+            "inconsistent numbers of samples",
         ),
+        (lambda: model.add_images(X[:2], []), "inconsistent numbers of samples"),
         (lambda: model.add_images(X[:2], [0, 1]), "labels of one kind"),
-        (lambda: model.add_images(X[:2], ["ant", None]), "missing"),
         (lambda: model.add_images(X[:2], NAMES[:2], groups=[0, 1]), "called without"),
         (lambda: model.add_images(X[:2], NAMES[:2], [1.0]), "sample_weight"),
         (lambda: model.add_images(X[:1], ["fox"]), "could encode 'fox'"),
