@@ -99,7 +99,7 @@ class CMMClassifier(
     {{store_left_out}}
     store_support : bool, default=False
         Whether to keep what was passed to `fit`, for `add_images` and `forget_class`:
-        pickles then hold all embeddings of the support.
+        files of the classifier then hold all embeddings of the support.
     {{logit_scale, class_weight, unlabeled, device}}
 
     Attributes
@@ -131,8 +131,9 @@ class CMMClassifier(
         The intercept of classes without rows.
     {{fitted, left_out}}
     support_ : dict of ndarray
-        What was learned from: ``"X"``, ``"y"``, ``"sample_weight"`` and ``"groups"``,
-        None for what was not passed; only with ``store_support=True``.
+        What was learned from: ``"X"``, ``"y"``, in which None is no label,
+        ``"sample_weight"`` and ``"groups"``, None for what was not passed. Only with
+        ``store_support=True``.
     n_iter_ : int
         Epochs done. Of the Gaussian solver, how often it solved: more than once where
         labels were in doubt.
@@ -472,7 +473,7 @@ class CMMClassifier(
         X : array-like or tensor of shape (n_samples, n_features)
             Image embeddings.
         y : array-like or tensor of shape (n_samples,)
-            Their labels. New ones become classes.
+            Their labels, missing ones as for `fit`. New ones become classes.
         sample_weight : array-like or tensor of shape (n_samples,), default=None
             As for `fit`.
         groups : array-like or tensor of shape (n_samples,), default=None

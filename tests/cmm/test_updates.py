@@ -7,6 +7,7 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.exceptions import NotFittedError
 
+import skfewshot
 from skfewshot import CLIPFeaturizer, CMMClassifier
 from skfewshot.datasets import make_object_images
 
@@ -183,6 +184,17 @@ def test_the_support_is_kept_only_where_it_is_asked_for(task):
     X_before, model = X.copy(), pickle.loads(pickle.dumps(model))
     model.support_["X"][:] = 0
     assert_array_equal(X, X_before)
+
+
+@pytest.mark.parametrize("gaps", [False, True])
+def test_what_is_kept_is_saved_and_loaded(task, tmp_path, gaps):
+    X, y, text = task
+    given_ = NAMES[y].astype(object)
+    given_[::5] = None if gaps else given_[::5]
+    model = CMMClassifier(by_name(text), store_support=True).fit(X[4:], given_[4:])
+    skfewshot.save(model, tmp_path / "model")
+    loaded = skfewshot.load(tmp_path / "model").add_images(X[:4], given_[:4])
+    assert_same(loaded, model.add_images(X[:4], given_[:4]), X)
 
 
 def test_what_is_refused_changes_nothing(task):
