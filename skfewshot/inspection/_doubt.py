@@ -4,12 +4,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.utils import column_or_1d
+from sklearn.utils import column_or_1d, gen_batches
 
 from skfewshot._base import FewShotClassifier
 from skfewshot._labels import single_labels
 from skfewshot._sklearn import show
-from skfewshot.inspection._model import Inspected, left_out, resolve
+from skfewshot.inspection._model import BLOCK, Inspected, left_out, resolve
 
 # Cosine above which two rows are of one image, embedded twice: batches of other sizes
 # move float32 embeddings by 4e-6.
@@ -136,12 +136,13 @@ def _judged(
         )
     proba = classifier.predict_proba(features)
     support = classifier.support_features_[kept].astype(features.dtype)
-    cosines = features @ support.T
-    # Of one photograph in two classes that which has this label.
-    cosines += 1e-7 * (codes[:, None] == classifier.support_codes_[kept])
-    nearest = cosines.argmax(axis=1)
-    is_known = cosines.max(axis=1) > _SAME
-    proba[is_known] = classifier.left_out_proba_[kept[nearest[is_known]]]
+    for block in gen_batches(len(features), BLOCK):
+        cosines = features[block] @ support.T
+        # Of one photograph in two classes that which has this label.
+        cosines += 1e-7 * (codes[block, None] == classifier.support_codes_[kept])
+        is_known = cosines.max(axis=1) > _SAME
+        nearest = kept[cosines.argmax(axis=1)[is_known]]
+        proba[block][is_known] = classifier.left_out_proba_[nearest]
     rows = np.flatnonzero(~unread)
     return rows, proba[rows], codes[rows]
 

@@ -14,6 +14,9 @@ from skfewshot._rows import unit_rows
 from skfewshot._sklearn import check_number, show
 from skfewshot._unread import unread_rows, with_filled_rows
 
+#: Rows that are compared with the support at a time.
+BLOCK = 1024
+
 
 class Inspected(NamedTuple):
     """A classifier, and what it makes predictions from.

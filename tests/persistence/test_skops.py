@@ -51,6 +51,7 @@ def test_each_trusted_type_is_needed(fitted_models):
         found |= types
     texts = CLIPFeaturizer("tiny").encode_classes(KINDS)
     found |= untrusted(ZeroShotClassifier(texts))
+    found |= untrusted(RejectingClassifier(CMMClassifier()))
     assert found == set(TRUSTED_TYPES)
     assert len(set(TRUSTED_TYPES)) == len(TRUSTED_TYPES)
 
