@@ -123,7 +123,7 @@ for name, labels in [
 # - For other classifiers :func:`~sklearn.model_selection.cross_val_predict` gives such
 #   probabilities, with ``class_names=classes``, as it numbers the classes.
 # - `cleanlab <https://docs.cleanlab.ai>`_ takes the same probabilities,
-#   ``model.left_out_proba_``, has other ways to tell which are errors, and says how many
-#   there are.
+#   ``model.left_out_proba_``, has other ways to tell which are errors, and says how
+#   many there are.
 
 # sphinx_gallery_thumbnail_number = 1

@@ -36,7 +36,7 @@ def test_the_score_is_that_of_the_equation(classifier, task):
         model.set_params(max_iter=5)
     model.fit(task.X, task.y)
     logits = model.decision_function(task.queries)
-    expected = 0.75 * logits.mean(axis=1) - logits.max(axis=1)
+    expected = 0.5 * logits.mean(axis=1) - logits.max(axis=1)
     assert_allclose(novelty_score(model, task.queries), expected, rtol=1e-6)
 
 
