@@ -18,6 +18,8 @@ _PUBLIC = {
     "TaskResClassifier": "skfewshot.peers",
     "TipAdapterClassifier": "skfewshot.peers",
     "ZeroShotClassifier": "skfewshot.peers",
+    "load": "skfewshot.persistence",
+    "save": "skfewshot.persistence",
 }
 _SUBMODULES = {
     *("clip", "cmm", "datasets", "display", "distributed", "export"),

@@ -41,20 +41,22 @@ logit_scale : "auto" or float, default="auto"
     one row a class a number near 7, by rows that are left out.
 class_weight : dict, "balanced" or None, default=None
     Weights of the classes, multiplied with `sample_weight`.
+unlabeled : label, default=None
+    What stands in `y` for no label, such as -1 or ``""``; None, NaN and ``pandas.NA``
+    always do. That `y` has none of it is no error.
 store_left_out : bool, default=False
     Whether to keep what each row of `X` gets from the classifier without it, and the
     rows: `left_out_proba_` and the attributes after it, by which the functions of
     ``skfewshot.inspection`` know what to expect of new images. With CMM for the
     Gaussian solver.
-unlabeled : label, default=None
-    What stands in `y` for no label, such as -1 or ``""``; None, NaN and ``pandas.NA``
-    always do. That `y` has none of it is no error.
 device : None, str or torch.device, default=None
     Where to fit. None takes a GPU when there is one. Predictions are computed by NumPy.
 random_state : int, RandomState instance or None, default=None
     Seeds the order of the mini-batches; pass an int for the same result each time.
 classes_ : ndarray of shape (n_classes,)
     The sorted class labels.
+class_count_ : ndarray of shape (n_classes,)
+    Images of each class in the support, by their weights; views of a group are one.
 text_features_ : ndarray of shape (n_classes, n_features)
     The starting prototypes :math:`T_0`, unit norm.
 prototype_source_ : {"text_features", "text_encoder", "embedding", "image"}
@@ -106,8 +108,8 @@ _ENTRIES = _by_name()
 _GROUPS = {
     "texts": ["text_features", "class_names", "text_encoder", "prompt_templates"],
     "fitted": [
-        *("classes_", "text_features_", "prototype_source_", "encoder_"),
-        *("logit_scale_", "n_features_in_", "feature_names_in_"),
+        *("classes_", "class_count_", "text_features_", "prototype_source_"),
+        *("encoder_", "logit_scale_", "n_features_in_", "feature_names_in_"),
     ],
     "left_out": [
         *("left_out_proba_", "left_out_novelty_", "support_codes_"),

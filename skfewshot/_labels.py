@@ -223,6 +223,21 @@ def with_class(
     return joined, np.argsort(joined, kind="stable")
 
 
+def joined_labels(
+    classes: NDArray, y: NDArray, more: NDArray
+) -> tuple[NDArray, NDArray]:
+    """Return labels with more of them behind, and the sorted ones that are new.
+
+    Raises
+    ------
+    ValueError
+        If the others are of another kind than the classes.
+    """
+    known = _joined(classes, more, "y")[len(classes) :]
+    new = np.unique(known[~np.isin(known, classes)])
+    return np.concatenate([y, known]), new
+
+
 def _joined(classes: NDArray, labels: NDArray, parameter: str) -> NDArray:
     """Put labels behind classes; refuse to mix names with numbers, or to round.
 
@@ -268,19 +283,25 @@ class Labels:
         What the columns stand for.
     is_multilabel : bool
         False where each image has exactly one label.
+    known : ndarray of bool, shape (n, L), or None
+        False where it is not known whether the image has the label, and the indicator
+        is 0; None if all is known.
     """
 
     indicator: NDArray
     classes: NDArray
     is_multilabel: bool
+    known: NDArray | None = None
 
     def restricted(self, rows: NDArray) -> "Labels":
         """Return the labels of some images; of one label each, those that occur."""
         indicator = self.indicator[rows]
+        known = None if self.known is None else self.known[rows]
         if self.is_multilabel:
-            return Labels(indicator, self.classes, True)
+            return Labels(indicator, self.classes, True, known)
         seen = indicator.any(axis=0)
-        return Labels(indicator[:, seen], self.classes[seen], False)
+        known = None if known is None else known[:, seen]
+        return Labels(indicator[:, seen], self.classes[seen], False, known)
 
     def check_usable(self, estimator: str) -> None:
         """Raise where there is nothing to learn."""

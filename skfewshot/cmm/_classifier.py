@@ -1,6 +1,5 @@
 """Cross-Modal Mapping: a residual linear map of images into the space of the texts."""
 
-from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from numbers import Integral, Real
@@ -20,21 +19,23 @@ from skfewshot._base import (
     train,
 )
 from skfewshot._docs import shared_docs
-from skfewshot._labels import with_class
-from skfewshot._left_out import LEFT_OUT, left_out_attributes
+from skfewshot._left_out import left_out_attributes
 from skfewshot._rows import unit_rows
 from skfewshot._sklearn import Interval, MissingValues, StrOptions
-from skfewshot._text import resolve_prototypes
 from skfewshot._torch import to_numpy
-from skfewshot.clip._texts import warn_of_same
+from skfewshot.cmm._updates import (
+    prototypes_of,
+    replace_fitted,
+    with_images,
+    with_new_class,
+    without_class,
+)
 
 if TYPE_CHECKING:
     from skfewshot.cmm._paper import OnEpoch
     from skfewshot.cmm._solver import Solution
 
 
-# The cosine of texts that are the same to a model.
-_SAME_TEXT = 1 - 1e-6
 # Of the logits that are trained where there is no text; photographs have 20 to 30.
 _LEAST_SCALE = 20.0
 
@@ -95,7 +96,11 @@ class CMMClassifier(
         Step size of ``solver="paper"``.
     max_iter : int, default=50
         Epochs of ``solver="paper"``, all of which are done.
-    {{store_left_out, logit_scale, class_weight, unlabeled, device}}
+    {{store_left_out}}
+    store_support : bool, default=False
+        Whether to keep what was passed to `fit`, for `add_images` and `forget_class`:
+        pickles then hold all embeddings of the support.
+    {{logit_scale, class_weight, unlabeled, device}}
 
     Attributes
     ----------
@@ -125,6 +130,9 @@ class CMMClassifier(
     newcomer_intercept_ : float
         The intercept of classes without rows.
     {{fitted, left_out}}
+    support_ : dict of ndarray
+        What was learned from: ``"X"``, ``"y"``, ``"sample_weight"`` and ``"groups"``,
+        None for what was not passed; only with ``store_support=True``.
     n_iter_ : int
         Epochs done. Of the Gaussian solver, how often it solved: more than once where
         labels were in doubt.
@@ -267,6 +275,7 @@ class CMMClassifier(
         "learning_rate": [Interval(Real, 0, None, closed="neither")],
         "max_iter": [Interval(Integral, 0, None, closed="left")],
         "store_left_out": ["boolean"],
+        "store_support": ["boolean"],
         "unlabeled": [MissingValues()],
         "device": "no_validation",
     }
@@ -286,6 +295,7 @@ class CMMClassifier(
         learning_rate: float = 1e-3,
         max_iter: int = 50,
         store_left_out: bool = False,
+        store_support: bool = False,
         logit_scale: float | str = "auto",
         class_weight: dict | str | None = None,
         unlabeled: Any = None,
@@ -303,6 +313,7 @@ class CMMClassifier(
         self.learning_rate = learning_rate
         self.max_iter = max_iter
         self.store_left_out = store_left_out
+        self.store_support = store_support
         self.logit_scale = logit_scale
         self.class_weight = class_weight
         self.unlabeled = unlabeled
@@ -382,7 +393,7 @@ class CMMClassifier(
             "newcomer_intercept_": solution.newcomer,
         }
         # Classes without rows have what their texts give them.
-        prototypes = _prototypes_of(texts, fitted)
+        prototypes = prototypes_of(texts, fitted)
         prototypes[seen] = unit_rows(array(solution.prototypes)[rank])
         frozen, trust = texts.copy(), np.ones_like(texts[:, 0])
         if self.solver == "gaussian" and self.prototype_source_ == "image":
@@ -392,7 +403,16 @@ class CMMClassifier(
         trust[seen] = array(solution.trust)[rank]
         intercept = np.full_like(trust, solution.newcomer)
         intercept[seen] = array(solution.intercept)[rank]
-        left_out = solution.left_out
+        left_out, unlabelled = solution.left_out, solution.unlabelled
+        if unlabelled is not None:
+            shares = np.zeros_like(trust)
+            shares[seen] = array(unlabelled.shares)[rank]
+            fitted |= {
+                "uses_unlabeled_": unlabelled.is_used,
+                "unlabeled_gain_": unlabelled.gain,
+                "unlabeled_shares_": shares,
+                "unlabeled_background_": unlabelled.background,
+            }
         if self.solver == "gaussian":
             fitted["_left_out"] = None if left_out is None else array(left_out)[:, rank]
         return fitted | {
@@ -429,50 +449,77 @@ class CMMClassifier(
             If `name` is the same to the encoder as that of a class, or has no words.
         """
         check_is_fitted(self)
-        classes, order = with_class(self.classes_, name)
-        if self.prototype_source_ == "image":
-            raise ValueError(
-                "This classifier was fitted without texts, so it cannot place a class "
-                "that has none but a text; fit it with text_features or text_encoder."
-            )
-        # Named as a fit would name it.
-        names = self.class_names
-        text = resolve_prototypes(
-            "auto" if features is None else {name: features},
-            classes=classes[-1:],
-            encoder=self.encoder_,
-            text_encoder=self.text_encoder,
-            class_names=names if isinstance(names, Mapping) and name in names else None,
-            prompt_templates=self.prompt_templates,
-            n_features=self.n_features_in_,
-            dtype=self.text_features_.dtype,
-        ).features
-        if text is None:
-            raise ValueError(
-                f"features=None, but nothing is known that could encode {name!r}; pass "
-                "its text feature."
-            )
-        if features is None:
-            same = self.text_features_ @ text[0] > _SAME_TEXT
-            if same.any():
-                warn_of_same([[str(name), *map(str, self.classes_[same])]])
-        level = np.full(1, self.newcomer_intercept_, self.intercept_.dtype)
-        added = {
-            "classes_": classes[-1:],
-            "text_features_": text,
-            "prototypes_": _prototypes_of(text, vars(self)),
-            "frozen_prototypes_": text,
-            "text_trust_": np.ones_like(level),
-            "intercept_": level,
-        }
-        # What rows left out say of it is not known.
-        for attribute in LEFT_OUT:
-            if hasattr(self, attribute):
-                delattr(self, attribute)
-        self.classes_ = classes[:-1]
-        for attribute, row in added.items():
-            rows = np.concatenate([getattr(self, attribute), row])
-            setattr(self, attribute, rows[order])
+        replace_fitted(self, with_new_class(self, name, features))
+        return self
+
+    def add_images(
+        self,
+        X: ArrayLike,
+        y: ArrayLike,
+        sample_weight: ArrayLike | None = None,
+        *,
+        groups: ArrayLike | None = None,
+    ) -> Self:
+        """Learn more images, as a fit on all of them would.
+
+        The classifier has to keep its support, ``store_support=True``. Texts are not
+        encoded again but those of new classes. Nothing else is saved: a fit takes less
+        time than its images took to embed, and weights and intercepts that are found
+        again are worth half a point of accuracy.
+
+        Parameters
+        ----------
+        X : array-like or tensor of shape (n_samples, n_features)
+            Image embeddings.
+        y : array-like or tensor of shape (n_samples,)
+            Their labels. New ones become classes.
+        sample_weight : array-like or tensor of shape (n_samples,), default=None
+            As for `fit`.
+        groups : array-like or tensor of shape (n_samples,), default=None
+            As for `fit`; to be passed here if it was there, and only then.
+
+        Returns
+        -------
+        self : estimator
+
+        Raises
+        ------
+        sklearn.exceptions.NotFittedError
+            If the classifier is not fitted.
+        ValueError
+            If the support was not kept, `X` is not such as it was fitted on, `y` is of
+            another kind than the classes, or nothing is known that could encode a new
+            one; give that its text by `add_class` first.
+        """
+        check_is_fitted(self)
+        replace_fitted(self, with_images(self, X, y, sample_weight, groups))
+        return self
+
+    def forget_class(self, name: Any) -> Self:
+        """Take a class out of the fitted classifier.
+
+        A class without images leaves no trace. One with images is forgotten as by a fit
+        without them if the classifier keeps its support, ``store_support=True``. Else
+        the rest stays as it is, which was learned with them.
+
+        Parameters
+        ----------
+        name : label
+            One of ``classes_``.
+
+        Returns
+        -------
+        self : estimator
+
+        Raises
+        ------
+        sklearn.exceptions.NotFittedError
+            If the classifier is not fitted.
+        ValueError
+            If `name` is none of the classes, or but one of them would be left.
+        """
+        check_is_fitted(self)
+        replace_fitted(self, without_class(self, name))
         return self
 
     def transform(self, X: ArrayLike) -> NDArray:
@@ -511,9 +558,3 @@ class CMMClassifier(
         logits += mapped @ as_rows(self.prototypes_, features).T
         logits += as_rows(self.intercept_, features)
         return logits
-
-
-def _prototypes_of(texts: NDArray, fitted: Mapping[str, Any]) -> NDArray:
-    """Return the prototypes of classes without rows, from their texts."""
-    means = texts @ fitted["text_map_"] + fitted["text_map_intercept_"]
-    return unit_rows(means @ fitted["map_"])

@@ -4,16 +4,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.utils import column_or_1d, gen_batches
 
-from skfewshot._base import FewShotClassifier
-from skfewshot._labels import single_labels
-from skfewshot._sklearn import show
-from skfewshot.inspection._model import BLOCK, Inspected, left_out, resolve
-
-# Cosine above which two rows are of one image, embedded twice: batches of other sizes
-# move float32 embeddings by 4e-6.
-_SAME = 1 - 1e-6
+from skfewshot.inspection._model import judged_proba, left_out, read_codes, resolve
 
 
 class LabelIssues(NamedTuple):
@@ -55,7 +47,8 @@ def label_issues(model: Any, X: Any = None, y: Any = None) -> LabelIssues:
         Images to judge, as `model` takes them. Those that it was fitted on are judged
         by the classifier without them. None judges just these.
     y : array-like of shape (n_samples,), default=None
-        The labels of `X`; None where that is None.
+        The labels of `X`, of which those that are missing are not judged; None where
+        that is None.
 
     Returns
     -------
@@ -110,7 +103,11 @@ def label_issues(model: Any, X: Any = None, y: Any = None) -> LabelIssues:
         proba = found.classifier.left_out_proba_[kept]
         rows, codes = kept, found.classifier.support_codes_[kept]
     else:
-        rows, proba, codes = _judged(found, y, kept)
+        features, unread = found.features()
+        codes = read_codes(found.classifier, y, len(features))
+        proba = judged_proba(found.classifier, features, codes)
+        rows = np.flatnonzero(~unread & (codes >= 0))
+        proba, codes = proba[rows], codes[rows]
     own = proba[np.arange(len(codes)), codes]
     order = np.argsort(own, kind="stable")
     classes = found.classifier.classes_
@@ -121,40 +118,6 @@ def label_issues(model: Any, X: Any = None, y: Any = None) -> LabelIssues:
         classes[proba[order].argmax(axis=1)],
         confident_issues(proba, codes)[order],
     )
-
-
-def _judged(
-    found: Inspected, y: Any, kept: NDArray
-) -> tuple[NDArray, NDArray, NDArray]:
-    """Return the rows of X that can be judged, probabilities, and codes of labels."""
-    classifier = found.classifier
-    codes = _codes(classifier, y)
-    features, unread = found.features()
-    if len(codes) != len(features):
-        raise ValueError(
-            f"X has {len(features)} images, but y has {len(codes)} labels."
-        )
-    proba = classifier.predict_proba(features)
-    support = classifier.support_features_[kept].astype(features.dtype)
-    for block in gen_batches(len(features), BLOCK):
-        cosines = features[block] @ support.T
-        # Of one photograph in two classes that which has this label.
-        cosines += 1e-7 * (codes[block, None] == classifier.support_codes_[kept])
-        is_known = cosines.max(axis=1) > _SAME
-        nearest = kept[cosines.argmax(axis=1)[is_known]]
-        proba[block][is_known] = classifier.left_out_proba_[nearest]
-    rows = np.flatnonzero(~unread)
-    return rows, proba[rows], codes[rows]
-
-
-def _codes(classifier: FewShotClassifier, y: Any) -> NDArray[np.intp]:
-    """Return labels as indices of the classes."""
-    y = column_or_1d(single_labels(y, "label_issues"))
-    place = {label: code for code, label in enumerate(classifier.classes_.tolist())}
-    unknown = sorted({str(label) for label in y.tolist() if label not in place})
-    if unknown:
-        raise ValueError(f"y holds labels that are none of classes_: {show(unknown)}.")
-    return np.array([place[label] for label in y.tolist()], dtype=np.intp)
 
 
 def confident_issues(proba: NDArray, codes: NDArray) -> NDArray[np.bool_]:

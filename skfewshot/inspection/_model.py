@@ -7,13 +7,19 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.frozen import FrozenEstimator
 from sklearn.pipeline import Pipeline
+from sklearn.utils import _safe_indexing, column_or_1d, gen_batches
 from sklearn.utils.validation import check_is_fitted
 
 from skfewshot._base import FewShotClassifier
+from skfewshot._labels import single_labels
 from skfewshot._rows import unit_rows
 from skfewshot._sklearn import check_number, show
+from skfewshot._unlabelled import unlabelled_rows
 from skfewshot._unread import unread_rows, with_filled_rows
 
+# Cosine above which two rows are of one image, embedded twice: batches of other sizes
+# move float32 embeddings by 4e-6.
+_SAME = 1 - 1e-6
 #: Rows that are compared with the support at a time.
 BLOCK = 1024
 
@@ -126,6 +132,73 @@ def left_out(classifier: FewShotClassifier, what: str) -> NDArray[np.intp]:
         "CMMClassifier, GaussianDiscriminantClassifier and ProKeRClassifier do, with "
         "store_left_out=True."
     )
+
+
+def read_codes(
+    classifier: FewShotClassifier, y: Any, n_images: int
+) -> NDArray[np.intp]:
+    """Return labels as indices of the classes; -1 for no label.
+
+    Parameters
+    ----------
+    classifier : FewShotClassifier
+        Fitted.
+    y : array-like of shape (n_images,)
+    n_images : int
+
+    Raises
+    ------
+    ValueError
+        If `y` has another length, or a label that is none of ``classes_``.
+    """
+    missing = unlabelled_rows(y, getattr(classifier, "unlabeled", None))
+    if missing is None:
+        missing = np.zeros(len(y), dtype=bool)
+    if len(missing) != n_images:
+        raise ValueError(f"X has {n_images} images, but y has {len(missing)} labels.")
+    codes = np.full(n_images, -1, np.intp)
+    if missing.all():
+        return codes
+    kept = _safe_indexing(y, np.flatnonzero(~missing)) if missing.any() else y
+    labels = column_or_1d(single_labels(kept, "inspection")).tolist()
+    place = {label: code for code, label in enumerate(classifier.classes_.tolist())}
+    unknown = sorted({str(label) for label in labels if label not in place})
+    if unknown:
+        raise ValueError(f"y holds labels that are none of classes_: {show(unknown)}.")
+    codes[~missing] = [place[label] for label in labels]
+    return codes
+
+
+def judged_proba(
+    classifier: FewShotClassifier, features: NDArray, codes: NDArray
+) -> NDArray:
+    """Return probabilities of images, of those that were learned from without them.
+
+    Parameters
+    ----------
+    classifier : FewShotClassifier
+        Fitted; one that keeps no rows left out cannot tell which they are.
+    features : ndarray of shape (n, n_features)
+        Unit rows.
+    codes : ndarray of int, shape (n,)
+        Their classes; of one photograph in two that of this class is meant.
+
+    Returns
+    -------
+    ndarray of shape (n, n_classes)
+    """
+    proba = classifier.predict_proba(features)
+    if not hasattr(classifier, "support_codes_"):
+        return proba
+    kept = np.flatnonzero(classifier.support_codes_ >= 0)
+    support = classifier.support_features_[kept].astype(features.dtype, copy=False)
+    for rows in gen_batches(len(features), BLOCK):
+        cosines = features[rows] @ support.T
+        cosines += 1e-7 * (codes[rows, None] == classifier.support_codes_[kept])
+        known = np.flatnonzero(cosines.max(axis=1) > _SAME)
+        nearest = kept[cosines[known].argmax(axis=1)]
+        proba[rows][known] = classifier.left_out_proba_[nearest]
+    return proba
 
 
 def check_share(name: str, value: Any) -> float:

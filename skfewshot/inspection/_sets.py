@@ -106,7 +106,7 @@ def predict_set(
     """
     coverage = check_share("coverage", coverage)
     classifier, X = resolve(model, X)
-    least = _least_probabilities(classifier, coverage, per_class)
+    least = least_probabilities(classifier, coverage, per_class)
     proba = classifier.predict_proba(X)
     # Of an image that could not be read nothing is known.
     sets = ~(proba < least)
@@ -115,8 +115,8 @@ def predict_set(
     return sets
 
 
-def _least_probabilities(
-    classifier: FewShotClassifier, coverage: float, per_class: bool
+def least_probabilities(
+    classifier: FewShotClassifier, coverage: float, per_class: bool = False
 ) -> NDArray:
     """Return the probability from which on a class is in the set, for each class."""
     rows = left_out(classifier, "predict_set")
