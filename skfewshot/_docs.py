@@ -41,14 +41,14 @@ logit_scale : "auto" or float, default="auto"
     one row a class a number near 7, by rows that are left out.
 class_weight : dict, "balanced" or None, default=None
     Weights of the classes, multiplied with `sample_weight`.
+unlabeled : label, default=None
+    What stands in `y` for no label, such as -1 or ``""``; None, NaN and ``pandas.NA``
+    always do. That `y` has none of it is no error.
 store_left_out : bool, default=False
     Whether to keep what each row of `X` gets from the classifier without it, and the
     rows: `left_out_proba_` and the attributes after it, by which the functions of
     ``skfewshot.inspection`` know what to expect of new images. With CMM for the
     Gaussian solver.
-unlabeled : label, default=None
-    What stands in `y` for no label, such as -1 or ``""``; None, NaN and ``pandas.NA``
-    always do. That `y` has none of it is no error.
 device : None, str or torch.device, default=None
     Where to fit. None takes a GPU when there is one. Predictions are computed by NumPy.
 random_state : int, RandomState instance or None, default=None

@@ -283,19 +283,25 @@ class Labels:
         What the columns stand for.
     is_multilabel : bool
         False where each image has exactly one label.
+    known : ndarray of bool, shape (n, L), or None
+        False where it is not known whether the image has the label, and the indicator
+        is 0; None if all is known.
     """
 
     indicator: NDArray
     classes: NDArray
     is_multilabel: bool
+    known: NDArray | None = None
 
     def restricted(self, rows: NDArray) -> "Labels":
         """Return the labels of some images; of one label each, those that occur."""
         indicator = self.indicator[rows]
+        known = None if self.known is None else self.known[rows]
         if self.is_multilabel:
-            return Labels(indicator, self.classes, True)
+            return Labels(indicator, self.classes, True, known)
         seen = indicator.any(axis=0)
-        return Labels(indicator[:, seen], self.classes[seen], False)
+        known = None if known is None else known[:, seen]
+        return Labels(indicator[:, seen], self.classes[seen], False, known)
 
     def check_usable(self, estimator: str) -> None:
         """Raise where there is nothing to learn."""

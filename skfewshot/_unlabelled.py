@@ -14,6 +14,8 @@ from skfewshot._rows import as_numpy, distinct_rows, unit_rows
 
 #: What a refusal says of those who can do more.
 _WHO_TAKES = "CMMClassifier learns from rows without a label as well."
+#: What indicators hold: nothing of it can say that a label is unknown.
+_KNOWN = (0, 1, False, True)
 
 
 def split_unlabelled(
@@ -63,6 +65,68 @@ def split_unlabelled(
     filled = np.empty((len(missing), *labels.shape[1:]), labels.dtype)
     filled[:] = labels[0]
     filled[rows] = labels
+    return filled, ~missing
+
+
+def has_columns(y: Any) -> bool:
+    """Say whether `y` is a matrix of several columns, one a label."""
+    if isinstance(y, np.ma.MaskedArray):  # to be refused as it is
+        return False
+    try:
+        shape = y.shape if hasattr(y, "shape") else np.asarray(y, dtype=object).shape
+    except ValueError:  # lists of several lengths
+        return False
+    return len(shape) == 2 and shape[1] > 1
+
+
+def split_unknown(
+    Y: Any, estimator: Any, name: str = "y"
+) -> tuple[Any, NDArray[np.bool_] | None]:
+    """Return indicators with none missing, and which of them are known.
+
+    Parameters
+    ----------
+    Y : array-like or sparse matrix of shape (n, L)
+        Zeros and ones; None, NaN, ``pandas.NA``, and the mark that the estimator's
+        `unlabeled` names, say that it is not known whether the image has the label. In
+        a sparse matrix they have to be stored: what is not stored is 0.
+    estimator : estimator
+        With a parameter `unlabeled`.
+    name : str
+        What the user calls them.
+
+    Returns
+    -------
+    Y : array-like or sparse matrix
+        As it was, if all is known; else an array, in which 0 stands for what is not.
+    known : ndarray of bool, shape (n, L), or None
+        None if all is known.
+
+    Raises
+    ------
+    ValueError
+        If nothing is known, or the mark is an indicator.
+    """
+    mark = estimator.unlabeled
+    if any(_is_mark_of(value, mark) and value == mark for value in _KNOWN):
+        raise ValueError(
+            f"unlabeled={mark!r} is what an indicator holds for a label that is known; "
+            "wanted another mark, such as -1."
+        )
+    array = Y.toarray() if issparse(Y) else as_numpy(Y)
+    is_list = isinstance(array, list | tuple)
+    array = np.asarray(array, dtype=object) if is_list else np.asarray(array)
+    missing = _missing(array.ravel(), mark).reshape(array.shape)
+    if not missing.any():
+        return Y, None
+    if missing.all():
+        raise ValueError(
+            f"Input {name} contains NaN, None or the mark of unknown labels alone: of "
+            f"{array.shape[0]} images and {array.shape[1]} labels nothing is "
+            f"known. {type(estimator).__name__} needs some known entries."
+        )
+    filled = array.copy()
+    filled[missing] = 0
     return filled, ~missing
 
 

@@ -72,7 +72,8 @@ def fit_sigmoid(
     Parameters
     ----------
     scores, labels : ndarray of shape (N, L)
-    weight : ndarray of shape (N,)
+    weight : ndarray of shape (N,) or (N, L)
+        Of images, or of what is known of them.
     counts : ndarray of shape (L,), default=None
         Images of each label; None fits the shared bias only.
 
@@ -81,7 +82,7 @@ def fit_sigmoid(
     Calibration
     """
     scores, labels = scores.astype(np.float64), labels.astype(np.float64)
-    weight = np.broadcast_to(weight[:, None], scores.shape).astype(np.float64)
+    weight = _by_entry(weight, scores).astype(np.float64)
     positive, total = (weight * labels).sum(), weight.sum()
     negative = total - positive
     high, low = (positive + 1) / (positive + 2), 1 / (negative + 2)
@@ -158,16 +159,18 @@ def cardinality_threshold(
     Parameters
     ----------
     probabilities, labels : ndarray of shape (N, L)
-    weight : ndarray of shape (N,)
+    weight : ndarray of shape (N,) or (N, L)
+        Of images, or of what is known of them.
 
     Returns
     -------
     float
         The predicted labels of an image number as many as its true ones on average.
     """
-    wanted = (weight[:, None] * labels).sum()
+    weight = _by_entry(weight, labels)
+    wanted = (weight * labels).sum()
     order = np.argsort(-probabilities, axis=None, kind="stable")
-    sizes = np.broadcast_to(weight[:, None], labels.shape).ravel()[order]
+    sizes = weight.ravel()[order]
     values = probabilities.ravel()[order].astype(np.float64)
     n_taken = int(np.searchsorted(np.cumsum(sizes), wanted * (1 - 1e-9))) + 1
     return float(values[n_taken - 1 : n_taken + 1].mean())
@@ -186,7 +189,8 @@ def calibrate(
     n_labels = indicator.shape[1]
     if not is_multilabel:
         return fit_softmax(scores, indicator, weight), np.full(n_labels, np.nan)
-    fitted = fit_sigmoid(scores, indicator, weight, weight @ indicator)
+    counts, weight = weight @ indicator, support.entry_weight
+    fitted = fit_sigmoid(scores, indicator, weight, counts)
     if thresholds is None:
         likely = expit(fitted.logits(scores))
         found = cardinality_threshold(likely, indicator, weight)
@@ -215,6 +219,21 @@ def read_thresholds(threshold: Any, n_labels: int) -> NDArray | None:
             f"threshold must hold probabilities from 0 to 1; got {thresholds}."
         )
     return np.broadcast_to(thresholds, n_labels).copy()
+
+
+def _by_entry(weight: NDArray, scores: NDArray) -> NDArray:
+    """Return the weight of each entry of scores (N, L)."""
+    return np.broadcast_to(
+        weight if weight.ndim == 2 else weight[:, None], scores.shape
+    )
+
+
+def entry_total(support: Support, is_multilabel: bool = True) -> float:
+    """Return the weight of all that is known: of entries, or of lone labels."""
+    if support.known is not None:
+        return float(support.entry_weight.sum())
+    n_labels = support.indicator.shape[1] if is_multilabel else 1
+    return float(support.weight.sum()) * n_labels
 
 
 def _center_spread(scores: NDArray, weight: NDArray) -> tuple[float, float]:
@@ -263,11 +282,13 @@ def choose_share(
     scores = leave_one_out_scores(
         support.tokens, pairs, label_vectors, shares, judge, with_nearest=True
     )
-    truth, weight = support.indicator[:, judged], support.weight
+    support = support.of_labels(judged)
+    truth, weight = support.indicator, support.entry_weight
+    size = entry_total(support)
 
     def loss(found: NDArray) -> float:
         fitted = fit_sigmoid(found[:, judged], truth, weight, n_images[judged])
-        return fitted.loss * float(weight.sum() * judged.sum())
+        return fitted.loss * size
 
     losses = np.array([loss(found) for found in scores])
     gain = loss(np.zeros_like(scores[0])) - losses[-1]
@@ -302,7 +323,7 @@ def score_left_out(
     given = support.tokens, pairs, label_vectors, [shares]
     if scorer.scoring == "competitive":
         [scores] = leave_one_out_scores(*given, scorer.without_competition())
-        fitted = fit_sigmoid(scores, support.indicator, support.weight)
+        fitted = fit_sigmoid(scores, support.indicator, support.entry_weight)
         border = float(-fitted.bias.mean() / fitted.slope)
         level = border - _BACKGROUND_MARGIN
         scorer = replace(scorer, background=level, sharpness=fitted.slope)
@@ -311,7 +332,7 @@ def score_left_out(
 
 def spread_ratio(one: NDArray, other: NDArray, weight: NDArray) -> float:
     """Return by what to multiply the other scores for them to spread like the first."""
-    weight = np.broadcast_to(weight[:, None], one.shape)
+    weight = _by_entry(weight, one)
     wanted, given = (_center_spread(scores, weight)[1] for scores in (one, other))
     return wanted / given if np.isfinite(wanted) and np.isfinite(given) else 1.0
 
@@ -344,11 +365,11 @@ def choose_global_share(
         return 0.5
     support = support[:_MOST_JUDGED]
     if is_multilabel:
-        support = replace(support, indicator=support.indicator[:, judged])
+        support = support.of_labels(judged)
         local, of_whole = local[:, judged], of_whole[:, judged]
     local, of_whole = local[:_MOST_JUDGED], of_whole[:_MOST_JUDGED]
     thresholds = np.zeros(local.shape[1])
-    size = float(support.weight.sum()) * (local.shape[1] if is_multilabel else 1)
+    size = entry_total(support, is_multilabel)
 
     def cost(share: float) -> float:
         scores = blend(local, of_whole, share)

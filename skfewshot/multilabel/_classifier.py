@@ -1,6 +1,7 @@
 """Few-shot prototypes of labels that show in different places of an image."""
 
 import os
+from collections.abc import Callable
 from numbers import Real
 from typing import Any, ClassVar
 
@@ -18,9 +19,11 @@ from skfewshot._sklearn import (
     Estimator,
     HasMethods,
     Interval,
+    MissingValues,
     StrOptions,
     _fit_context,
 )
+from skfewshot._unlabelled import unlabelled_rows
 from skfewshot._unread import (
     only_read,
     unread_rows,
@@ -58,7 +61,8 @@ from skfewshot.multilabel._prototypes import (
     text_shares,
 )
 from skfewshot.multilabel._scoring import QUERY_SCORINGS, Scorer, blend, explain, score
-from skfewshot.multilabel._selection import SELECTIONS, select
+from skfewshot.multilabel._selection import SELECTIONS, Selection, select
+from skfewshot.multilabel._sharpening import Taught, sharpen
 from skfewshot.multilabel._tokens import (
     FeatureMap,
     Support,
@@ -111,7 +115,24 @@ class MultiLabelPrototypeClassifier(ClassifierMixin, Estimator):
        one. They are fitted on scores of support images by prototypes and discriminants
        without these.
 
-    Steps 4 to 6, the mixture and the signed, per-label selection are this library's.
+    Of an image some labels, or all, may be unknown. Known entries teach as they are; an
+    unknown one has the probability :math:`p_{jl}` that its score gives, and
+
+    .. math::
+
+        m_l = \sum_{j: Y_{jl} = 1} \omega_j v_{jl}
+        + \sum_{j: Y_{jl} = ?} \omega_j \, u_{jl} \, p_{jl} \, v_{jl},
+        \qquad
+        \sum_j \omega_j u_{jl} = \min\Big(50, \sum_j \omega_j \, p_{jl}\Big)
+
+    where :math:`v_{jl}` is the mean of an image's best features for the label and
+    :math:`u_{jl}` is 1 for the surest images: twice, the second time by the prototypes
+    that the first gave. Discriminants are fitted to :math:`p_{jl}` where
+    :math:`Y_{jl}` is not known, images of which nothing is known with the weight .3.
+    Prototypes and discriminants take part in this, each for itself, only if that does
+    not raise the loss of known entries left out.
+
+    Steps 4 to 6, the mixture, unknown entries and the signed, per-label selection are this library's.
     With a `prior` the maps of step 1 are learned, and what each image says of a label
     goes through the paper's multi-modal cross-interaction.
 
@@ -187,6 +208,9 @@ class MultiLabelPrototypeClassifier(ClassifierMixin, Estimator):
     n_tokens : int or None, default=None
         Tokens of an image where `X` is flattened, the global one included: for 3-D
         tokens `T` this is ``T.shape[1]``, and `X` is ``T.reshape(len(T), -1)``.
+    unlabeled : label, default=None
+        What stands in `y` for what is not known, such as -1; None, NaN and
+        ``pandas.NA`` always do. That `y` has none of it is no error.
     device : None, str or torch.device, default=None
         Where the interaction of a prior is computed; None takes a GPU when there is
         one. All else is a few products of NumPy matrices.
@@ -204,7 +228,7 @@ class MultiLabelPrototypeClassifier(ClassifierMixin, Estimator):
     label_vectors_ : ndarray of shape (n_labels, d)
         The mapped label vectors :math:`\psi(w_l)`, unit norm.
     selected_ : list of n_labels ndarrays of shape (m_l, 2)
-        The selected local features of each label: the row of `X`, and the index from 0
+        The selected local features of each label's known images: the row of `X`, and the index from 0
         to K - 1 of the local feature in it, best first. Of equal images only the first
         is listed.
     scale_ : float
@@ -215,6 +239,8 @@ class MultiLabelPrototypeClassifier(ClassifierMixin, Estimator):
         Probabilities from which on labels are predicted; NaN for 1-D `y`.
     slope_, biases_ : float and ndarray of shape (n_labels,)
         The calibration: log odds are ``slope_ * score + biases_``.
+    sharpened_ : tuple of str
+        In what unknown entries had a part: "prototypes", "discriminants", both or none.
     background_, sharpness_ : float
         The logit of the background and the sharpness of the competition.
     coef_, intercept_ : ndarray of shape (n_labels, d) and (n_labels,), or None
@@ -222,7 +248,7 @@ class MultiLabelPrototypeClassifier(ClassifierMixin, Estimator):
         units of the competitive score where there is one; None but for combined
         scoring.
     text_scale_ : float
-        :math:`\gamma`; 0 without text.
+        :math:`\gamma` of the known entries; 0 without text.
     global_share_ : float
         The share of the discriminants in the score, from 0 to 1.
     part_mean_, whole_mean_ : ndarray of shape (token_width,)
@@ -296,6 +322,7 @@ class MultiLabelPrototypeClassifier(ClassifierMixin, Estimator):
             Interval(Real, 0, 1, closed="both"),
             "array-like",
         ],
+        "unlabeled": [MissingValues()],
     }
 
     def __init__(
@@ -313,6 +340,7 @@ class MultiLabelPrototypeClassifier(ClassifierMixin, Estimator):
         label_names: Any = None,
         text_encoder: Any = None,
         n_tokens: int | None = None,
+        unlabeled: Any = None,
         device: Any = None,
     ) -> None:
         self.label_features = label_features
@@ -327,6 +355,7 @@ class MultiLabelPrototypeClassifier(ClassifierMixin, Estimator):
         self.label_names = label_names
         self.text_encoder = text_encoder
         self.n_tokens = n_tokens
+        self.unlabeled = unlabeled
         self.device = device
 
     # The text encoder and the prior are estimators, with constraints of their own, so
@@ -350,7 +379,9 @@ class MultiLabelPrototypeClassifier(ClassifierMixin, Estimator):
         y : array-like or sparse matrix of shape (n_samples, n_labels), or array-like \
                 of shape (n_samples,)
             Indicators, 0 or 1; or one class label an image. A lone column of zeros and
-            ones is the indicator of one label.
+            ones is the indicator of one label. NaN, None, ``pandas.NA`` and the mark
+            `unlabeled` stand for what is not known: one entry, or a whole image. In a
+            sparse matrix they have to be stored; what is not stored is 0.
         sample_weight : array-like of shape (n_samples,), default=None
             Weights, from 0 to 1e9. They count images: one of weight 2 is two images.
 
@@ -361,8 +392,8 @@ class MultiLabelPrototypeClassifier(ClassifierMixin, Estimator):
         Raises
         ------
         ValueError
-            If no image has a label, a 1-D `y` has one class only, a value is not
-            finite, a token is NaN in part, an image has no local feature, or the label
+            If no image has a label, nothing is known, `unlabeled` is an indicator, a
+            1-D `y` has one class only, a value is not finite, a token is NaN in part, an image has no local feature, or the label
             vectors do not fit `X` and `y`.
         TypeError
             If a label name is not a str, or `text_encoder` cannot encode.
@@ -374,8 +405,11 @@ class MultiLabelPrototypeClassifier(ClassifierMixin, Estimator):
             the label vectors tell them apart no better than chance.
         """
         check_parameters(self.get_params(deep=False))
-        X, sample_weight = without_unread(X, y, sample_weight)
-        support, labels, rows = read_support(self, X, y, sample_weight)
+        missing = unlabelled_rows(y, self.unlabeled)
+        known = None if missing is None else ~missing
+        X, sample_weight = without_unread(X, y, sample_weight, known)
+        images, labels, rows = read_support(self, X, y, sample_weight)
+        support, rows = images.with_known(rows)
         self.classes_, self._is_multilabel = labels.classes, labels.is_multilabel
         self.class_count_ = support.weight.astype(float) @ support.indicator
         thresholds = read_thresholds(self.threshold, len(self.classes_))
@@ -398,17 +432,23 @@ class MultiLabelPrototypeClassifier(ClassifierMixin, Estimator):
         self.selected_ = [selection.of_label(i, rows) for i in range(len(psi))]
         if self.prior is not None:
             encode = pair_encoder(self.prior, psi, found.features, self.device)
+
+        def pairs_of(support: Support, selection: Selection) -> Pairs:
+            given = psi, self.scale_, chosen["pooling"], encode
+            return make_pairs(support, selection, *given)
+
         mapped = support.mapped(feature_map)
-        pairs = make_pairs(
-            mapped, selection, psi, self.scale_, chosen["pooling"], encode
-        )
         scoring = _local_scoring(chosen["query_scoring"], mapped)
         scorer = Scorer(self.scale_, scoring, n_select)
-        shares = self._text_shares(mapped, pairs, psi, scorer, chosen["text_weight"])
-        self.prototypes_ = mix(pairs, psi, shares)
-        left_out = self._learn_scores(mapped, pairs, psi, shares, scorer, chosen)
+        pairs = pairs_of(mapped, selection)
+        taught, left_out = self._learn_scores(
+            mapped, pairs, psi, scorer, chosen, pairs_of
+        )
+        if images.known is not None:
+            every = images.mapped(feature_map)
+            mapped, left_out = self._sharpen(taught, every, left_out)
         fitted, self.thresholds_ = calibrate(
-            left_out, support, self._is_multilabel, thresholds
+            left_out, mapped, self._is_multilabel, thresholds
         )
         self.slope_, self.biases_ = fitted.slope, fitted.bias
         return self
@@ -429,52 +469,66 @@ class MultiLabelPrototypeClassifier(ClassifierMixin, Estimator):
             return map_labels(state, vectors)
         return map_labels(state, centre_labels(vectors))
 
-    def _text_shares(
-        self,
-        mapped: Support,
-        pairs: Pairs,
-        psi: NDArray,
-        scorer: Scorer,
-        share: float | str,
-    ) -> NDArray:
-        """Return the text's share of each label's prototype."""
-        _, counts = label_sums(pairs, len(psi))
-        has_text = self.prototype_source_ != "image"
-        if has_text and isinstance(share, str):
-            expected = ONE_SHOT_SHARE
-            if self.prior is not None:
-                mean_count = counts[counts > 0].mean(keepdims=True)
-                expected = float(self.prior.text_shares(mean_count)[0])
-            share = choose_share(mapped, pairs, psi, scorer, expected)
-        shares = text_shares(share, counts, has_text)
-        self.text_weight_ = float(shares[counts > 0].mean())
-        return shares
+    def _text_share(
+        self, mapped: Support, pairs: Pairs, psi: NDArray, scorer: Scorer, share: Any
+    ) -> float:
+        """Return the text's share in the prototype of a label with the mean count."""
+        if not isinstance(share, str):
+            return float(share)
+        expected = ONE_SHOT_SHARE
+        if self.prior is not None:
+            _, counts = label_sums(pairs, len(psi))
+            mean_count = counts[counts > 0].mean(keepdims=True)
+            expected = float(self.prior.text_shares(mean_count)[0])
+        return choose_share(mapped, pairs, psi, scorer, expected)
 
     def _learn_scores(
         self,
         mapped: Support,
         pairs: Pairs,
         psi: NDArray,
-        shares: NDArray,
         scorer: Scorer,
         chosen: dict[str, Any],
-    ) -> NDArray:
-        """Set how images are scored; return the scores of left-out images."""
+        pairs_of: Callable[[Support, Selection], Pairs],
+    ) -> tuple[Taught, NDArray]:
+        """Set how images are scored; return that, and the scores of left-out images."""
+        has_text, share = self.prototype_source_ != "image", 0.0
+        text_weight = chosen["text_weight"]
+        if has_text:
+            share = self._text_share(mapped, pairs, psi, scorer, text_weight)
+        _, counts = label_sums(pairs, len(psi))
+        shares = text_shares(share, counts, has_text)
+        self.text_weight_ = float(shares[counts > 0].mean())
+        self.prototypes_ = mix(pairs, psi, shares)
         self.coef_: Any = None
         self.intercept_: Any = None
         self.text_scale_ = self.global_share_ = 0.0
+        self.sharpened_: tuple[str, ...] = ()
         is_combined = chosen["query_scoring"] == "combined"
-        left_out: Any = None
+        local: Any = None
         # An only local feature is the global one, which the discriminants know better.
         if not is_combined or mapped.tokens.parts.shape[1] > 1:
-            scorer, left_out = score_left_out(mapped, pairs, psi, shares, scorer)
+            scorer, local = score_left_out(mapped, pairs, psi, shares, scorer)
         self.background_, self.sharpness_ = scorer.background, scorer.sharpness
         self._query_scoring, self._n_pooled = scorer.scoring, scorer.n_top
+        left_out, unit = local, 1.0
         if is_combined:
-            left_out = self._learn_discriminant(
-                mapped, psi, left_out, chosen["text_weight"]
-            )
-        return left_out
+            left_out, unit = self._learn_discriminant(mapped, psi, local, text_weight)
+        taught = Taught(
+            support=mapped,
+            pairs=pairs,
+            text=psi,
+            has_text=has_text,
+            share=share,
+            text_weight=None if isinstance(text_weight, str) else float(text_weight),
+            has_discriminant=is_combined,
+            scorer=None if local is None else scorer,
+            left_out=left_out if local is None else local,
+            unit=unit,
+            is_multilabel=self._is_multilabel,
+            make_pairs=pairs_of,
+        )
+        return taught, left_out
 
     def _learn_discriminant(
         self,
@@ -482,26 +536,47 @@ class MultiLabelPrototypeClassifier(ClassifierMixin, Estimator):
         psi: NDArray,
         local: NDArray | None,
         share: float | str,
-    ) -> NDArray:
-        """Set what the global feature says, and how far it counts beside `local`."""
+    ) -> tuple[NDArray, float]:
+        """Set what the global feature says, and how far it counts beside `local`.
+
+        Return the scores of left-out images, and the unit of discriminants.
+        """
         has_text = self.prototype_source_ != "image"
         found, scores, self.text_scale_ = fit_discriminant(
             mapped.tokens.whole,
-            mapped.indicator,
+            mapped.expected,
             mapped.weight,
             psi if has_text else None,
             None if isinstance(share, str) else float(share),
         )
-        self.global_share_ = 1.0
+        self.global_share_, factor = 1.0, 1.0
         if local is not None:
-            factor = spread_ratio(local, scores, mapped.weight)
+            factor = spread_ratio(local, scores, mapped.entry_weight)
             found, scores = found.times(factor), scores.dtype.type(factor) * scores
             self.global_share_ = choose_global_share(
                 local, scores, mapped, self._is_multilabel, has_text
             )
             scores = blend(local, scores, self.global_share_)
         self.coef_, self.intercept_ = found.coef, found.intercept
-        return scores
+        return scores, factor
+
+    def _sharpen(
+        self, taught: Taught, images: Support, left_out: NDArray
+    ) -> tuple[Support, NDArray]:
+        """Let unknown entries have a part; return left-out images and their scores."""
+        found = sharpen(taught, images)
+        if found is None:
+            return taught.support, left_out
+        self.sharpened_ = found.parts
+        prototypes, discriminant = found.model
+        if prototypes is not None:
+            self.prototypes_ = prototypes
+        if discriminant is not None:
+            self.coef_, self.intercept_ = discriminant.coef, discriminant.intercept
+        if found.left_out is None or found.global_share is None:
+            return taught.support, left_out
+        self.global_share_ = found.global_share
+        return found.judged, found.left_out
 
     def _feature_map(self) -> FeatureMap:
         return FeatureMap(self.part_mean_, self.whole_mean_, **self._map)

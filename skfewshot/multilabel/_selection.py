@@ -122,7 +122,7 @@ def loss_change(
     label_vectors : ndarray of shape (L, d)
         :math:`\psi_l`, unit rows.
     labels : ndarray of shape (N, L)
-        :math:`Y`, 0 or 1.
+        :math:`Y`, 0 or 1, or NaN where it is not known, which adds nothing to a loss.
     scale : float
         :math:`s`.
 
@@ -176,7 +176,8 @@ def _pull(
     cosine = direction @ label_vectors.T
     distance = np.sqrt(np.maximum(2 - 2 * cosine, SQUARED_DISTANCE_FLOOR))
     probability = expit(distance_logits(cosine, scale))
-    factor = (labels - probability) * scale / (len(mean) * distance)
+    surprise = np.where(np.isnan(labels), 0, labels - probability)
+    factor = surprise * scale / (len(mean) * distance)
     return factor / np.where(length > 0, length, 1), direction, cosine
 
 
@@ -280,7 +281,7 @@ def selection_scores(
     elif method == "text":
         scores = unit_rows(parts + intercept) @ label_vectors.T
     else:
-        known = parts, present, intercept, label_vectors, support.indicator, scale
+        known = parts, present, intercept, label_vectors, support.taught, scale
         if method == "lcm":
             scores = loss_change(*known)
         else:

@@ -20,6 +20,7 @@ from skfewshot._rows import (
     unit_rows,
 )
 from skfewshot._sklearn import Estimator
+from skfewshot._unlabelled import has_columns, split_unknown, split_unlabelled
 
 
 @dataclass(frozen=True)
@@ -68,14 +69,64 @@ class Support:
         1.0 where the image has the label, else 0.0.
     weight : ndarray of shape (n,)
         How many images each one is.
+    known : ndarray of bool, shape (n, L), or None
+        False where it is not known whether the image has the label, and the indicator
+        is 0; None if all is known.
     """
 
     tokens: Tokens
     indicator: NDArray
     weight: NDArray
+    known: NDArray | None = None
 
     def __getitem__(self, rows: Any) -> "Support":
-        return Support(self.tokens[rows], self.indicator[rows], self.weight[rows])
+        known = None if self.known is None else self.known[rows]
+        if known is not None and known.all():
+            known = None
+        indicator, weight = self.indicator[rows], self.weight[rows]
+        return Support(self.tokens[rows], indicator, weight, known)
+
+    def with_known(self, rows: NDArray) -> tuple["Support", NDArray]:
+        """Return the images of which something is known, and their `rows`."""
+        if self.known is None:
+            return self, rows
+        has_known = self.known.any(axis=1)
+        return self[has_known], rows[has_known]
+
+    def of_labels(self, labels: NDArray) -> "Support":
+        """Return the support with some of its labels."""
+        known = None if self.known is None else self.known[:, labels]
+        return replace(self, indicator=self.indicator[:, labels], known=known)
+
+    @property
+    def entry_weight(self) -> NDArray:
+        """How much each row counts, or of unknown entries each entry, (n,) or (n, L).
+
+        What is not known weighs nothing.
+        """
+        if self.known is None:
+            return self.weight
+        return self.weight[:, None] * self.known
+
+    @property
+    def taught(self) -> NDArray:
+        """The indicator, with NaN where it is not known."""
+        if self.known is None:
+            return self.indicator
+        return np.where(self.known, self.indicator, np.nan).astype(self.weight.dtype)
+
+    @property
+    def expected(self) -> NDArray:
+        """The indicator or, where it is not known, the share of images with the label.
+
+        That is among those of which it is known; 0 where it is known of none.
+        """
+        if self.known is None:
+            return self.indicator
+        weight = self.entry_weight
+        total = np.maximum(weight.sum(axis=0), np.finfo(weight.dtype).tiny)
+        share = (weight * self.indicator).sum(axis=0) / total
+        return np.where(self.known, self.indicator, share)
 
     def mapped(self, feature_map: "FeatureMap") -> "Support":
         """Return the support with mapped features."""
@@ -172,9 +223,11 @@ def read_support(
     # Of weight zero or not, what cannot be read is refused.
     tokens, labels = split_tokens(array)[kept], labels.restricted(kept)
     labels.check_usable(type(estimator).__name__)
-    first, weight, _ = distinct_rows(_digests(tokens, labels.indicator), weight[kept])
-    labels = replace(labels, indicator=labels.indicator[first])
-    return Support(tokens[first], labels.indicator, weight), labels, kept[first]
+    first, weight, _ = distinct_rows(_digests(tokens, labels), weight[kept])
+    known = None if labels.known is None else labels.known[first]
+    labels = replace(labels, indicator=labels.indicator[first], known=known)
+    support = Support(tokens[first], labels.indicator, weight, known)
+    return support, labels, kept[first]
 
 
 def read_labelled(
@@ -182,13 +235,34 @@ def read_labelled(
 ) -> tuple[NDArray, Labels]:
     """Read images, see :func:`read_array`, and as many rows of labels."""
     array = read_array(estimator, X, reset=True)
-    labels = read_labels(y, array.dtype, is_column_of_classes=None)
+    labels = read_partial_labels(estimator, y, array.dtype, y_name)
     if len(labels.indicator) != len(array):
         raise ValueError(
             f"Found input variables with inconsistent numbers of samples: {X_name} has "
             f"{len(array)} images, {y_name} has {len(labels.indicator)} rows."
         )
     return array, labels
+
+
+def read_partial_labels(
+    estimator: Any, y: Any, dtype: DTypeLike, name: str = "y"
+) -> Labels:
+    """Read indicators or one label a row, of which some are not known.
+
+    Estimators without a parameter `unlabeled` need to know all.
+    """
+    known, classes = None, getattr(y, "columns", None)
+    if hasattr(estimator, "unlabeled"):
+        split = split_unknown if has_columns(y) else split_unlabelled
+        y, known = split(y, estimator, name)
+    labels = read_labels(y, dtype, is_column_of_classes=None)
+    if known is None:
+        return labels
+    if known.ndim == 1:
+        known = np.repeat(known[:, None], labels.indicator.shape[1], axis=1)
+    if labels.is_multilabel and classes is not None:
+        labels = replace(labels, classes=np.asarray(classes))
+    return replace(labels, indicator=labels.indicator * known, known=known)
 
 
 def read_array(estimator: Any, X: Any, *, reset: bool) -> NDArray:
@@ -322,11 +396,18 @@ def _check_values(array: NDArray, missing: NDArray, absent: NDArray) -> None:
         )
 
 
-def _digests(tokens: Tokens, indicator: NDArray) -> NDArray:
-    """Return 16 bytes for each image and its labels; equal ones have equal bytes."""
-    fields = (tokens.whole, tokens.parts, tokens.present, indicator)
+def _digests(tokens: Tokens, labels: Labels) -> NDArray:
+    """Return 16 bytes for each image and its labels; equal ones have equal bytes.
+
+    Those of an image whose labels are all known do not depend on other images.
+    """
+    known = np.ones(len(tokens)) if labels.known is None else labels.known
+    fields = (tokens.whole, tokens.parts, tokens.present, labels.indicator, known)
     found = [
-        blake2b(b"".join(row.tobytes() for row in rows), digest_size=16).digest()
+        blake2b(
+            b"".join(row.tobytes() for row in rows[: 4 + (not rows[4].all())]),
+            digest_size=16,
+        ).digest()
         for rows in zip(*fields, strict=True)
     ]
     return np.frombuffer(b"".join(found), dtype=np.uint8).reshape(-1, 16)
