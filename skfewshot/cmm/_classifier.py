@@ -242,23 +242,22 @@ class CMMClassifier(
 
     .. math::
 
-        r_{uc} = g_u \\pi_c e^{z_{uc}} / \\textstyle\\sum_k \\pi_k e^{z_{uk}}
+        r_{uc} = g_u \pi_c e^{z_{uc}} / \textstyle\sum_k \pi_k e^{z_{uk}}
 
-    where half of each share :math:`\\pi_c` is counted and half is equal, and
+    where half of each share :math:`\pi_c` is counted and half is equal, and
     :math:`g_u` is the probability that the row is of any class: by a mixture of two
-    normal distributions of the energy :math:`\\log \\sum_c e^{z_{uc}}`, the one that of
-    labelled rows left out, the other the background's, below. Then :math:`\\mu`,
-    :math:`\\hat\\Sigma` and the map from texts are found again from all rows, the
-    unlabelled ones with weights :math:`w r_{uc}`, :math:`w = 1 / (1 + \\bar n / 12)` for
-    :math:`\\bar n` rows in the pool of the class of one of them. :math:`a`, :math:`b` and
-    intercepts are kept, but all are multiplied by
-    :math:`1 - 0.3 \\, \\epsilon \\, \\hat u / (\\hat u + \\bar n)` for :math:`\\hat u`
-    weighted unlabelled rows a class and their mean doubt
-    :math:`\\epsilon = 1 - \\max_c r_{uc}` before the first round, as mistakes that
-    are learned make sure of themselves. Labelled rows that have others of their class are
-    held out in four parts, and the pool is labelled anew without them: if that makes
-    their labels less likely than a fit to the labelled rows alone, the unlabelled ones
-    are left alone.
+    normal distributions of the energy :math:`\log \sum_c e^{z_{uc}}`, the one that of
+    labelled rows left out, the other the background's, below. Then :math:`\mu`,
+    :math:`\hat\Sigma` and the map from texts are found again from all rows, the
+    unlabelled ones with weights :math:`w r_{uc}`, :math:`w = 1 / (1 + q / 12)`,
+    where *q* rows in the pool, in the mean over its rows, are of a row's class.
+    :math:`a`, :math:`b` and the intercepts are kept, but all are multiplied by
+    :math:`1 - 0.3 \, \epsilon \, u / (u + \bar n)` for *u* weighted unlabelled rows a
+    class and their mean doubt :math:`\epsilon = 1 - \max_c r_{uc}` in the first round,
+    as mistakes that are learned make sure of themselves. Labelled rows that have others
+    of their class are held out in four parts, and the pool is labelled anew without
+    them: if that makes their labels less likely than a fit to labelled rows alone does,
+    the unlabelled ones are left alone.
 
     **As published.** With ``solver="paper"`` the temperature is
     :math:`1 / (1 + \alpha)`, so that the logits are the undivided sum
