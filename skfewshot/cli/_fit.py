@@ -264,5 +264,13 @@ def _report(classifier: Any, X: Any, task: Task, path: str) -> None:
 
     images = np.array(task.paths, dtype=object)
     labels = np.array(task.labels, dtype=object)
-    kept = ~unread(X)
-    Report(classifier, X[kept], labels[kept], images=images[kept]).save(path)
+    has_label = np.array([label is not None for label in task.labels])
+    kept, pool = ~unread(X) & has_label, ~unread(X) & ~has_label
+    Report(
+        classifier,
+        X[kept],
+        labels[kept],
+        images=images[kept],
+        X_pool=X[pool] if pool.any() else None,
+        pool_images=images[pool],
+    ).save(path)

@@ -52,7 +52,8 @@ def model_card(model: BaseEstimator, name: str, weights_license: str | None) -> 
     if classes is not None:
         parts += [_classes_table(classes, getattr(last, "class_count_", None))]
     parts += [_how_well(last), _encoder_text(encoder, weights_license)]
-    parts += [f"## Settings\n\n```text\n{model!r}\n```"]
+    settings = repr(model).encode("utf-8", "replace").decode().replace("```", "'''")
+    parts += [f"## Settings\n\n```text\n{settings}\n```"]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -204,7 +205,7 @@ def _license(encoder: EncoderIdentity, told: str | None) -> str:
 
 def _escaped(value: Any) -> str:
     """Return text that is a cell of a table and no markup, whatever it holds."""
-    text = " ".join(str(value).split())
+    text = " ".join(str(value).encode("utf-8", "replace").decode().split())
     for mark in "\\`*_[]<>|#":
         text = text.replace(mark, f"\\{mark}")
     return text

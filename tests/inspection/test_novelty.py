@@ -36,7 +36,7 @@ def test_the_score_is_that_of_the_equation(classifier, task):
         model.set_params(max_iter=5)
     model.fit(task.X, task.y)
     logits = model.decision_function(task.queries)
-    expected = 0.75 * logits.mean(axis=1) - logits.max(axis=1)
+    expected = 0.5 * logits.mean(axis=1) - logits.max(axis=1)
     assert_allclose(novelty_score(model, task.queries), expected, rtol=1e-6)
 
 
@@ -172,6 +172,16 @@ def test_what_cannot_be_rejected_by(task):
         RejectingClassifier(CMMClassifier(), false_alarms=1.0).fit(task.X, task.y)
 
 
+def test_what_is_fitted_already(task):
+    fitted = CMMClassifier(task.text, store_left_out=True).fit(task.X, task.y)
+    model = RejectingClassifier(FrozenEstimator(fitted)).fit(task.X, task.y)
+    expected = RejectingClassifier(CMMClassifier(task.text)).fit(task.X, task.y)
+    assert_array_equal(model.predict(task.others), expected.predict(task.others))
+    without = FrozenEstimator(CMMClassifier(task.text).fit(task.X, task.y))
+    with pytest.raises(ValueError, match="fit it with store_left_out=True"):
+        RejectingClassifier(without).fit(task.X, task.y)
+
+
 def test_in_and_round_pipelines_and_searches():
     kinds = ["striped star", "plain heart", "checked ring"]
     images, names = make_object_images(10, kinds=kinds, random_state=0, return_X_y=True)
@@ -230,7 +240,10 @@ def test_images_that_could_not_be_read(tmp_path):
 FEW = RejectingClassifier(GaussianDiscriminantClassifier(), false_alarms=1e-6)
 #: That `predict` is the most probable class everywhere; and that an error names
 #: `sample_weight`, which it has no parameter of.
-NOT_MEANT = {"check_classifiers_train", "check_classifiers_one_label_sample_weights"}
+NOT_MEANT = {
+    *("check_classifiers_train", "check_classifiers_classes"),
+    "check_classifiers_one_label_sample_weights",
+}
 
 
 @pytest.mark.filterwarnings("ignore:false_alarms=")
