@@ -69,6 +69,7 @@ from skfewshot.multilabel._tokens import (
     Tokens,
     feature_means,
     read_array,
+    read_partial_labels,
     read_support,
     split_tokens,
 )
@@ -129,12 +130,12 @@ class MultiLabelPrototypeClassifier(ClassifierMixin, Estimator):
     :math:`u_{jl}` is 1 for the surest images: twice, the second time by the prototypes
     that the first gave. Discriminants are fitted to :math:`p_{jl}` where
     :math:`Y_{jl}` is not known, images of which nothing is known with the weight .3.
-    Prototypes and discriminants take part in this, each for itself, only if that does
-    not raise the loss of known entries left out.
+    Prototypes, where labels compete for patches, and discriminants take part in this,
+    each for itself, only if that does not raise the loss of known entries left out.
 
-    Steps 4 to 6, the mixture, unknown entries and the signed, per-label selection are this library's.
-    With a `prior` the maps of step 1 are learned, and what each image says of a label
-    goes through the paper's multi-modal cross-interaction.
+    Steps 4 to 6, the mixture, unknown entries and the signed, per-label selection are
+    this library's. With a `prior` the maps of step 1 are learned, and what each image
+    says of a label goes through the paper's multi-modal cross-interaction.
 
     Parameters
     ----------
@@ -226,9 +227,9 @@ class MultiLabelPrototypeClassifier(ClassifierMixin, Estimator):
     label_vectors_ : ndarray of shape (n_labels, d)
         The mapped label vectors :math:`\psi(w_l)`, unit norm.
     selected_ : list of n_labels ndarrays of shape (m_l, 2)
-        The selected local features of each label's known images: the row of `X`, and the index from 0
-        to K - 1 of the local feature in it, best first. Of equal images only the first
-        is listed.
+        The selected local features of the images known to have each label: the row of
+        `X`, and the index from 0 to K - 1 of the local feature in it, best first. Of
+        equal images only the first is listed.
     scale_ : float
         The logit scale used: the prior's, where there is one.
     text_weight_ : float
@@ -391,8 +392,8 @@ class MultiLabelPrototypeClassifier(ClassifierMixin, Estimator):
         ------
         ValueError
             If no image has a label, nothing is known, `unlabeled` is an indicator, a
-            1-D `y` has one class only, a value is not finite, a token is NaN in part, an image has no local feature, or the label
-            vectors do not fit `X` and `y`.
+            1-D `y` has one class only, a value is not finite, a token is NaN in part,
+            an image has no local feature, or the label vectors do not fit `X` and `y`.
         TypeError
             If a label name is not a str, or `text_encoder` cannot encode.
 
@@ -449,6 +450,14 @@ class MultiLabelPrototypeClassifier(ClassifierMixin, Estimator):
         )
         self.slope_, self.biases_ = fitted.slope, fitted.bias
         return self
+
+    def _check_before_embedding(self, y: Any) -> None:
+        """Refuse what `fit` would refuse, before a featurizer embeds its images."""
+        self._validate_params()
+        check_parameters(self.get_params(deep=False))
+        labels = read_partial_labels(self, y, np.float64)
+        labels.check_usable(type(self).__name__)
+        read_thresholds(self.threshold, len(labels.classes))
 
     def _learn_maps(self, vectors: NDArray | None, support: Support) -> NDArray:
         """Set the map of features; return the mapped label vectors."""
@@ -519,7 +528,7 @@ class MultiLabelPrototypeClassifier(ClassifierMixin, Estimator):
             share=share,
             text_weight=None if isinstance(text_weight, str) else float(text_weight),
             has_discriminant=is_combined,
-            scorer=None if local is None else scorer,
+            scorer=scorer if scorer.scoring == "competitive" else None,
             left_out=left_out if local is None else local,
             unit=unit,
             is_multilabel=self._is_multilabel,
