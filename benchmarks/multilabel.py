@@ -176,7 +176,9 @@ def run_unlabelled(task, shots_tried, n_seeds, n_unlabelled):
             name += f", {len(more)} unlabelled images" * has_more
             model = MultiLabelPrototypeClassifier(vectors)
             start = time.perf_counter()
-            model.fit(*given)
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "The label vectors tell")
+                model.fit(*given)
             fitted = time.perf_counter()
             scores = model.decision_function(task.query)
             times = fitted - start, time.perf_counter() - fitted

@@ -130,8 +130,10 @@ class MultiLabelPrototypeClassifier(ClassifierMixin, Estimator):
     :math:`u_{jl}` is 1 for the surest images: twice, the second time by the prototypes
     that the first gave. Discriminants are fitted to :math:`p_{jl}` where
     :math:`Y_{jl}` is not known, images of which nothing is known with the weight .3.
-    Prototypes, where labels compete for patches, and discriminants take part in this,
-    each for itself, only if that does not raise the loss of known entries left out.
+    This is where labels compete for patches: prototypes and discriminants take part in
+    it, each for itself, if that does not raise the loss of known entries left out.
+    Where images have one feature, known entries alone teach: beside them, what
+    discriminants say themselves measured as a loss.
 
     Steps 4 to 6, the mixture, unknown entries and the signed, per-label selection are
     this library's. With a `prior` the maps of step 1 are learned, and what each image
@@ -442,7 +444,8 @@ class MultiLabelPrototypeClassifier(ClassifierMixin, Estimator):
         taught, left_out = self._learn_scores(
             mapped, pairs, psi, scorer, chosen, pairs_of
         )
-        if images.known is not None:
+        # Of a lone feature discriminants would learn what they say already.
+        if images.known is not None and scoring == "competitive":
             every = images.mapped(feature_map)
             mapped, left_out = self._sharpen(taught, every, left_out)
         fitted, self.thresholds_ = calibrate(
@@ -528,8 +531,8 @@ class MultiLabelPrototypeClassifier(ClassifierMixin, Estimator):
             share=share,
             text_weight=None if isinstance(text_weight, str) else float(text_weight),
             has_discriminant=is_combined,
-            scorer=scorer if scorer.scoring == "competitive" else None,
-            left_out=left_out if local is None else local,
+            scorer=scorer,
+            left_out=local,
             unit=unit,
             is_multilabel=self._is_multilabel,
             make_pairs=pairs_of,
@@ -574,9 +577,7 @@ class MultiLabelPrototypeClassifier(ClassifierMixin, Estimator):
         if found is None:
             return taught.support, left_out
         self.sharpened_ = found.parts
-        prototypes, discriminant = found.model
-        if prototypes is not None:
-            self.prototypes_ = prototypes
+        self.prototypes_, discriminant = found.model
         if discriminant is not None:
             self.coef_, self.intercept_ = discriminant.coef, discriminant.intercept
         if found.left_out is None or found.global_share is None:

@@ -54,14 +54,13 @@ class Taught:
         The share of the text in discriminants, see
         :func:`~skfewshot.multilabel._discriminant.fit_discriminant`.
     has_discriminant : bool
-    scorer : Scorer or None
-        None where labels do not compete for local features: without, the surest
-        features of a label are those that show any.
+    scorer : Scorer
+        By which labels compete for local features. Without competition, the surest
+        features of a label would be those that show any.
     support : Support
         The images of which something is known, mapped.
     left_out : ndarray of shape (N, L)
-        How they are scored without them, by local features or, where these are not
-        scored, by discriminants.
+        How they are scored without them, by local features.
     unit : float
         What the discriminants of what is known are multiplied by.
     is_multilabel : bool
@@ -75,7 +74,7 @@ class Taught:
     share: float
     text_weight: float | None
     has_discriminant: bool
-    scorer: Scorer | None
+    scorer: Scorer
     support: Support
     left_out: NDArray
     unit: float
@@ -89,16 +88,16 @@ class Taught:
 
 
 class Model(NamedTuple):
-    """What images are scored by; None where that has no part."""
+    """What images are scored by; None where discriminants have no part."""
 
-    prototypes: NDArray | None
+    prototypes: NDArray
     discriminant: Discriminant | None
 
 
 class Scores(NamedTuple):
     """The scores of images (n, L) by each part of a model; None without the part."""
 
-    local: NDArray | None
+    local: NDArray
     whole: NDArray | None
 
 
@@ -162,7 +161,7 @@ def sharpen(taught: Taught, images: Support) -> Sharpened | None:
     """
     before, after, judged = left_out_scores(taught, images)
     can_judge = _can_judge(judged)
-    local = taught.scorer is not None and _helps_prototypes(taught, images)
+    local = _helps_prototypes(taught, images)
     whole = before.whole is not None and (
         not can_judge or _is_better(taught, judged, before.whole, after.whole)
     )
@@ -188,10 +187,7 @@ def _combined(
     """Return the model in one unit, the discriminants' share, and left-out scores."""
     local, whole = scores
     if whole is None or model.discriminant is None:
-        assert local is not None
         return model, 0.0, local
-    if local is None:
-        return model, 1.0, whole
     factor = spread_ratio(local, whole, judged.entry_weight)
     whole = whole.dtype.type(factor) * whole
     known = judged, taught.is_multilabel, taught.has_text
@@ -273,16 +269,12 @@ def left_out_scores(
             judged[rows] &= label_sums(pairs, n_labels)[1] > 0
         tokens = support.tokens[rows]
         for index, model in enumerate(learn(taught, images, kept, pairs)):
-            if model.prototypes is not None and taught.scorer is not None:
-                given = model.prototypes, taught.scorer
-                local[index, rows] = score(tokens, lambda mapped: mapped, *given)
+            given = model.prototypes, taught.scorer
+            local[index, rows] = score(tokens, lambda mapped: mapped, *given)
             if model.discriminant is not None:
                 whole[index, rows] = model.discriminant(tokens.whole)
     before, after = (
-        Scores(
-            None if taught.scorer is None else local[index],
-            whole[index] if taught.has_discriminant else None,
-        )
+        Scores(local[index], whole[index] if taught.has_discriminant else None)
         for index in range(2)
     )
     return before, after, _judged(support, judged, taught.is_multilabel)
@@ -309,7 +301,7 @@ def _judged(support: Support, judged: NDArray, is_multilabel: bool) -> Support:
 
 def _without(pairs: Pairs, left_out: NDArray, with_nearest: bool = False) -> Pairs:
     """Return the pairs of other images than those left out, (N,)."""
-    dropped = left_out[pairs.images]
+    dropped: NDArray = left_out[pairs.images]
     if with_nearest:
         nearest = nearest_of_label(pairs)[dropped]
         dropped[nearest[nearest >= 0]] = True
@@ -337,17 +329,11 @@ def learn(
     inside[has_known] = kept
     images = images[inside]
     before = Model(_prototypes(taught, pairs), _discriminant(taught, images))
-    prototypes, discriminant = before
+    prototypes = before.prototypes
     for _ in range(N_ROUNDS):
-        if prototypes is not None:
-            extra, likely = surest_pairs(taught, images, pairs, prototypes)
-            prototypes = _prototypes(taught, pairs, extra)
-        elif discriminant is not None:
-            likely = likelihoods(taught, discriminant(images.tokens.whole))
-            discriminant = _discriminant(taught, images, likely)
-    if prototypes is not None:
-        discriminant = _discriminant(taught, images, likely)
-    return before, Model(prototypes, discriminant)
+        extra, likely = surest_pairs(taught, images, pairs, prototypes)
+        prototypes = _prototypes(taught, pairs, extra)
+    return before, Model(prototypes, _discriminant(taught, images, likely))
 
 
 def likelihoods(taught: Taught, scores: NDArray) -> NDArray:
@@ -380,12 +366,8 @@ def _known(images: Support) -> NDArray:
     return images.known
 
 
-def _prototypes(
-    taught: Taught, pairs: Pairs, extra: Pairs | None = None
-) -> NDArray | None:
+def _prototypes(taught: Taught, pairs: Pairs, extra: Pairs | None = None) -> NDArray:
     """Mix the prototypes; the text has its share by the pairs of what is known."""
-    if taught.scorer is None:
-        return None
     n_labels = len(taught.text)
     _, counts = label_sums(pairs, n_labels)
     if extra is not None:
@@ -469,7 +451,6 @@ def _scores_and_best(
 ) -> tuple[NDArray, NDArray, NDArray]:
     """Return scores (n, L), and the best local features and if there are, (n, m, L)."""
     scorer = taught.scorer
-    assert scorer is not None
     n_images, n_parts, n_labels = *tokens.present.shape, len(prototypes)
     n_best = min(scorer.n_top, n_parts)
     scores = np.empty((n_images, n_labels), dtype=tokens.parts.dtype)
