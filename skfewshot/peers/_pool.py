@@ -13,6 +13,8 @@ _ROUNDS = 3
 _TEXT_ROWS = 4.0
 #: Rows a class at which what images say has half of its weight.
 _ROWS = 6.0
+# Added to the rows of each class in their harmonic mean.
+_SPARE = 2.0
 #: Share of the usual certainty below which a row is taken for one of no class.
 _UNSURE = 0.7
 # Of the shares of classes: how far they stay equal, and how often they are found.
@@ -57,7 +59,7 @@ def correct_texts(
     :math:`1 / (1 + n / d)`, and the new logits are those of Gaussian discriminants less
     what the error of a mean makes of them, :math:`P n_c / 2 (n_c + 4)^2`. These are as
     wide as the zero-shot ones, times :math:`\bar n^2 / (\bar n^2 + 36)` for
-    :math:`\bar n` rows a class. The sum is scaled until the
+    a harmonic mean of :math:`\bar n` rows a class. The sum is scaled until the
     mean certainty is :math:`q + q (q' - q)` in the place of :math:`q'`.
 
     Parameters
@@ -94,7 +96,7 @@ def correct_texts(
         spread = wrong_spread(learned.logits(rows), top, weight)
         if not spread > 0:
             break
-        per_class = responsible.sum() / len(text)
+        per_class = _harmonic_mean(responsible.sum(axis=0))
         size = per_class**2 / (per_class**2 + _ROWS**2)
         size *= wrong_spread(fixed, top, weight) / spread
         found = Correction(size * coef, size * intercept, shares)
@@ -162,6 +164,15 @@ def wrong_spread(scores: NDArray, top: NDArray, weight: NDArray) -> float:
         wrong[np.arange(n), top] = False
         scores = scores[wrong].reshape(n, -1)
     return float(np.average(scores.std(axis=1), weights=weight))
+
+
+def _harmonic_mean(counts: NDArray) -> float:
+    """Return the mean of rows a class that those with few of them decide.
+
+    Where some classes have many and others none, means that follow rows win against
+    those that do not, whatever the image.
+    """
+    return float(1 / np.mean(1 / (counts + _SPARE)) - _SPARE)
 
 
 def _discriminants(

@@ -78,7 +78,8 @@ class ZeroShotClassifier(FewShotClassifier):
     covariance is shrunk to the sphere of its trace by :math:`1 / (1 + n / d)`, classes
     have shares half way from their estimates to equal ones, and :math:`\sigma` makes
     the scores of wrong classes as wide as zero-shot CLIP's, times
-    :math:`\bar n^2 / (\bar n^2 + 36)` for :math:`\bar n` rows a class: below three it
+    :math:`\bar n^2 / (\bar n^2 + 36)`. There :math:`\bar n + 2` is the harmonic mean of
+    :math:`n_c + 2`: below three rows a class, or where many classes have none, it
     hardly matters what they say. The sum is surer than it should be: if the mean
     certainty is
     *q* for zero-shot CLIP and :math:`q'` for the sum, all logits are scaled until it is
