@@ -223,19 +223,16 @@ def with_class(
     return joined, np.argsort(joined, kind="stable")
 
 
-def joined_labels(
-    classes: NDArray, y: NDArray, more: NDArray
-) -> tuple[NDArray, NDArray]:
-    """Return labels with more of them behind, and the sorted ones that are new.
+def more_labels(classes: NDArray, y: NDArray) -> tuple[NDArray, NDArray]:
+    """Return labels of the kind of some classes, and the sorted ones that are new.
 
     Raises
     ------
     ValueError
-        If the others are of another kind than the classes.
+        If they are of another kind than the classes.
     """
-    known = _joined(classes, more, "y")[len(classes) :]
-    new = np.unique(known[~np.isin(known, classes)])
-    return np.concatenate([y, known]), new
+    labels = _joined(classes, y, "y of more images")[len(classes) :]
+    return labels, np.unique(labels[~np.isin(labels, classes)])
 
 
 def _joined(classes: NDArray, labels: NDArray, parameter: str) -> NDArray:

@@ -242,8 +242,6 @@ def _embed(featurizer: "CLIPFeaturizer", paths: Sequence[str]) -> Any:
 
 
 def _summary(task: Task, classifier: Any) -> str:
-    import numpy as np
-
     counts = classifier.class_count_
     what = "labels" if task.names else "classes"
     shots = " to ".join(dict.fromkeys(f"{n:.0f}" for n in (counts.min(), counts.max())))
@@ -253,8 +251,7 @@ def _summary(task: Task, classifier: Any) -> str:
         return text
     kept = codes >= 0
     right = classifier.left_out_proba_[kept].argmax(axis=1) == codes[kept]
-    share = 100 * np.average(right, weights=classifier.support_shares_[kept])
-    return f"{text}; left out, {share:.0f} % of them are classified rightly"
+    return f"{text}; {100 * right.mean():.0f} % of them are right when left out"
 
 
 def _report(classifier: Any, X: Any, task: Task, path: str) -> None:
@@ -264,5 +261,13 @@ def _report(classifier: Any, X: Any, task: Task, path: str) -> None:
 
     images = np.array(task.paths, dtype=object)
     labels = np.array(task.labels, dtype=object)
-    kept = ~unread(X)
-    Report(classifier, X[kept], labels[kept], images=images[kept]).save(path)
+    has_label = np.array([label is not None for label in task.labels])
+    kept, pool = ~unread(X) & has_label, ~unread(X) & ~has_label
+    Report(
+        classifier,
+        X[kept],
+        labels[kept],
+        images=images[kept],
+        X_pool=X[pool] if pool.any() else None,
+        pool_images=images[pool],
+    ).save(path)

@@ -42,6 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--coverage",
         type=_share,
+        metavar="SHARE",
         default=0.9,
         help="share of the sets that are to hold the right label; %(default)s by "
         "default",
@@ -49,6 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--false-alarms",
         type=_share,
+        metavar="SHARE",
         default=0.05,
         help="share of the images of the classes that may be called unknown; "
         "%(default)s by default",

@@ -20,8 +20,8 @@ from skfewshot._unread import unread_rows, with_filled_rows
 # Cosine above which two rows are of one image, embedded twice: batches of other sizes
 # move float32 embeddings by 4e-6.
 _SAME = 1 - 1e-6
-# Rows that are looked for at a time.
-_BLOCK = 1024
+#: Rows that are compared with the support at a time.
+BLOCK = 1024
 
 
 class Inspected(NamedTuple):
@@ -192,7 +192,7 @@ def judged_proba(
         return proba
     kept = np.flatnonzero(classifier.support_codes_ >= 0)
     support = classifier.support_features_[kept].astype(features.dtype, copy=False)
-    for rows in gen_batches(len(features), _BLOCK):
+    for rows in gen_batches(len(features), BLOCK):
         cosines = features[rows] @ support.T
         cosines += 1e-7 * (codes[rows, None] == classifier.support_codes_[kept])
         known = np.flatnonzero(cosines.max(axis=1) > _SAME)

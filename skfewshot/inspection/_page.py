@@ -66,8 +66,8 @@ _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
 
 def escaped(value: Any) -> str:
-    """Return text that is no markup."""
-    return html.escape(str(value), quote=True)
+    """Return text that is no markup, and that a file can hold."""
+    return html.escape(str(value).encode("utf-8", "replace").decode(), quote=True)
 
 
 def name(value: Any) -> str:
@@ -206,7 +206,6 @@ class Pictures:
         file = ""
         if isinstance(item, str | os.PathLike) and len(str(item)) < 4096:
             file = os.path.basename(os.fspath(item))
-            file = file.encode("utf-8", "replace").decode()
         if file:
             caption += f'<br><span class="file">{name(file)}</span>'
         shown = self._image(item, index, file)

@@ -126,13 +126,13 @@ class Sections:
             return make.section(title, f"Nothing: all images, {self.how}, are right.")
         rows = [
             (
-                f"{self.class_names[pair.of]} for {self.class_names[pair.taken_for]}",
+                f"{self.class_names[pair.of]} → {self.class_names[pair.taken_for]}",
                 make.bar(pair.share, f"{len(pair.images)}", "red"),
             )
             for pair in pairs[:_SHOWN_PAIRS]
         ]
         intro = "The most frequent mistakes; the bar is the share of the class."
-        content = make.table(("the one taken for the other", "images"), rows)
+        content = make.table(("label → taken for", "images"), rows)
         places = np.concatenate([pair.images for pair in pairs])
         return make.section(
             title, intro, content + self._figures(places, self._seen_as)

@@ -99,7 +99,7 @@ def suggest(
     >>> from skfewshot.datasets import make_object_images
     >>> from skfewshot.inspection import suggest
     >>> kinds = ["striped star", "plain heart", "checked ring"]
-    >>> images = make_object_images(8, kinds=kinds, random_state=0)
+    >>> images = make_object_images(8, kinds=kinds, random_state=0).images
     >>> X = CLIPFeaturizer("tiny").fit_transform(images)
     >>> model = ZeroShotClassifier(text_encoder=CLIPFeaturizer("tiny"))
     >>> rows = suggest(model.fit(None, kinds), X, 3)

@@ -5,12 +5,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import softmax
+from sklearn.utils import gen_batches
 
 from skfewshot._base import FewShotClassifier
 from skfewshot._sklearn import check_number
 from skfewshot.cmm import CMMClassifier
 from skfewshot.inspection._evidence import evidence_of
-from skfewshot.inspection._model import resolve
+from skfewshot.inspection._model import BLOCK, resolve
 
 
 class Explanation(NamedTuple):
@@ -167,6 +168,11 @@ def _nearest(
     """Return the most similar rows and their cosines, shapes (len(features), n)."""
     if isinstance(classifier, CMMClassifier):
         features, kept = classifier._mapped(features), classifier._mapped(kept)
-    cosines = features @ kept.astype(features.dtype).T
-    order = np.argsort(-cosines, axis=1, kind="stable")[:, :n]
-    return order, np.take_along_axis(cosines, order, axis=1)
+    kept = kept.astype(features.dtype)
+    order = np.empty((len(features), min(n, len(kept))), dtype=int)
+    found = np.empty(order.shape, features.dtype)
+    for rows in gen_batches(len(features), BLOCK):
+        cosines = features[rows] @ kept.T
+        order[rows] = np.argsort(-cosines, axis=1, kind="stable")[:, : order.shape[1]]
+        found[rows] = np.take_along_axis(cosines, order[rows], axis=1)
+    return order, found

@@ -44,7 +44,7 @@ def test_to_a_folder_with_a_card(photos, in_folder, capsys):
     card = (in_folder / "made" / "shared" / "README.md").read_text("utf-8")
     assert "| plain\\_heart | 5 |" in card and "classified by the classifier" in card
     out = capsys.readouterr()
-    assert "3 classes of 5 images each; left out," in out.out
+    assert "3 classes of 5 images each; " in out.out
     assert "Embedding 15 images" in out.err
     assert main(["predict", "made/shared", str(next(photos.rglob("*.png"))), "-q"]) == 0
 
@@ -62,6 +62,29 @@ def test_images_that_cannot_be_read_are_told(photos, in_folder, capsys):
     assert loaded[-1].class_count_.tolist() == [5, 5, 5]
     # A cache is of the machine that fitted.
     assert loaded[-1].encoder_.cache is None and list((in_folder / "kept").iterdir())
+
+
+def test_images_without_labels_and_a_report(photos, new, in_folder, capsys):
+    fit = ["fit", str(photos), "-o", "m.skops", *TINY, "--report", "out/report.html"]
+    assert main([*fit, "--unlabelled", str(new)]) == 0
+    text, told = capsys.readouterr()
+    assert "Embedding 22 images" in told and "damaged.jpg: left out" in told
+    assert "Report saved as out/report.html" in text
+    page = (in_folder / "out" / "report.html").read_text("utf-8")
+    assert "<bdi>plain_heart</bdi>" in page and "What to label next" in page
+    assert page.count("data:image/jpeg") >= 6
+    loaded = skfewshot.load("m.skops")
+    assert loaded[-1].class_count_.tolist() == [5, 5, 5]
+    # As in Python.
+    paths = [*sorted(photos.rglob("*.png")), *sorted(new.glob("*.png"))]
+    labels = [p.parent.name for p in paths[:15]] + [None] * 6
+    X = CLIPFeaturizer("tiny").fit_transform(paths)
+    expected = CMMClassifier().fit(X, labels).predict_proba(X)
+    found = loaded.predict_proba(paths)
+    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-5)
+    # Those that have a label already are not taken once more.
+    assert main([*fit[:-2], "--unlabelled", str(photos)]) == 0
+    assert "Embedding 15 images" in capsys.readouterr().err
 
 
 def test_tags(scenes, in_folder, capsys):

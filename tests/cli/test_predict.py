@@ -1,6 +1,7 @@
 """``skfewshot predict``, ``suggest``: rows that stream, and go on where they ended."""
 
 import csv
+import io
 import os
 import subprocess
 import sys
@@ -17,11 +18,6 @@ from skfewshot.inspection import novelty_score, novelty_threshold, predict_set
 def rows_of(path):
     with open(path, encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
-
-
-def run(*arguments, **options):
-    command = [sys.executable, "-m", "skfewshot", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, **options)
 
 
 def test_rows(model, new, in_folder, capsys):
@@ -113,13 +109,13 @@ def test_several_labels(scenes, in_folder):
         assert proba == sorted(proba, reverse=True) and len(proba) == len(labels)
 
 
-def test_paths_on_the_standard_input(model, new):
+def test_paths_on_the_standard_input(model, new, monkeypatch, capsys):
     paths = sorted(map(str, new.glob("*.png")))[:2]
-    found = run("predict", model, "-", input="\n".join(paths) + "\n")
-    assert found.returncode == 0, found.stderr
-    rows = list(csv.DictReader(found.stdout.splitlines()))
-    assert [row["path"] for row in rows] == paths
-    assert "2 images classified" in found.stderr
+    monkeypatch.setattr(sys, "stdin", io.StringIO("\n".join(paths) + "\n\n"))
+    assert main(["predict", str(model), "-"]) == 0
+    out, told = capsys.readouterr()
+    assert [row["path"] for row in csv.DictReader(out.splitlines())] == paths
+    assert "2 images classified" in told
 
 
 def test_mistakes(model, new, in_folder, capsys, make_task):
@@ -151,6 +147,7 @@ def test_interrupted(model, new, in_folder, capsys, monkeypatch):
     assert main(["predict", str(model), str(new)]) == 130
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="a pipe that closes")
 def test_a_reader_that_has_enough(model, new):
     command = [sys.executable, "-m", "skfewshot", "predict", str(model), str(new)]
@@ -170,6 +167,12 @@ def test_suggest(model, new, in_folder, capsys):
     assert "damaged.jpg: it is in no image format" in out.err
     assert main(["suggest", str(model), str(new), "-q"]) == 0
     assert len(capsys.readouterr().out.splitlines()) == 6
+    (new / "damaged.jpg").rename(in_folder / "damaged.jpg")
+    try:
+        assert main(["suggest", str(model), str(new), "-q", "-n", "1"]) == 0
+    finally:
+        (in_folder / "damaged.jpg").rename(new / "damaged.jpg")
+    assert capsys.readouterr().out.splitlines() == paths[:1]
     assert main(["suggest", str(model), "missing"]) == 1
     assert "FOLDER missing is no folder" in capsys.readouterr().err
     with pytest.raises(SystemExit):

@@ -207,14 +207,15 @@ def test_it_needs_nothing_and_runs_nothing(report):
 
 def test_names_are_no_markup(make_task, tmp_path):
     X, y, text = make_task(n_classes=3, noise=2.0)
-    names = np.array([EVIL, "</bdi></td><script>alert(2)</script>", "a" * 500])
+    names = np.array([EVIL, "</bdi></td><script>alert(2)</script>\ud800", "a" * 500])
     model = CMMClassifier(dict(zip(names, text, strict=True)), store_left_out=True)
     file = tmp_path / "<script>alert(3)<script>.png"
     Image.new("RGB", (500, 300), "red").save(file)
     model.fit(X, names[y])
-    page = Report(
+    report = Report(
         model, X, names[y], images=[file] * len(y), title="<b>&</b>", X_pool=X[:3]
-    ).html
+    )
+    page = report.save(tmp_path / "page.html").read_text("utf-8")
     reader = read(page)
     tags = {tag for tag, _ in reader.tags}
     assert "script" not in tags

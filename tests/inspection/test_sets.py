@@ -8,10 +8,12 @@ from sklearn.preprocessing import Normalizer
 
 from skfewshot import (
     CLAPClassifier,
+    CLIPFeaturizer,
     CMMClassifier,
     GaussianDiscriminantClassifier,
     ProKeRClassifier,
 )
+from skfewshot.datasets import make_object_images
 from skfewshot.inspection import predict_set
 
 KEEPING = [CMMClassifier, GaussianDiscriminantClassifier, ProKeRClassifier]
@@ -134,6 +136,30 @@ def test_of_a_pipeline_and_of_names(task):
     sets = predict_set(steps.fit(task.X, names[task.y]), 3 * task.queries)
     assert_array_equal(sets, predict_set(model, task.queries))
     assert held(sets, np.searchsorted(model.classes_, names[task.truth])) > 0.8
+
+
+def test_an_image_that_could_not_be_read_may_be_anything(tmp_path):
+    kinds = ["striped star", "plain heart"]
+    images, names = make_object_images(8, kinds=kinds, random_state=0, return_X_y=True)
+    (tmp_path / "broken.png").write_bytes(b"none")
+    clip = CLIPFeaturizer("tiny", on_error="nan")
+    model = make_pipeline(clip, CMMClassifier(store_left_out=True)).fit(images, names)
+    for allow_empty in (True, False):
+        with pytest.warns(UserWarning, match="could not be read"):
+            sets = predict_set(
+                model,
+                [images[0], str(tmp_path / "broken.png")],
+                allow_empty=allow_empty,
+            )
+        assert sets.sum(axis=1).tolist() == [1, 2]
+
+
+def test_rows_without_a_label_are_not_judged_by(task):
+    y = task.y.astype(object)
+    y[::3] = None
+    model = CMMClassifier(task.text, store_left_out=True).fit(task.X, y)
+    assert (model.support_codes_ == np.where(np.arange(64) % 3, task.y, -1)).all()
+    assert held(predict_set(model, task.queries), task.truth) > 0.8
 
 
 @pytest.mark.parametrize("coverage", [0, 1, -0.1, 1.5, "most", None])

@@ -31,7 +31,7 @@ def test_rows_left_out_are_refits_without_them(model, has_text, task, weight):
     model = model.set_params(text_features=text).fit(X, y, weight)
     for i, refit in refits(model, X, y, weight, text):
         logits = refit.decision_function(X[i : i + 1])[0]
-        expected = 0.75 * logits.mean() - logits.max()
+        expected = 0.5 * logits.mean() - logits.max()
         assert_allclose(model.left_out_novelty_[i], expected, atol=1e-8)
         proba = refit.predict_proba(X[i : i + 1])[0]
         assert_allclose(model.left_out_proba_[i], proba, atol=1e-8)

@@ -82,7 +82,12 @@ def test_what_is_round_a_classifier(images_and_names, tmp_path):
     assert_array_equal(loaded.predict(images), model.predict(images))
     _, text = front_matter(tmp_path / "m")
     assert "Classifies images into 3 classes, learned from 4 images of each" in text
-    assert "| right | " in text and "RejectingClassifier(" in text
+    codes = model.estimator_[-1].support_codes_
+    right = (model.estimator_[-1].left_out_proba_.argmax(axis=1) == codes).mean()
+    assert (
+        f"| right | {100 * right:.1f} % of 12 |" in text
+        and "RejectingClassifier(" in text
+    )
 
 
 def test_one_file(pipeline, images_and_names, tmp_path):
@@ -154,12 +159,12 @@ def test_counts_of_the_support(make_task):
 
 def test_names_are_no_markup(make_task, tmp_path):
     X, y, text = make_task(n_classes=3)
-    names = np.array(["a|b", "<img src=x onerror=alert(1)>", "c\n# d"])
+    names = np.array(["a|b", "<img src=x onerror=alert(1)>", "c\n# d\ud800"])
     model = CMMClassifier(dict(zip(names, text, strict=True))).fit(X, names[y])
     _, text = front_matter(skfewshot.save(model, tmp_path / "*new*"))
     assert "| a\\|b | 4 |" in text
     assert "| \\<img src=x onerror=alert(1)\\> | 4 |" in text
-    assert "| c \\# d | 4 |" in text
+    assert "| c \\# d? | 4 |" in text
     assert "# \\*new\\*\n" in text
 
 
