@@ -18,10 +18,12 @@ _PUBLIC = {
     "TaskResClassifier": "skfewshot.peers",
     "TipAdapterClassifier": "skfewshot.peers",
     "ZeroShotClassifier": "skfewshot.peers",
+    "load": "skfewshot.persistence",
+    "save": "skfewshot.persistence",
 }
 _SUBMODULES = {
     *("clip", "cmm", "datasets", "display", "distributed", "export"),
-    *("metrics", "model_selection", "multilabel", "peers", "persistence"),
+    *("inspection", "metrics", "model_selection", "multilabel", "peers", "persistence"),
 }
 
 __all__ = [*_PUBLIC, "__version__"]

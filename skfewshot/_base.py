@@ -62,6 +62,7 @@ from skfewshot._unlabelled import (
     merge_unlabelled,
     split_rows,
     split_unlabelled,
+    with_gaps,
 )
 from skfewshot._unread import (
     only_read,
@@ -321,6 +322,10 @@ class FewShotClassifier(
             )
 
         fitted = self._learn(support, report if has_callbacks(self) else None)
+        if getattr(self, "store_support", False):
+            fitted["support_"] = _kept_support(X, labels, known, sample_weight, groups)
+        if getattr(self, "store_left_out", False):
+            fitted["support_features_"] = unit_rows(self._check_query(X))
         for name, value in fitted.items():
             setattr(self, name, value)
         context.call_on_fit_task_end(estimator=self, X=X, y=y)
@@ -371,6 +376,8 @@ class FewShotClassifier(
             *views, source = merge_views(*read, groups[kept], classes)
             read = views[0], views[1], views[2]
         features, index, weight, merged = merge_rows(*read)
+        self.class_count_ = np.zeros(len(self.classes_))
+        self.class_count_[seen] = np.bincount(index, weight, n_seen)
         text = prototypes.features
         if text is None and n_seen < len(self.classes_):
             raise ValueError(
@@ -621,6 +628,30 @@ def _check_targets(y: Any) -> None:
         # Half as many classes as rows is no hint of regression: it is one shot.
         warnings.filterwarnings("ignore", "The number of unique classes")
         check_classification_targets(y)
+
+
+def _kept_support(
+    X: Any,
+    y: Any,
+    known: NDArray[np.bool_] | None,
+    sample_weight: Any,
+    groups: Any,
+) -> dict[str, Any]:
+    """Return what a fit was given, as plain arrays, for fits to come.
+
+    `y` has no missing labels; `known` is None, or says which are labels.
+    """
+
+    def array(values: Any, name: str) -> NDArray | None:
+        return None if values is None else np.array(plain_labels(values, name))
+
+    weight = plain(sample_weight, "sample_weight")
+    return {
+        "X": np.array(plain(X, "X")),
+        "y": with_gaps(np.array(np.ravel(plain_labels(y))), known),
+        "sample_weight": None if weight is None else np.array(weight),
+        "groups": array(groups, "groups"),
+    }
 
 
 def as_rows(fitted: NDArray, rows: NDArray) -> NDArray:

@@ -44,12 +44,19 @@ class_weight : dict, "balanced" or None, default=None
 unlabeled : label, default=None
     What stands in `y` for no label, such as -1 or ``""``; None, NaN and ``pandas.NA``
     always do. That `y` has none of it is no error.
+store_left_out : bool, default=False
+    Whether to keep what each row of `X` gets from the classifier without it, and the
+    rows: `left_out_proba_` and the attributes after it, by which the functions of
+    ``skfewshot.inspection`` know what to expect of new images. With CMM for the
+    Gaussian solver.
 device : None, str or torch.device, default=None
     Where to fit. None takes a GPU when there is one. Predictions are computed by NumPy.
 random_state : int, RandomState instance or None, default=None
     Seeds the order of the mini-batches; pass an int for the same result each time.
 classes_ : ndarray of shape (n_classes,)
     The sorted class labels.
+class_count_ : ndarray of shape (n_classes,)
+    Images of each class in the support, by their weights; views of a group are one.
 text_features_ : ndarray of shape (n_classes, n_features)
     The starting prototypes :math:`T_0`, unit norm.
 prototype_source_ : {"text_features", "text_encoder", "embedding", "image"}
@@ -65,6 +72,19 @@ n_iter_ : int
     Iterations done.
 epoch_loss_curve_ : list of float
     The mean loss of each epoch, taken before the steps that it led to.
+left_out_proba_ : ndarray of shape (n_samples, n_classes)
+    Probabilities of each row of `X` by the classifier without that row and its
+    copies; NaN for rows of weight zero and those without a label. This and the
+    following only with ``store_left_out=True``.
+left_out_novelty_ : ndarray of shape (n_samples,)
+    What :func:`~skfewshot.inspection.novelty_score` says of those rows then.
+support_codes_ : ndarray of int, shape (n_samples,)
+    The classes of the rows, as indices of ``classes_``; -1 for rows that were not
+    learned from.
+support_shares_ : ndarray of shape (n_samples,)
+    How many photographs each row stands for: its weight, shared with its copies.
+support_features_ : ndarray of shape (n_samples, n_features)
+    The rows, unit norm.
 n_features_in_ : int
     Width of the embeddings.
 feature_names_in_ : ndarray of shape (n_features,)
@@ -88,8 +108,12 @@ _ENTRIES = _by_name()
 _GROUPS = {
     "texts": ["text_features", "class_names", "text_encoder", "prompt_templates"],
     "fitted": [
-        *("classes_", "text_features_", "prototype_source_", "encoder_"),
-        *("logit_scale_", "n_features_in_", "feature_names_in_"),
+        *("classes_", "class_count_", "text_features_", "prototype_source_"),
+        *("encoder_", "logit_scale_", "n_features_in_", "feature_names_in_"),
+    ],
+    "left_out": [
+        *("left_out_proba_", "left_out_novelty_", "support_codes_"),
+        *("support_shares_", "support_features_"),
     ],
     "epochs": ["epoch_loss_curve_", "n_iter_"],
 }

@@ -204,7 +204,9 @@ def with_extra_classes(
     return union, np.searchsorted(union, classes)
 
 
-def with_class(classes: NDArray, name: Any) -> tuple[NDArray, NDArray]:
+def with_class(
+    classes: NDArray, name: Any, parameter: str = "name"
+) -> tuple[NDArray, NDArray]:
     """Return sorted classes with a new one behind them, and the order that sorts all.
 
     Raises
@@ -213,12 +215,24 @@ def with_class(classes: NDArray, name: Any) -> tuple[NDArray, NDArray]:
         If `name` is no label, one of the classes already, or of another kind.
     """
     if np.ndim(name):
-        raise ValueError(f"name must be one class label; got {show(name)}.")
+        raise ValueError(f"{parameter} must be one class label; got {show(name)}.")
     name = name.item() if isinstance(name, np.ndarray) else name
     if name in classes.tolist():
-        raise ValueError(f"name={show(name)} is already one of the classes.")
-    joined = _joined(classes, np.asarray(plain_labels([name], "name")), "name")
+        raise ValueError(f"{parameter}={show(name)} is already one of the classes.")
+    joined = _joined(classes, np.asarray(plain_labels([name], parameter)), parameter)
     return joined, np.argsort(joined, kind="stable")
+
+
+def more_labels(classes: NDArray, y: NDArray) -> tuple[NDArray, NDArray]:
+    """Return labels of the kind of some classes, and the sorted ones that are new.
+
+    Raises
+    ------
+    ValueError
+        If they are of another kind than the classes.
+    """
+    labels = _joined(classes, y, "y of more images")[len(classes) :]
+    return labels, np.unique(labels[~np.isin(labels, classes)])
 
 
 def _joined(classes: NDArray, labels: NDArray, parameter: str) -> NDArray:
@@ -289,9 +303,10 @@ class Labels:
     def check_usable(self, estimator: str) -> None:
         """Raise where there is nothing to learn."""
         if self.is_multilabel and not self.indicator.any():
+            beside = "" if self.known is None else "Input y contains NaN, and "
             raise ValueError(
-                "y has no image with a label: all indicators in rows of positive "
-                "sample weight are 0."
+                f"{beside}y has no image with a label: all known indicators in rows of "
+                "positive sample weight are 0."
             )
         if not self.is_multilabel:
             check_several(self.classes, estimator)

@@ -68,6 +68,15 @@ def split_unlabelled(
     return filled, ~missing
 
 
+def with_gaps(labels: NDArray, known: NDArray[np.bool_] | None) -> NDArray:
+    """Return labels with None where there is none; `known` is None where all are."""
+    if known is None:
+        return labels
+    found = labels.astype(object)
+    found[~known] = None
+    return found
+
+
 def has_columns(y: Any) -> bool:
     """Say whether `y` is a matrix of several columns, one a label."""
     if isinstance(y, np.ma.MaskedArray):  # to be refused as it is
@@ -193,7 +202,7 @@ def unlabelled_rows(
     except ValueError:  # lists of several lengths
         return None
     is_column = array.ndim == 1 or (array.ndim == 2 and array.shape[1] == 1)
-    if not is_column and (array.ndim != 2 or not several):
+    if not array.size or (not is_column and (array.ndim != 2 or not several)):
         return None
     found = _missing(array.ravel(), mark)
     missing: NDArray[np.bool_] = np.any(found.reshape(len(array), -1), axis=1)

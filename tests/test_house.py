@@ -10,19 +10,20 @@ import skfewshot
 ROOT = Path(skfewshot.__file__).parent
 #: Layers from the top down. A module imports from its own layer and those below.
 LAYERS = (
-    ("__init__", "__main__", "_demo"),
+    ("__init__", "__main__", "_demo", "cli"),
+    ("inspection",),
     (
         *("model_selection", "metrics", "display", "datasets", "export"),
         *("distributed", "persistence"),
     ),
     ("multilabel",),
     ("cmm", "peers"),
-    ("_base",),
+    ("_base", "_left_out"),
     ("_text", "_names", "_spread"),
     ("_rows", "_labels", "_copies", "_unread", "_unlabelled", "_tags"),
     ("clip",),
     ("_epochs",),
-    ("_torch", "_sklearn", "_docs"),
+    ("_torch", "_sklearn", "_docs", "_files"),
 )
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
 #: Longest function: a reader sees it on a page and a half.

@@ -8,7 +8,7 @@ import pytest
 import sklearn
 from hypothesis import given
 from hypothesis import strategies as st
-from numpy.testing import assert_array_equal
+from numpy.testing import assert_allclose, assert_array_equal
 from scipy.sparse import csr_array
 from sklearn.base import BaseEstimator, ClassifierMixin, clone
 from sklearn.linear_model import LogisticRegression
@@ -227,17 +227,16 @@ def test_metadata_routing(data):
         model = CMMClassifier(text).set_score_request(sample_weight=True)
         model.set_fit_request(sample_weight=True, groups=True)
         pipeline = make_pipeline(Normalizer(), model)
-        for cv in (GroupKFold(3), StratifiedKFold(3)):
-            search = GridSearchCV(
-                pipeline,
-                {"cmmclassifier__alpha": ["auto"]},
-                cv=SemiSupervisedSplit(cv),
-                error_score="raise",
-            )
-            search.fit(X, y, groups=groups, sample_weight=weight)
-            assert np.isfinite(search.best_score_)
+        search = GridSearchCV(
+            pipeline,
+            {"cmmclassifier__alpha": ["auto"]},
+            cv=SemiSupervisedSplit(GroupKFold(3)),
+            error_score="raise",
+        )
+        search.fit(X, y, groups=groups, sample_weight=weight)
+    assert np.isfinite(search.best_score_)
     by_hand = CMMClassifier(text).fit(X, y, weight, groups=groups)
-    assert_array_equal(search.predict_proba(X), by_hand.predict_proba(X))
+    assert_allclose(search.predict_proba(X), by_hand.predict_proba(X))
 
 
 def test_pipeline_from_images(pictures):

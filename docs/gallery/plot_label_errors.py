@@ -23,6 +23,7 @@ import numpy as np
 
 from skfewshot import CLIPFeaturizer, CMMClassifier
 from skfewshot.datasets import NOVEL_KINDS, make_object_images
+from skfewshot.inspection import label_issues
 
 look = {"kinds": NOVEL_KINDS, "clutter": 1.0, "noise": 0.1}
 images, truth = make_object_images(10, return_X_y=True, random_state=0, **look)
@@ -46,10 +47,10 @@ print(f"{is_wrong.sum()} of {len(given)} labels are wrong")
 # their weight by then: ``n_iter_`` says how often it weighed them anew.
 
 model = CMMClassifier(store_left_out=True).fit(X, given)
-probabilities = model.left_out_proba_
 print(f"solved {model.n_iter_} times")
-own = probabilities[np.arange(len(given)), np.searchsorted(classes, given)]
-suspects = np.argsort(own)
+issues = label_issues(model)
+suspects, probabilities = issues.rows, issues.proba
+print(f"{issues.is_issue.sum()} labels are likely wrong")
 
 # %%
 # The suspects
@@ -59,14 +60,16 @@ suspects = np.argsort(own)
 
 fig, axes = plt.subplots(3, 4, figsize=(8, 8.2), layout="constrained")
 fig.get_layout_engine().set(h_pad=0.12)
-for ax, row in zip(axes.flat, suspects, strict=False):
-    suggestion = classes[probabilities[row].argmax()]
+for place, (ax, row) in enumerate(zip(axes.flat, suspects, strict=False)):
+    suggestion = issues.suggested[place]
     ax.imshow(images[row])
     ax.set(xticks=[], yticks=[])
     ax.set_title(f"given: {given[row]}\nsuggested: {suggestion}", fontsize=9)
     verdict = "planted error" if is_wrong[row] else "label was right"
     color = "#b35900" if is_wrong[row] else "#0072B2"
-    ax.set_xlabel(f"{verdict} (p = {own[row]:.3f})", fontsize=9, color=color)
+    ax.set_xlabel(
+        f"{verdict} (p = {probabilities[place]:.3f})", fontsize=9, color=color
+    )
 plt.show()
 
 # %%
@@ -119,9 +122,8 @@ for name, labels in [
 #   vouch for each other: say by ``groups`` which belong together.
 # - For other classifiers :func:`~sklearn.model_selection.cross_val_predict` gives such
 #   probabilities, with ``class_names=classes``, as it numbers the classes.
-# - `cleanlab <https://docs.cleanlab.ai>`_ takes the same probabilities and also says
-#   how many errors there are:
-#   ``cleanlab.filter.find_label_issues(np.searchsorted(classes, given),
-#   probabilities)``.
+# - `cleanlab <https://docs.cleanlab.ai>`_ takes the same probabilities,
+#   ``model.left_out_proba_``, has other ways to tell which are errors, and says how
+#   many there are.
 
 # sphinx_gallery_thumbnail_number = 1

@@ -299,7 +299,7 @@ def _tag_weights(name: str, tag: str, tag_config: dict) -> str:
     hub = tag_config.get("hf_hub", "")
     if hub:
         repo, _, file = hub.rpartition("/")
-        cached = _cached(repo, _candidates(file))
+        cached = in_hub_cache(repo, _candidates(file))
         if cached is not None:
             return cached
         _require_hub(f"the weights {tag!r} of {name!r}", repo)
@@ -325,7 +325,7 @@ def _from_hub(model_name: str) -> ModelSource:
 
     repo = model_name.removeprefix(HF_HUB)
     names = _candidates("")
-    config, weights = _cached(repo, [_CONFIG]), _cached(repo, names)
+    config, weights = in_hub_cache(repo, [_CONFIG]), in_hub_cache(repo, names)
     if config is None or weights is None:
         _require_hub(f"the model {model_name!r}", repo)
         try:
@@ -346,7 +346,21 @@ def _from_hub(model_name: str) -> ModelSource:
     )
 
 
-def _cached(repo: str, names: Iterable[str]) -> str | None:
+def hub_repository(model_name: str, pretrained: str | None) -> str | None:
+    """Return the repository of the hub that weights come from, if they do."""
+    if model_name.startswith(HF_HUB):
+        return model_name.removeprefix(HF_HUB)
+    if model_name == TINY or model_name.startswith(LOCAL_DIR) or not pretrained:
+        return None
+    try:
+        import open_clip
+    except ImportError:  # where nothing is embedded
+        return None
+    config = open_clip.get_pretrained_cfg(model_name.replace("/", "-"), pretrained)
+    return (config or {}).get("hf_hub", "").rpartition("/")[0] or None
+
+
+def in_hub_cache(repo: str, names: Iterable[str]) -> str | None:
     """Return the first of the files that is in the hub's cache, without asking it."""
     from huggingface_hub import try_to_load_from_cache
 
@@ -358,16 +372,21 @@ def _cached(repo: str, names: Iterable[str]) -> str | None:
 
 
 def _require_hub(what: str, repo: str) -> None:
-    """Raise at once if the hub cannot be reached: its client retries for a minute."""
+    """Raise at once if the hub cannot be reached, and say what to do without."""
+    try:
+        reach_hub()
+    except Exception as error:
+        raise _download_error(what, repo, error) from error
+
+
+def reach_hub() -> None:
+    """Raise an error at once if the hub cannot be reached: its client would retry."""
     from huggingface_hub import constants
     from huggingface_hub.utils import get_session
 
-    try:
-        if constants.HF_HUB_OFFLINE:
-            raise ConnectionError("HF_HUB_OFFLINE is set")
-        get_session().head(constants.ENDPOINT, timeout=_PROBE_SECONDS)
-    except Exception as error:
-        raise _download_error(what, repo, error) from error
+    if constants.HF_HUB_OFFLINE:
+        raise ConnectionError("HF_HUB_OFFLINE is set")
+    get_session().head(constants.ENDPOINT, timeout=_PROBE_SECONDS)
 
 
 def _download_error(what: str, repo: str, error: Exception) -> WeightsDownloadError:

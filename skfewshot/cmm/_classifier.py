@@ -1,6 +1,5 @@
 """Cross-Modal Mapping: a residual linear map of images into the space of the texts."""
 
-from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from numbers import Integral, Real
@@ -21,20 +20,24 @@ from skfewshot._base import (
     train,
 )
 from skfewshot._docs import shared_docs
-from skfewshot._labels import with_class
+from skfewshot._left_out import left_out_attributes
 from skfewshot._rows import unit_rows
 from skfewshot._sklearn import Interval, MissingValues, StrOptions
-from skfewshot._text import resolve_prototypes
 from skfewshot._torch import to_numpy
-from skfewshot.clip._texts import warn_of_same
+from skfewshot.cmm._batches import answer_together
+from skfewshot.cmm._updates import (
+    prototypes_of,
+    replace_fitted,
+    with_images,
+    with_new_class,
+    without_class,
+)
 
 if TYPE_CHECKING:
     from skfewshot.cmm._paper import OnEpoch
     from skfewshot.cmm._solver import Solution
 
 
-# The cosine of texts that are the same to a model.
-_SAME_TEXT = 1 - 1e-6
 # Of the logits that are trained where there is no text; photographs have 20 to 30.
 _LEAST_SCALE = 20.0
 
@@ -95,10 +98,11 @@ class CMMClassifier(
         Step size of ``solver="paper"``.
     max_iter : int, default=50
         Epochs of ``solver="paper"``, all of which are done.
-    store_left_out : bool, default=False
-        Whether to keep `left_out_proba_`; for the Gaussian solver.
-    {{logit_scale, class_weight}}
-    {{unlabeled, device}}
+    {{store_left_out}}
+    store_support : bool, default=False
+        Whether to keep what was passed to `fit`, for `add_images` and `forget_class`:
+        files of the classifier then hold all embeddings of the support.
+    {{logit_scale, class_weight, unlabeled, device}}
 
     Attributes
     ----------
@@ -127,11 +131,21 @@ class CMMClassifier(
     text_map_intercept_ : ndarray of shape (n_features,)
     newcomer_intercept_ : float
         The intercept of classes without rows.
-    left_out_proba_ : ndarray of shape (n_samples, n_classes)
-        Probabilities of each row of `X` by the classifier without that row and its
-        copies; NaN for rows of weight zero and those without a label. Only with
-        ``store_left_out=True``.
-    {{fitted}}
+    uses_unlabeled_ : bool
+        Whether rows without labels were learned from; this and the following only where
+        labels were missing.
+    unlabeled_gain_ : float
+        Nats by which they make labelled rows more likely that are held out; NaN where
+        none could be.
+    unlabeled_shares_ : ndarray of shape (n_classes,)
+        Shares of the classes among them, shrunk; sums to one.
+    unlabeled_background_ : float
+        The share of those that are of no class.
+    {{fitted, left_out}}
+    support_ : dict of ndarray
+        What was learned from: ``"X"``, ``"y"``, in which None is no label,
+        ``"sample_weight"`` and ``"groups"``, None for what was not passed. Only with
+        ``store_support=True``.
     n_iter_ : int
         Epochs done. Of the Gaussian solver, how often it solved: more than once where
         labels were in doubt.
@@ -222,6 +236,29 @@ class CMMClassifier(
     intercept: the one that makes the labels of rows of classes with several most likely
     when each class in turn is taken for one without rows.
 
+    **Rows without labels.** Where labels are missing, three rounds of
+    expectation-maximisation follow. With the logits :math:`z` of the labelled fit, an
+    unlabelled row *u* is of class *c* with probability
+
+    .. math::
+
+        r_{uc} = g_u \pi_c e^{z_{uc}} / \textstyle\sum_k \pi_k e^{z_{uk}}
+
+    where half of each share :math:`\pi_c` is counted and half is equal, and
+    :math:`g_u` is the probability that the row is of any class: by a mixture of two
+    normal distributions of the energy :math:`\log \sum_c e^{z_{uc}}`, the one that of
+    labelled rows left out, the other the background's, below. Then :math:`\mu`,
+    :math:`\hat\Sigma` and the map from texts are found again from all rows, the
+    unlabelled ones with weights :math:`w r_{uc}`, :math:`w = 1 / (1 + q / 12)`,
+    where *q* rows in the pool, in the mean over its rows, are of a row's class.
+    :math:`a`, :math:`b` and the intercepts are kept, but all are multiplied by
+    :math:`1 - 0.3 \, \epsilon \, u / (u + \bar n)` for *u* weighted unlabelled rows a
+    class and their mean doubt :math:`\epsilon = 1 - \max_c r_{uc}` in the first round,
+    as mistakes that are learned make sure of themselves. Labelled rows that have others
+    of their class are held out in four parts, and the pool is labelled anew without
+    them: if that makes their labels less likely than a fit to labelled rows alone does,
+    the unlabelled ones are left alone.
+
     **As published.** With ``solver="paper"`` the temperature is
     :math:`1 / (1 + \alpha)`, so that the logits are the undivided sum
     :math:`s f T_0^\top + \alpha s \, v(f) \, \mathrm{norm}(T)^\top`, and the loss is
@@ -274,6 +311,7 @@ class CMMClassifier(
         "learning_rate": [Interval(Real, 0, None, closed="neither")],
         "max_iter": [Interval(Integral, 0, None, closed="left")],
         "store_left_out": ["boolean"],
+        "store_support": ["boolean"],
         "unlabeled": [MissingValues()],
         "device": "no_validation",
     }
@@ -293,6 +331,7 @@ class CMMClassifier(
         learning_rate: float = 1e-3,
         max_iter: int = 50,
         store_left_out: bool = False,
+        store_support: bool = False,
         logit_scale: float | str = "auto",
         class_weight: dict | str | None = None,
         unlabeled: Any = None,
@@ -310,6 +349,7 @@ class CMMClassifier(
         self.learning_rate = learning_rate
         self.max_iter = max_iter
         self.store_left_out = store_left_out
+        self.store_support = store_support
         self.logit_scale = logit_scale
         self.class_weight = class_weight
         self.unlabeled = unlabeled
@@ -348,7 +388,9 @@ class CMMClassifier(
         if left_out is not None:
             for name, value in fitted.items():
                 setattr(self, name, value)
-            fitted["left_out_proba_"] = self._left_out_proba(left_out, support)
+            logits = self._logits(support.features)
+            logits[:, support.seen] = left_out
+            fitted |= left_out_attributes(support, logits)
         return fitted
 
     def _most_iterations(self) -> int:
@@ -387,7 +429,7 @@ class CMMClassifier(
             "newcomer_intercept_": solution.newcomer,
         }
         # Classes without rows have what their texts give them.
-        prototypes = _prototypes_of(texts, fitted)
+        prototypes = prototypes_of(texts, fitted)
         prototypes[seen] = unit_rows(array(solution.prototypes)[rank])
         frozen, trust = texts.copy(), np.ones_like(texts[:, 0])
         if self.solver == "gaussian" and self.prototype_source_ == "image":
@@ -397,7 +439,16 @@ class CMMClassifier(
         trust[seen] = array(solution.trust)[rank]
         intercept = np.full_like(trust, solution.newcomer)
         intercept[seen] = array(solution.intercept)[rank]
-        left_out = solution.left_out
+        left_out, unlabelled = solution.left_out, solution.unlabelled
+        if unlabelled is not None:
+            shares = np.zeros_like(trust)
+            shares[seen] = array(unlabelled.shares)[rank]
+            fitted |= {
+                "uses_unlabeled_": unlabelled.is_used,
+                "unlabeled_gain_": unlabelled.gain,
+                "unlabeled_shares_": shares,
+                "unlabeled_background_": unlabelled.background,
+            }
         if self.solver == "gaussian":
             fitted["_left_out"] = None if left_out is None else array(left_out)[:, rank]
         return fitted | {
@@ -406,16 +457,6 @@ class CMMClassifier(
             "text_trust_": trust,
             "intercept_": intercept,
         }
-
-    def _left_out_proba(self, left_out: NDArray, support: Support) -> NDArray:
-        """Return probabilities of the rows of X, from logits of the support's."""
-        logits = self._logits(support.features)
-        logits[:, support.seen] = left_out
-        proba = softmax(logits, axis=1)
-        found = np.full((len(support.rows), proba.shape[1]), np.nan, proba.dtype)
-        known = support.rows >= 0
-        found[known] = proba[support.rows[known]]
-        return found
 
     def add_class(self, name: Any, features: ArrayLike | None = None) -> Self:
         """Add a class that has no images to the fitted classifier, without a new fit.
@@ -444,46 +485,77 @@ class CMMClassifier(
             If `name` is the same to the encoder as that of a class, or has no words.
         """
         check_is_fitted(self)
-        classes, order = with_class(self.classes_, name)
-        if self.prototype_source_ == "image":
-            raise ValueError(
-                "This classifier was fitted without texts, so it cannot place a class "
-                "that has none but a text; fit it with text_features or text_encoder."
-            )
-        # Named as a fit would name it.
-        names = self.class_names
-        text = resolve_prototypes(
-            "auto" if features is None else {name: features},
-            classes=classes[-1:],
-            encoder=self.encoder_,
-            text_encoder=self.text_encoder,
-            class_names=names if isinstance(names, Mapping) and name in names else None,
-            prompt_templates=self.prompt_templates,
-            n_features=self.n_features_in_,
-            dtype=self.text_features_.dtype,
-        ).features
-        if text is None:
-            raise ValueError(
-                f"features=None, but nothing is known that could encode {name!r}; pass "
-                "its text feature."
-            )
-        if features is None:
-            same = self.text_features_ @ text[0] > _SAME_TEXT
-            if same.any():
-                warn_of_same([[str(name), *map(str, self.classes_[same])]])
-        level = np.full(1, self.newcomer_intercept_, self.intercept_.dtype)
-        added = {
-            "classes_": classes[-1:],
-            "text_features_": text,
-            "prototypes_": _prototypes_of(text, vars(self)),
-            "frozen_prototypes_": text,
-            "text_trust_": np.ones_like(level),
-            "intercept_": level,
-        }
-        self.classes_ = classes[:-1]
-        for attribute, row in added.items():
-            rows = np.concatenate([getattr(self, attribute), row])
-            setattr(self, attribute, rows[order])
+        replace_fitted(self, with_new_class(self, name, features))
+        return self
+
+    def add_images(
+        self,
+        X: ArrayLike,
+        y: ArrayLike,
+        sample_weight: ArrayLike | None = None,
+        *,
+        groups: ArrayLike | None = None,
+    ) -> Self:
+        """Learn more images, as a fit on all of them would.
+
+        The classifier has to keep its support, ``store_support=True``. Texts are not
+        encoded again but those of new classes. Nothing else is saved: a fit takes less
+        time than its images took to embed, and weights and intercepts that are found
+        again are worth half a point of accuracy.
+
+        Parameters
+        ----------
+        X : array-like or tensor of shape (n_samples, n_features)
+            Image embeddings.
+        y : array-like or tensor of shape (n_samples,)
+            Their labels, missing ones as for `fit`. New ones become classes.
+        sample_weight : array-like or tensor of shape (n_samples,), default=None
+            As for `fit`.
+        groups : array-like or tensor of shape (n_samples,), default=None
+            As for `fit`; to be passed here if it was there, and only then.
+
+        Returns
+        -------
+        self : estimator
+
+        Raises
+        ------
+        sklearn.exceptions.NotFittedError
+            If the classifier is not fitted.
+        ValueError
+            If the support was not kept, `X` is not such as it was fitted on, `y` is of
+            another kind than the classes, or nothing is known that could encode a new
+            one; give that its text by `add_class` first.
+        """
+        check_is_fitted(self)
+        replace_fitted(self, with_images(self, X, y, sample_weight, groups))
+        return self
+
+    def forget_class(self, name: Any) -> Self:
+        """Take a class out of the fitted classifier.
+
+        A class without images leaves no trace. One with images is forgotten as by a fit
+        without them if the classifier keeps its support, ``store_support=True``. Else
+        the rest stays as it is, which was learned with them.
+
+        Parameters
+        ----------
+        name : label
+            One of ``classes_``.
+
+        Returns
+        -------
+        self : estimator
+
+        Raises
+        ------
+        sklearn.exceptions.NotFittedError
+            If the classifier is not fitted.
+        ValueError
+            If `name` is none of the classes, or but one of them would be left.
+        """
+        check_is_fitted(self)
+        replace_fitted(self, without_class(self, name))
         return self
 
     def transform(self, X: ArrayLike) -> NDArray:
@@ -514,17 +586,94 @@ class CMMClassifier(
         return unit_rows(mapped)
 
     def _logits(self, features: NDArray) -> NDArray:
-        scale = self.logit_scale_ / self.temperature_ / (1 + self.alpha_)
         mapped = self._mapped(features)
-        mapped *= float(scale * self.alpha_)
-        frozen = as_rows(self.frozen_prototypes_, features)
-        logits = (features * float(scale)) @ frozen.T
+        mapped *= self._scales()[1]
+        logits = self._frozen_logits(features)
         logits += mapped @ as_rows(self.prototypes_, features).T
         logits += as_rows(self.intercept_, features)
         return logits
 
+    def _frozen_logits(self, features: NDArray) -> NDArray:
+        frozen = as_rows(self.frozen_prototypes_, features)
+        return (features * self._scales()[0]) @ frozen.T
 
-def _prototypes_of(texts: NDArray, fitted: Mapping[str, Any]) -> NDArray:
-    """Return the prototypes of classes without rows, from their texts."""
-    means = texts @ fitted["text_map_"] + fitted["text_map_intercept_"]
-    return unit_rows(means @ fitted["map_"])
+    def _scales(self) -> tuple[float, float]:
+        """Return what the cosines of the texts, and those of the map, are times."""
+        scale = self.logit_scale_ / self.temperature_ / (1 + self.alpha_)
+        return float(scale), float(scale * self.alpha_)
+
+    def transduce(self, X: ArrayLike) -> NDArray:
+        """Predict the labels of a batch of images together.
+
+        `predict` takes each image by itself. Here the others tell which classes the
+        batch has, and what their images are like. A batch of few classes gains most.
+
+        Parameters
+        ----------
+        X : array-like or tensor of shape (n_samples, n_features)
+            Image embeddings.
+
+        Returns
+        -------
+        ndarray of shape (n_samples,)
+            Labels.
+
+        Raises
+        ------
+        sklearn.exceptions.NotFittedError
+            If the classifier is not fitted.
+        ValueError
+            If X has another width, is not finite, or comes from another encoder.
+
+        See Also
+        --------
+        transduce_proba : The probabilities, with the equations.
+        """
+        return self.classes_[self.transduce_proba(X).argmax(axis=1)]
+
+    def transduce_proba(self, X: ArrayLike) -> NDArray:
+        r"""Predict the probabilities of a batch of images together.
+
+        With :math:`z` the logits of `predict_proba`, :math:`v` the mapped rows and
+        :math:`T` the prototypes, five times in turns
+
+        .. math::
+
+            r_{uc} &= \mathrm{softmax}_c(z_{uc} + g \log \pi_c) \\
+            \pi_c &= (n_c + 0.3 N / C) / (1.3 N), \quad n_c = \sum_u r_{uc} \\
+            T_c &\leftarrow \mathrm{norm}\big((m_c + 3) k T_c^0
+            + w \textstyle\sum_u r_{uc} v_u\big)
+
+        for *N* images, *C* classes of :math:`m_c` labelled ones, the mean cosine *k* of
+        an image to the prototype of its class, and :math:`w = 1 / (1 + \bar n / 3)`
+        for :math:`\bar n` images in the batch of the class of one of them. The gate *g*
+        is one less the share of the classes that the batch seems to have,
+        :math:`\exp(-\sum_c \pi_c \log \pi_c) / C`. This is the library's own.
+
+        Parameters
+        ----------
+        X : array-like or tensor of shape (n_samples, n_features)
+            Image embeddings.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_classes)
+            Each row sums to one. They depend on all rows of `X`.
+
+        Raises
+        ------
+        sklearn.exceptions.NotFittedError
+            If the classifier is not fitted.
+        ValueError
+            If X has another width, is not finite, or comes from another encoder.
+        """
+        features = unit_rows(self._check_query(X))
+        fixed = self._frozen_logits(features) + as_rows(self.intercept_, features)
+        logits = answer_together(
+            fixed,
+            self._mapped(features),
+            as_rows(self.prototypes_, features),
+            self.class_count_,
+            self._scales()[1],
+        )
+        return softmax(logits, axis=1)

@@ -27,6 +27,13 @@ from skfewshot.cmm._scales import (
     trust_texts,
     without_own_say,
 )
+from skfewshot.cmm._unlabelled import (
+    Pool,
+    Scoring,
+    energies_of,
+    hold_out,
+    maximise_expectation,
+)
 
 # Rows a class that its own deviation from its text is worth at most, of which the best
 # is taken; and where no class has rows to spare, or no text.
@@ -72,6 +79,8 @@ class Solution(NamedTuple):
         Iterations done; how often the closed form was solved.
     left_out : tensor of shape (N, C) or None
         Logits of the rows when each is left out.
+    unlabelled : Unlabelled or None
+        What rows without labels did, if there were any.
     """
 
     map: Tensor
@@ -88,6 +97,28 @@ class Solution(NamedTuple):
     loss_curve: list[float]
     n_iter: int
     left_out: Tensor | None = None
+    unlabelled: "Unlabelled | None" = None
+
+
+class Unlabelled(NamedTuple):
+    """What rows without labels did.
+
+    Attributes
+    ----------
+    gain : float
+        Nats by which they better labelled rows held out; NaN where none could be.
+    is_used : bool
+        False where they make those worse, and so are left alone.
+    shares : tensor of shape (C,)
+        Of the classes among them.
+    background : float
+        The share of rows of no class.
+    """
+
+    gain: float
+    is_used: bool
+    shares: Tensor
+    background: float
 
 
 class Frozen(NamedTuple):
@@ -166,7 +197,13 @@ def solve_gaussian(
         weight[left_out.rows] *= trust.clamp_min(_LEAST_TRUST)
         fit = _fit(replace(support, weight=weight), alpha, (fit.text_penalty,))
         n_iter += 1
-    return _solution(fit, alpha, n_iter, keep_left_out)
+    levels = _find_levels(fit, alpha)
+    without = _left_out_logits(fit, levels, alpha) if keep_left_out else None
+    if alpha == 0 or not len(support.unlabelled):
+        return _solution(fit, levels, alpha, n_iter, without)
+    fit, levels, without, found = _learn_unlabelled(fit, levels, without)
+    solution = _solution(fit, levels, alpha, n_iter, without)
+    return solution._replace(unlabelled=found)
 
 
 def _fit(support: Support, alpha: float | None, penalties: tuple[float, ...]) -> _Fit:
@@ -261,26 +298,75 @@ def leave_out(
     return left_out
 
 
-def _solution(
-    fit: _Fit, alpha: float | None, n_iter: int, keep_left_out: bool
-) -> Solution:
-    """Find the intercepts, and put together what predictions need."""
-    support, model, frozen = fit.support, fit.model, fit.frozen
-    intercept, newcomer = torch.zeros_like(frozen.trust), 0.0
+class _Levels(NamedTuple):
+    """What is added to the logits of each class, and of classes without rows."""
+
+    intercept: Tensor
+    newcomer: float
+
+
+def _find_levels(fit: _Fit, alpha: float | None) -> _Levels:
+    if alpha == 0:
+        return _Levels(torch.zeros_like(fit.frozen.trust), 0.0)
     # Without text a row that is alone in its class has nothing to say of it.
     judges = fit.left_out
-    if support.text_seen:
+    if fit.support.text_seen:
         judges = judges.some(judges.spare)
-    if alpha != 0:
-        intercept = find_intercepts(fit.logits(judges), judges.y, judges.weight)
-        newcomer = _newcomer(fit, intercept)
+    intercept = find_intercepts(fit.logits(judges), judges.y, judges.weight)
+    return _Levels(intercept, _newcomer(fit, intercept))
+
+
+def _learn_unlabelled(
+    fit: _Fit, levels: _Levels, left_out: Tensor | None
+) -> tuple[_Fit, _Levels, Tensor | None, Unlabelled]:
+    """Learn from rows without labels, unless they make labelled ones held out worse."""
+    support, trust = fit.support, fit.frozen.trust
+    text, image, _ = fit.weights
+    judges = fit.left_out
+    # Rows that are alone in their class know no image of it, unless all are alone.
+    judges = judges.some(judges.spare) if judges.spare.any() else judges
+    scoring = Scoring(
+        text * fit.frozen.scale * fit.frozen.prototypes,
+        image,
+        levels.intercept,
+        energies_of(fit.logits(judges) + levels.intercept, judges.weight),
+    )
+    pool = Pool(support.unlabelled, support.unlabelled_weight)
+    spare = torch.zeros_like(support.y, dtype=torch.bool)
+    spare[fit.left_out.rows[fit.left_out.spare]] = True
+    penalty = fit.text_penalty
+    held_out = hold_out(support, spare, scoring, pool, trust, text_penalty=penalty)
+    gain = held_out.gain(support)
+    sample = summarise(support)
+    learned = maximise_expectation(
+        *(sample, fit.model, scoring, pool, trust), text_penalty=penalty
+    )
+    # Where no row could be held out nothing speaks against them.
+    is_used = not gain < 0
+    found = Unlabelled(gain, is_used, learned.shares, learned.background)
+    if not is_used:
+        return fit, levels, left_out, found
+    flat = learned.flattened
+    if left_out is not None:
+        left_out = flat * left_out
+        left_out[held_out.rows] = held_out.with_pool
+    weights = Weights(flat * text, flat * image, fit.weights.loss)
+    levels = _Levels(flat * levels.intercept, flat * levels.newcomer)
+    fit = fit._replace(model=learned.model, weights=weights)
+    return fit, levels, left_out, found
+
+
+def _solution(
+    fit: _Fit,
+    levels: _Levels,
+    alpha: float | None,
+    n_iter: int,
+    left_out: Tensor | None,
+) -> Solution:
+    """Put together what predictions need."""
+    support, model, frozen = fit.support, fit.model, fit.frozen
     turned = turn(normalize(model.prototypes), support.text)
     map_ = model.map @ turned
-    left_out = None
-    if keep_left_out:
-        left_out = support.logit_scale * support.features @ support.text.T
-        if alpha != 0:
-            left_out = _left_out_logits(fit, intercept, newcomer)
     alpha, temperature = _as_published(fit, alpha)
     return Solution(
         map=map_,
@@ -291,8 +377,8 @@ def _solution(
         frozen=frozen.prototypes,
         alpha=alpha,
         temperature=temperature,
-        intercept=intercept,
-        newcomer=newcomer,
+        intercept=levels.intercept,
+        newcomer=levels.newcomer,
         trust=frozen.trust,
         loss_curve=[],
         n_iter=n_iter,
@@ -334,9 +420,11 @@ def _newcomer(fit: _Fit, intercept: Tensor) -> float:
     )
 
 
-def _left_out_logits(fit: _Fit, intercept: Tensor, newcomer: float) -> Tensor:
+def _left_out_logits(fit: _Fit, levels: _Levels, alpha: float | None) -> Tensor:
     """Return the logits of all rows when each is left out, of the intercepts too."""
-    support = fit.support
+    support, (intercept, newcomer) = fit.support, levels
+    if alpha == 0:
+        return support.logit_scale * support.features @ support.text.T
     rows = torch.arange(len(support.y), device=support.y.device)
     left_out = fit.left_out
     if len(left_out.rows) < len(rows):

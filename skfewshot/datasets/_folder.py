@@ -113,7 +113,7 @@ def load_folder(path: str | os.PathLike) -> ImageFolder:
     if files:
         problems.append(f"{_some(files)} beside the folders of the classes")
     for inner in folders:
-        found = list(_images_below(inner, problems, {os.path.realpath(folder)}))
+        found = list(images_below(inner, problems, {os.path.realpath(folder)}))
         if not found:
             problems.append(f"{inner.name!r} has no images")
         paths += found
@@ -158,8 +158,14 @@ def _has_folders_only(folder: Path) -> bool:
     return bool(folders) and not any(f.suffix.lower() in SUFFIXES for f in files)
 
 
-def _images_below(folder: Path, problems: list[str], seen: set[str]) -> Iterator[str]:
-    """Give the images in a folder and below, sorted."""
+def images_below(
+    folder: Path, problems: list[str], seen: frozenset[str] | set[str] = frozenset()
+) -> Iterator[str]:
+    """Give the images in a folder and below, sorted.
+
+    What is passed over and might have been meant is added to `problems`; `seen` are
+    the real paths of the folders that lead here.
+    """
     real = os.path.realpath(folder)
     if real in seen:  # a link that leads back
         problems.append(f"{str(folder)!r}, which leads round in a circle")
@@ -172,7 +178,7 @@ def _images_below(folder: Path, problems: list[str], seen: set[str]) -> Iterator
         if file.suffix.lower() in SUFFIXES:
             yield str(file)
     for inner in folders:
-        yield from _images_below(inner, problems, seen | {real})
+        yield from images_below(inner, problems, seen | {real})
 
 
 def _listed(folder: Path, problems: list[str]) -> tuple[list[Path], list[Path]]:

@@ -223,6 +223,8 @@ class MultiLabelPrototypeClassifier(ClassifierMixin, Estimator):
     classes_ : ndarray of shape (n_labels,)
         The labels: the names of the columns of `y`, or their numbers; the sorted class
         labels of 1-D `y`.
+    class_count_ : ndarray of shape (n_labels,)
+        Images of each label in the support, by their weights.
     prototypes_ : ndarray of shape (n_labels, d)
         The prototypes :math:`p_l`, unit norm, as wide as a token or the prior's common
         width.
@@ -412,6 +414,7 @@ class MultiLabelPrototypeClassifier(ClassifierMixin, Estimator):
         images, labels, rows = read_support(self, X, y, sample_weight)
         support, rows = images.with_known(rows)
         self.classes_, self._is_multilabel = labels.classes, labels.is_multilabel
+        self.class_count_ = support.weight.astype(float) @ support.indicator
         thresholds = read_thresholds(self.threshold, len(self.classes_))
         tokens = support.tokens
         found = find_label_vectors(

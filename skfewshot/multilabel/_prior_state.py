@@ -4,7 +4,6 @@ import json
 import os
 from collections.abc import Callable
 from numbers import Integral
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,6 +11,7 @@ from numpy.typing import DTypeLike, NDArray
 from scipy.special import expit
 from sklearn.utils.validation import check_is_fitted
 
+from skfewshot._files import replacing
 from skfewshot._rows import check_parameters, unit_rows
 from skfewshot._text import Prototypes
 from skfewshot._torch import (
@@ -261,16 +261,8 @@ def save_prior(prior: Any, path: str | os.PathLike) -> None:
     metadata = {"skfewshot_prior": _FORMAT, "about": text}
     # Not ascontiguousarray, which gives numbers an axis.
     arrays = {name: np.asarray(v, order="C") for name, v in prior.state_.items()}
-    path = Path(path)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with open(partial, "xb") as file:
-            file.write(save(arrays, metadata))
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with replacing(path) as partial:
+        partial.write_bytes(save(arrays, metadata))
 
 
 def read_prior(path: str | os.PathLike) -> tuple[str, State]:

@@ -14,6 +14,8 @@ from skfewshot._base import Support
 FIXED_RANGE = (0.2, 2.0)
 #: Factor round a guess of the weight of the learned part.
 FACTOR = 1.5
+#: Share of the weight of a row below which what its class has left is nothing.
+ALONE_SHARE = 1e-3
 # Entries of one block of a kernel matrix: 128 MB in single precision.
 _BLOCK = 2**25
 #: Beta from which on rounding errors of cosines show.

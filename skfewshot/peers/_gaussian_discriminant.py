@@ -1,6 +1,6 @@
 """GDA: linear discriminants of the images beside the texts."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from numbers import Real
 from typing import Any, ClassVar
 
@@ -15,9 +15,10 @@ from skfewshot._base import (
     as_rows,
 )
 from skfewshot._docs import shared_docs
+from skfewshot._left_out import left_out_attributes
 from skfewshot._sklearn import Interval, StrOptions
 from skfewshot._spread import likely_scale, margin_of
-from skfewshot.peers._closed_form import FACTOR, fit_blend, judging_rows
+from skfewshot.peers._closed_form import ALONE_SHARE, FACTOR, fit_blend, judging_rows
 
 # Rows that are left out to judge by.
 _MOST_ROWS = 2048
@@ -72,7 +73,7 @@ class GaussianDiscriminantClassifier(FewShotClassifier):
         Weight :math:`\alpha \ge 0` of the discriminants. A float is the paper's
         equation. ``"auto"`` finds :math:`\alpha` and :math:`a` from the support, see
         Notes.
-    {{logit_scale, class_weight}}
+    {{store_left_out, logit_scale, class_weight}}
 
     Attributes
     ----------
@@ -85,7 +86,7 @@ class GaussianDiscriminantClassifier(FewShotClassifier):
     text_weight_ : float
         The weight :math:`a`: 1 for an `alpha` that was given, and 0 where there is no
         text, as class means have no more to say than the discriminants.
-    {{fitted}}
+    {{fitted, left_out}}
 
     See Also
     --------
@@ -136,6 +137,7 @@ class GaussianDiscriminantClassifier(FewShotClassifier):
     _parameter_constraints: ClassVar[dict] = {
         **SHARED_CONSTRAINTS,
         "alpha": [StrOptions({"auto"}), Interval(Real, 0, None, closed="left")],
+        "store_left_out": ["boolean"],
     }
 
     def __init__(
@@ -146,6 +148,7 @@ class GaussianDiscriminantClassifier(FewShotClassifier):
         text_encoder: Any = None,
         prompt_templates: Any = None,
         alpha: float | str = "auto",
+        store_left_out: bool = False,
         logit_scale: float | str = "auto",
         class_weight: dict | str | None = None,
     ) -> None:
@@ -154,6 +157,7 @@ class GaussianDiscriminantClassifier(FewShotClassifier):
         self.text_encoder = text_encoder
         self.prompt_templates = prompt_templates
         self.alpha = alpha
+        self.store_left_out = store_left_out
         self.logit_scale = logit_scale
         self.class_weight = class_weight
 
@@ -177,12 +181,18 @@ class GaussianDiscriminantClassifier(FewShotClassifier):
             if support.text_seen:
                 found = 0.0, support.logit_scale
         text_weight, alpha = found
-        return {
+        fitted = {
             "alpha_": alpha,
             "text_weight_": text_weight,
             "coef_": (alpha * coef)[rank].astype(dtype),
             "intercept_": (alpha * intercept)[rank].astype(dtype),
         }
+        if self.store_left_out:
+            logits = alpha * all_left_out_scores(model, F, support.y, weight)
+            logits += text_weight * support.logit_scale * F @ support.text.T
+            kept = replace(support, seen=np.argsort(rank))
+            fitted |= left_out_attributes(kept, logits[:, rank].astype(dtype))
+        return fitted
 
     def _logits(self, features: NDArray) -> NDArray:
         images = features @ as_rows(self.coef_, features).T
@@ -349,6 +359,44 @@ def left_out_scores(
     priors += np.log(model.counts.sum() / total)[:, None]
     priors[rows, y] += np.log(left / model.counts[y])
     return d * (x_mean - mean_mean / 2) + priors
+
+
+def all_left_out_scores(
+    model: Discriminant, F: NDArray, y: NDArray, weight: NDArray
+) -> NDArray:
+    """Scores of all rows that `model` was fitted on, each by the model without it.
+
+    A class that loses its only row has what classes without rows have: a mean of zero,
+    and the share of the smallest other. So has, as there is no telling, one whose row
+    is all there is of the scatter.
+
+    Parameters
+    ----------
+    model : Discriminant
+    F : ndarray of shape (n, d)
+    y : ndarray of shape (n,)
+    weight : ndarray of shape (n,)
+
+    Returns
+    -------
+    ndarray of shape (n, C)
+    """
+    is_left = model.counts[y] - weight > ALONE_SHARE * weight
+    coef, intercept = spherical_form(model)
+    if model.scatter.max() > 0:
+        coef, intercept = linear_form(model)
+        rest = left_out_scatter(model, F, y, np.where(is_left, weight, 0.0))
+        is_left &= rest > _LEAST_SCATTER * model.scatter.sum()
+    total = model.counts.sum()
+    scores = F @ coef.T + intercept + np.log(total / (total - weight))[:, None]
+    others = np.tile(np.where(model.counts > 0, model.counts, np.inf), (len(y), 1))
+    rows = np.arange(len(y))
+    others[rows, y] = np.inf
+    scores[rows, y] = np.log(others.min(axis=1) / (total - weight))
+    if is_left.any():
+        some = F[is_left], y[is_left], weight[is_left]
+        scores[is_left] = left_out_scores(model, *some)
+    return scores
 
 
 def left_out_scatter(

@@ -1,6 +1,7 @@
 """ProKeR: kernel ridge regression of what zero-shot CLIP leaves unexplained."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from numbers import Real
 from typing import Any, ClassVar
 
@@ -17,9 +18,11 @@ from skfewshot._base import (
     as_rows,
 )
 from skfewshot._docs import shared_docs
+from skfewshot._left_out import left_out_attributes
 from skfewshot._sklearn import Interval, StrOptions
 from skfewshot._spread import likely_scale, margin_of
 from skfewshot.peers._closed_form import (
+    ALONE_SHARE,
     FACTOR,
     exponential_kernel,
     fit_blend,
@@ -73,7 +76,7 @@ class ProKeRClassifier(FewShotClassifier):
     residual : {"probability", "cosine"}, default="probability"
         What :math:`R_0` is: the zero-shot probabilities
         :math:`\mathrm{softmax}(s S T_0^\top)`, or the cosines :math:`S T_0^\top`.
-    {{logit_scale, class_weight}}
+    {{store_left_out, logit_scale, class_weight}}
 
     Attributes
     ----------
@@ -88,7 +91,7 @@ class ProKeRClassifier(FewShotClassifier):
     prior_ : ndarray of shape (n_classes,)
         Without text the logarithms of the class shares, which take the place of
         :math:`s f T_0^\top`; else zeros.
-    {{fitted}}
+    {{fitted, left_out}}
 
     See Also
     --------
@@ -150,6 +153,7 @@ class ProKeRClassifier(FewShotClassifier):
         "regularization": _positive,
         "amplitude": _positive,
         "residual": [StrOptions({"probability", "cosine"})],
+        "store_left_out": ["boolean"],
     }
 
     def __init__(
@@ -163,6 +167,7 @@ class ProKeRClassifier(FewShotClassifier):
         regularization: float | str = "auto",
         amplitude: float | str = "auto",
         residual: str = "probability",
+        store_left_out: bool = False,
         logit_scale: float | str = "auto",
         class_weight: dict | str | None = None,
     ) -> None:
@@ -174,6 +179,7 @@ class ProKeRClassifier(FewShotClassifier):
         self.regularization = regularization
         self.amplitude = amplitude
         self.residual = residual
+        self.store_left_out = store_left_out
         self.logit_scale = logit_scale
         self.class_weight = class_weight
 
@@ -195,11 +201,45 @@ class ProKeRClassifier(FewShotClassifier):
             settings["amplitude_"] = _guess(support, known, support.y) / ridge
         # (K / lambda + W^-1)^-1 = lambda (K + lambda W^-1)^-1.
         dual *= settings["amplitude_"] * ridge
-        return settings | {
+        fitted = settings | {
             "support_": F,
             "dual_coef_": dual[:, rank].astype(dtype),
             "prior_": prior[rank].astype(dtype),
         }
+        if self.store_left_out:
+            logits = self._left_out_logits(support, counts, settings)[:, rank]
+            kept = replace(support, seen=np.argsort(rank))
+            fitted |= left_out_attributes(kept, logits.astype(dtype))
+        return fitted
+
+    def _left_out_logits(
+        self, support: Support, counts: NDArray, settings: dict[str, Any]
+    ) -> NDArray:
+        """Return the logits of each row by the fit without it, settings kept."""
+        classes, rows = np.arange(len(counts)), np.arange(len(support.y))
+        base, targets = self._base(support, classes, counts)
+        if support.text_seen:
+            # The class shares, too, are those without the row.
+            left = np.tile(counts, (len(rows), 1))
+            left[rows, support.y] = np.inf
+            own = counts[support.y] - support.weight
+            is_left = own > ALONE_SHARE * support.weight
+            left[rows, support.y] = np.where(is_left, own, left.min(axis=1))
+            shares = left / left.sum(axis=1, keepdims=True)
+            base, targets = np.log(shares), 1.0 * (support.y[:, None] == classes)
+        ridge = settings["regularization_"]
+        K = exponential_kernel(support.features, support.features, settings["beta_"])
+        # Without a row, its target is missed by the dual over the inverse's diagonal.
+        targets = np.column_stack([targets, np.ones(len(rows))])
+        n = targets.shape[1]
+        system = np.column_stack([targets, np.eye(len(rows))])
+        solved = solve_ridge(K, system, support.weight, ridge)
+        found = targets - solved[:, :n] / np.diag(solved[:, n:])[:, None]
+        learned = found[:, :-1]
+        if support.text_seen:
+            learned = learned - found[:, -1:] * shares
+        amplitude = settings["amplitude_"] * ridge
+        return settings["text_weight_"] * base + amplitude * learned
 
     def _base(
         self, support: Support, classes: NDArray, counts: NDArray

@@ -157,6 +157,7 @@ class ZeroShotClassifier(FewShotClassifier):
         weight = check_weight(sample_weight, np.empty((len(y), 1)))
         self.classes_ = np.unique(y[weight > 0])
         check_several(self.classes_, type(self).__name__)
+        self.class_count_ = np.zeros(len(self.classes_))
         prototypes = self._read_texts(X, None, [np.float64, np.float32])
         if prototypes.features is None:
             raise ValueError(

@@ -123,6 +123,30 @@ def test_rows_of_weight_zero_have_none_and_columns_follow_the_classes(unit):
     assert not hasattr(CMMClassifier(text).fit(X, y), "left_out_proba_")
 
 
+def test_what_rows_are_is_kept_beside_what_they_say(unit):
+    X, y, text = make_embeddings(unit, 4)
+    weight = np.ones(40)
+    weight[[3, 8]] = 0, 2
+    model = CMMClassifier(text, store_left_out=True).fit(3 * X, y, weight)
+    assert_array_equal(model.support_codes_, np.where(np.arange(40) == 3, -1, y))
+    assert_allclose(model.support_shares_, weight)
+    assert_allclose(model.support_features_, X)
+    assert_array_equal(np.isnan(model.left_out_novelty_), np.arange(40) == 3)
+    # Novelty and probabilities are of the same logits: they differ by a constant.
+    log_proba = np.log(np.delete(model.left_out_proba_, 3, axis=0))
+    level = log_proba.max(axis=1) - log_proba.mean(axis=1) / 2
+    level = 2 * (level + np.delete(model.left_out_novelty_, 3))
+    refit = CMMClassifier(text).fit(X, y, weight)
+    assert np.abs(level).mean() > 1  # which probabilities do not know
+    fitted = refit.decision_function(X) - refit.predict_log_proba(X)
+    assert np.corrcoef(-level, np.delete(fitted.mean(axis=1), 3))[0, 1] > 0.8
+    # Copies and views are photographs together.
+    twice = model.fit(np.vstack([X, X[:5]]), np.append(y, y[:5])).support_shares_
+    assert_array_equal(twice, 1.0)
+    views = model.fit(np.vstack([X, X]), np.tile(y, 2), groups=np.tile(range(40), 2))
+    assert_array_equal(views.support_shares_, 0.5)
+
+
 def test_the_order_of_rows_does_not_matter(unit):
     X, y, text = make_embeddings(unit, 3)
     rows = np.random.default_rng(0).permutation(len(y))

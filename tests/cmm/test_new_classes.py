@@ -427,7 +427,7 @@ def test_folds_that_lack_a_class_know_it_by_extra_classes(make_task, as_array):
         (7, np.ones((1, 10)), "a vector of one common length"),
         (7, np.full(10, np.nan), "contains NaN"),
         (7, np.zeros(10), "row of zeros"),
-        (7, None, "nothing is known that could encode 7"),
+        (7, None, "Nothing is known that could encode 7"),
     ],
 )
 def test_add_class_refuses_and_changes_nothing(task, name, features, message):

@@ -87,7 +87,7 @@ def main(folder):
         importlib.import_module(f"skfewshot.{module}")
     for name in package.__all__:
         estimator = getattr(package, name)
-        assert name == "__version__" or repr(clone(estimator()))
+        assert not isinstance(estimator, type) or repr(clone(estimator()))
     files = sorted(Path(folder).glob("*.pkl"))
     for file in files:
         check_model(file.stem, *pickle.loads(file.read_bytes()))

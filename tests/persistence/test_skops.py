@@ -18,6 +18,7 @@ from skfewshot import (
 )
 from skfewshot.clip import EmbeddingArray, EncoderIdentity
 from skfewshot.datasets import make_object_images
+from skfewshot.inspection import RejectingClassifier
 from skfewshot.persistence import TRUSTED_TYPES
 
 KINDS = ["striped star", "plain heart"]
@@ -50,6 +51,7 @@ def test_each_trusted_type_is_needed(fitted_models):
         found |= types
     texts = CLIPFeaturizer("tiny").encode_classes(KINDS)
     found |= untrusted(ZeroShotClassifier(texts))
+    found |= untrusted(RejectingClassifier(CMMClassifier()))
     assert found == set(TRUSTED_TYPES)
     assert len(set(TRUSTED_TYPES)) == len(TRUSTED_TYPES)
 
@@ -122,8 +124,9 @@ def test_what_is_not_of_this_package_is_for_the_user_to_trust():
 
 
 def test_trusted_types_are_the_classes_of_this_package():
-    public = {getattr(skfewshot, name) for name in skfewshot.__all__[:-1]}
-    public |= {EmbeddingArray, EncoderIdentity}
+    public = {getattr(skfewshot, name) for name in skfewshot.__all__}
+    public = {kind for kind in public if isinstance(kind, type)}
+    public |= {EmbeddingArray, EncoderIdentity, RejectingClassifier}
     names = [f"{kind.__module__}.{kind.__qualname__}" for kind in public]
     assert sorted(TRUSTED_TYPES) == sorted(names)
 

@@ -1,0 +1,276 @@
+"""``skfewshot fit``: a folder of images, or a table of tags, to a model in a file."""
+
+import argparse
+import csv
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from skfewshot.cli._shared import (
+    add_embedding_options,
+    complain,
+    images_of_folder,
+    reasons,
+    say,
+    unread,
+)
+
+if TYPE_CHECKING:
+    from skfewshot import CLIPFeaturizer
+
+HELP = "learn from a folder with a folder of images for each class"
+DESCRIPTION = """Learn from a folder with a folder of images for each class, named as
+the class is called, or from a table of paths and tags, and save the model."""
+EXAMPLES = """examples:
+  skfewshot fit photos -o model.skops
+  skfewshot fit photos -o model.skops --unlabelled more --report report.html
+  skfewshot fit --tags tags.csv -o model.skops    columns path and tags: a.jpg, cat; dog
+  skfewshot fit photos -o shared --model ViT-L-14 --pretrained laion2b_s32b_b82k
+
+A path that does not end in .skops is a folder, with a card beside the model. Predict
+with 'skfewshot predict', or in Python with skfewshot.load."""
+
+
+class Task(NamedTuple):
+    """What to learn from.
+
+    Attributes
+    ----------
+    paths : list of str
+    labels : list of str, or ndarray of shape (n, n_labels)
+        The class of each image, of which those without one are None; or indicators.
+    names : list of str or None
+        What the columns of indicators stand for.
+    """
+
+    paths: list[str]
+    labels: Any
+    names: list[str] | None
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument(
+        "folder",
+        nargs="?",
+        metavar="FOLDER",
+        help="with a folder for each class; with --tags, where its paths begin",
+    )
+    parser.add_argument(
+        "-o",
+        "--output",
+        required=True,
+        metavar="MODEL",
+        help="model.skops, or a folder for model and card",
+    )
+    parser.add_argument(
+        "--tags",
+        metavar="CSV",
+        help="several labels an image: columns path and tags, these between semicolons",
+    )
+    parser.add_argument(
+        "--unlabelled",
+        metavar="FOLDER",
+        help="images of these classes without labels, to learn from too",
+    )
+    parser.add_argument(
+        "--report", metavar="HTML", help="a page on what was learned, in one file"
+    )
+    parser.add_argument(
+        "--model", default="ViT-B-32", help="of open_clip; %(default)s by default"
+    )
+    parser.add_argument(
+        "--pretrained",
+        default="laion2b_s34b_b79k",
+        help="tag, local file or local-dir: path; %(default)s by default",
+    )
+    add_embedding_options(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Learn, and save."""
+    _check(arguments)
+    task = _with_unlabelled(_read(arguments), arguments.unlabelled)
+    several = task.names is not None
+    featurizer, classifier = _estimators(arguments, task)
+    if not several:
+        classifier._check_before_embedding(task.labels)
+    say(arguments, f"Embedding {len(task.paths)} images with {arguments.model} ...")
+    X = _embed(featurizer, task.paths)
+    classifier.fit(X, task.labels)
+    from sklearn.pipeline import Pipeline
+
+    from skfewshot import save
+
+    featurizer.set_params(on_error="raise", cache=None, progress="auto")
+    model = Pipeline([("clip", featurizer), ("classifier", classifier)])
+    saved = save(model, arguments.output)
+    print(_summary(task, classifier))
+    print(f"Saved as {saved}")
+    if arguments.report:
+        _report(classifier, X, task, arguments.report)
+        print(f"Report saved as {arguments.report}")
+    return 0
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    """Refuse what could not be done in the end, before the work."""
+    if arguments.folder is None and arguments.tags is None:
+        raise ValueError("Nothing to learn from: name a FOLDER, or --tags CSV.")
+    for name in ("unlabelled", "report"):
+        if arguments.tags and getattr(arguments, name):
+            raise ValueError(
+                f"--{name} does not go with --tags: it is for one label an image."
+            )
+    output = arguments.output
+    if not output.endswith(".skops") and os.path.isfile(output):
+        raise ValueError(
+            f"-o {output} is a file; wanted is one that ends in .skops, or a folder."
+        )
+    for name in filter(None, (output, arguments.report)):
+        parent = os.path.dirname(os.path.abspath(name))
+        os.makedirs(parent, exist_ok=True)
+        if not os.access(parent, os.W_OK):
+            raise PermissionError(f"{parent} may not be written to.")
+
+
+def _read(arguments: argparse.Namespace) -> Task:
+    from skfewshot.datasets import load_folder, split_tags
+
+    if arguments.tags is None:
+        paths, names = load_folder(arguments.folder)
+        return Task(list(paths), names.tolist(), None)
+    start = arguments.folder or os.path.dirname(arguments.tags)
+    tags = read_tags(arguments.tags)
+    several = split_tags(tags.values())
+    found = [os.path.join(start, path) for path in tags]
+    return Task(found, several.indicator, several.names.tolist())
+
+
+def read_tags(path: str) -> dict[str, list[str]]:
+    """Read a table with the columns path and tags.
+
+    Parameters
+    ----------
+    path : str
+        A CSV file, in UTF-8. A path in several rows has the tags of all of them.
+
+    Returns
+    -------
+    dict of str to list of str
+
+    Raises
+    ------
+    ValueError
+        If the columns are not there, a row has no path, or there is none.
+    """
+    tags: dict[str, list[str]] = {}
+    with open(path, encoding="utf-8-sig", newline="") as file:
+        try:
+            rows = csv.DictReader(file)
+            columns = [(name or "").strip().lower() for name in rows.fieldnames or []]
+            if not {"path", "tags"} <= set(columns):
+                raise ValueError(
+                    f"{path} has the columns {columns}; wanted are path and tags, in "
+                    "the first line, with commas between."
+                )
+            rows.fieldnames = columns
+            for row in rows:
+                name = (row["path"] or "").strip()
+                if not name:
+                    raise ValueError(f"{path}, line {rows.line_num}, has no path.")
+                found = (tag.strip() for tag in (row["tags"] or "").split(";"))
+                tags.setdefault(name, []).extend(filter(None, found))
+        except (UnicodeDecodeError, csv.Error) as error:
+            raise ValueError(f"{path} is no CSV file in UTF-8: {error}") from error
+    if not tags:
+        raise ValueError(f"{path} has no row.")
+    return tags
+
+
+def _with_unlabelled(task: Task, folder: str | None) -> Task:
+    """Add the images of a folder, without labels."""
+    if folder is None:
+        return task
+    known = set(map(os.path.realpath, task.paths))
+    paths = [
+        path
+        for path in images_of_folder(folder, "--unlabelled")
+        if os.path.realpath(path) not in known
+    ]
+    return Task(task.paths + paths, task.labels + [None] * len(paths), None)
+
+
+def _estimators(
+    arguments: argparse.Namespace, task: Task
+) -> tuple["CLIPFeaturizer", Any]:
+    from skfewshot import CLIPFeaturizer, CMMClassifier, MultiLabelPrototypeClassifier
+
+    several = task.names is not None
+    featurizer = CLIPFeaturizer(
+        arguments.model,
+        arguments.pretrained,
+        output="tokens" if several else "embedding",
+        device=arguments.device,
+        on_error="nan",
+        cache=arguments.cache,
+        progress=False if arguments.quiet else "auto",
+    )
+    if several:
+        return featurizer, MultiLabelPrototypeClassifier(label_names=task.names)
+    return featurizer, CMMClassifier(store_left_out=True)
+
+
+def _embed(featurizer: "CLIPFeaturizer", paths: Sequence[str]) -> Any:
+    """Embed images, and tell of those that cannot be read."""
+    import warnings
+
+    import numpy as np
+
+    from skfewshot.clip import EmbeddingArray, encoder_of
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*could not be read")
+        X = featurizer.fit_transform(np.array(list(paths), dtype=object))
+    lost = [path for path, is_lost in zip(paths, unread(X), strict=True) if is_lost]
+    for path, reason in zip(lost, reasons(lost), strict=True):
+        complain(path, f"left out: {reason}")
+    # The cache is this machine's: the model is to know nothing of it.
+    encoder = encoder_of(X)
+    return EmbeddingArray(np.asarray(X), encoder and replace(encoder, cache=None))
+
+
+def _summary(task: Task, classifier: Any) -> str:
+    import numpy as np
+
+    counts = classifier.class_count_
+    what = "labels" if task.names else "classes"
+    shots = " to ".join(dict.fromkeys(f"{n:.0f}" for n in (counts.min(), counts.max())))
+    text = f"{len(counts)} {what} of {shots} images each"
+    codes = getattr(classifier, "support_codes_", None)
+    if codes is None:
+        return text
+    kept = codes >= 0
+    right = classifier.left_out_proba_[kept].argmax(axis=1) == codes[kept]
+    share = 100 * np.average(right, weights=classifier.support_shares_[kept])
+    return f"{text}; left out, {share:.0f} % of them are classified rightly"
+
+
+def _report(classifier: Any, X: Any, task: Task, path: str) -> None:
+    import numpy as np
+
+    from skfewshot.inspection import Report
+
+    images = np.array(task.paths, dtype=object)
+    labels = np.array(task.labels, dtype=object)
+    has_label = np.array([label is not None for label in task.labels])
+    kept, pool = ~unread(X) & has_label, ~unread(X) & ~has_label
+    Report(
+        classifier,
+        X[kept],
+        labels[kept],
+        images=images[kept],
+        X_pool=X[pool] if pool.any() else None,
+        pool_images=images[pool],
+    ).save(path)

@@ -1,0 +1,130 @@
+"""What the commands share: options, finding images, embedding them, saying so."""
+
+import argparse
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+#: In place of a path: paths on the standard input, one a line.
+STDIN = "-"
+
+
+class Parts(NamedTuple):
+    """A loaded model, in two.
+
+    Attributes
+    ----------
+    before : Pipeline
+        From images to what the classifier takes.
+    classifier : estimator
+    """
+
+    before: Any
+    classifier: Any
+
+
+def add_embedding_options(parser: argparse.ArgumentParser) -> None:
+    """Declare how images are embedded."""
+    parser.add_argument("--device", help="where the encoder runs, such as cuda or cpu")
+    parser.add_argument(
+        "--cache",
+        metavar="FOLDER",
+        help="keep embeddings there, so that no image is embedded twice",
+    )
+    parser.add_argument("-q", "--quiet", action="store_true", help="no progress")
+
+
+def say(arguments: argparse.Namespace, text: str) -> None:
+    """Tell what is done, on the standard error."""
+    if not arguments.quiet:
+        print(text, file=sys.stderr)
+
+
+def complain(path: str, reason: str) -> None:
+    """Tell of a file that could not be read."""
+    print(f"skfewshot: {path}: {reason}", file=sys.stderr)
+
+
+def load_parts(arguments: argparse.Namespace) -> Parts:
+    """Load the model, and set its featurizer to what the options say."""
+    from sklearn.pipeline import Pipeline
+
+    from skfewshot import CLIPFeaturizer, load
+
+    model = load(arguments.model)
+    steps = model.steps if isinstance(model, Pipeline) else []
+    if len(steps) < 2 or not isinstance(steps[0][1], CLIPFeaturizer):
+        raise ValueError(
+            f"{arguments.model} is a {type(model).__name__} that does not start from "
+            "images; wanted is a Pipeline of a CLIPFeaturizer and a classifier, as "
+            "'skfewshot fit' saves it."
+        )
+    # A file that cannot be read is no reason to stop, and the bar is the command's.
+    steps[0][1].set_params(on_error="nan", progress=False, cache=arguments.cache)
+    if arguments.device is not None:
+        steps[0][1].set_params(device=arguments.device)
+    return Parts(model[:-1], model[-1])
+
+
+def images_in(paths: Sequence[str]) -> Iterator[str]:
+    """Give files as they are, the images below folders, and those that stdin names."""
+    from skfewshot.datasets._folder import images_below
+
+    for path in paths:
+        if path == STDIN:
+            yield from filter(None, (line.rstrip("\r\n") for line in sys.stdin))
+        elif os.path.isdir(path):
+            found = list(images_below(Path(path), []))
+            if not found:
+                raise ValueError(f"{path} has no images, nor have the folders in it.")
+            yield from found
+        else:
+            yield path
+
+
+def images_of_folder(folder: str, what: str) -> list[str]:
+    """Return the images below a folder, or refuse it."""
+    if not os.path.isdir(folder):
+        raise NotADirectoryError(f"{what} {folder} is no folder.")
+    return list(images_in([folder]))
+
+
+def embed(before: Any, paths: Sequence[str]) -> Any:
+    """Embed images; those that cannot be read are rows of NaN, without a word."""
+    import warnings
+
+    import numpy as np
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*could not be read")
+        return before.transform(np.array(list(paths), dtype=object))
+
+
+def unread(X: Any) -> "NDArray[np.bool_]":
+    """Return which rows are of images that could not be read."""
+    import numpy as np
+
+    from skfewshot._unread import unread_rows
+
+    found = unread_rows(X)
+    return np.zeros(len(X), dtype=bool) if found is None else found
+
+
+def reasons(paths: Sequence[str]) -> list[str]:
+    """Return in a line each why images cannot be read."""
+    import re
+
+    from skfewshot.datasets import check_images
+
+    found = check_images(list(paths), num_workers=1) if paths else {}
+    # The index is that in a list that nobody sees, and types of errors are Python's.
+    texts = [found.get(row, "it could not be read") for row in range(len(paths))]
+    lines = [" ".join(text.split()) for text in texts]
+    begins = r"^.*? could not be read: (\w+(Error|Warning): )?(\[Errno \d+\] )?"
+    return [re.sub(begins, "", line) for line in lines]

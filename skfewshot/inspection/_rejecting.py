@@ -1,0 +1,265 @@
+"""A classifier that says so where an image is of none of its classes."""
+
+from numbers import Real
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import sklearn
+from numpy.typing import NDArray
+from sklearn.base import ClassifierMixin, MetaEstimatorMixin, clone
+from sklearn.frozen import FrozenEstimator
+from sklearn.pipeline import Pipeline
+from sklearn.utils import Tags, get_tags
+from sklearn.utils.metadata_routing import (
+    MetadataRouter,
+    MethodMapping,
+    process_routing,
+)
+from sklearn.utils.validation import check_is_fitted
+
+from skfewshot._labels import with_class
+from skfewshot._sklearn import Estimator, HasMethods, Interval, _fit_context
+from skfewshot.inspection._model import resolve
+from skfewshot.inspection._novelty import novelty_score, novelty_threshold
+
+_STORE = "store_left_out"
+
+
+class RejectingClassifier(ClassifierMixin, MetaEstimatorMixin, Estimator):
+    """Classifier that predicts "unknown" for images that are of none of its classes.
+
+    An image is of none where its :func:`~skfewshot.inspection.novelty_score` is above
+    :func:`~skfewshot.inspection.novelty_threshold`: higher than that of most images of
+    the support when they are left out. Images of other things are not needed.
+
+    Parameters
+    ----------
+    estimator : estimator
+        A :class:`~skfewshot.CMMClassifier`,
+        :class:`~skfewshot.GaussianDiscriminantClassifier` or
+        :class:`~skfewshot.ProKeRClassifier`, or a :class:`~sklearn.pipeline.Pipeline`
+        that ends in one. It is fitted with ``store_left_out=True``.
+    false_alarms : float, default=0.05
+        Share of the images of the classes, above 0 and below 1, that may be called
+        unknown.
+    unknown : label, default=None
+        What to predict then: a label of the kind of those in `y`, but none of them.
+        None is ``"unknown"`` or, where labels are numbers, -1, or one less than the
+        lowest if some are negative.
+
+    Attributes
+    ----------
+    estimator_ : estimator
+        The fitted classifier or pipeline.
+    threshold_ : float
+        The novelty above which an image is unknown.
+    unknown_ : label
+        What is predicted then.
+    classes_ : ndarray of shape (n_classes,)
+        The classes; `unknown_` is none of them.
+    n_features_in_ : int
+        Of `estimator_`, where that has it.
+    feature_names_in_ : ndarray of shape (n_features,)
+        Of `estimator_`, where that has it.
+
+    See Also
+    --------
+    skfewshot.inspection.predict_set : The classes that an image may well be of.
+
+    Notes
+    -----
+    Probabilities, and :meth:`decision_function`, are those of `estimator_`: they
+    compare the classes. To score with images of other things, let `y` hold `unknown_`
+    for them.
+
+    Parameters of `fit` other than `X` and `y` go to `estimator`, by metadata routing
+    where that is enabled.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skfewshot import CMMClassifier
+    >>> from skfewshot.inspection import RejectingClassifier
+    >>> rng = np.random.default_rng(0)
+    >>> y = np.repeat(["cat", "dog"], 20)
+    >>> directions = np.eye(20)
+    >>> X = np.repeat(directions[:2], 20, axis=0) + 0.2 * rng.normal(size=(40, 20))
+    >>> texts = dict(zip(["cat", "dog"], directions, strict=False))
+    >>> model = RejectingClassifier(CMMClassifier(texts)).fit(X, y)
+    >>> model.predict(directions[:4]).tolist()
+    ['cat', 'dog', 'unknown', 'unknown']
+    """
+
+    _parameter_constraints: ClassVar[dict] = {
+        "estimator": [HasMethods(["fit", "predict_proba"])],
+        "false_alarms": [Interval(Real, 0, 1, closed="neither")],
+        "unknown": "no_validation",
+    }
+
+    def __init__(
+        self, estimator: Any, *, false_alarms: float = 0.05, unknown: Any = None
+    ) -> None:
+        self.estimator = estimator
+        self.false_alarms = false_alarms
+        self.unknown = unknown
+
+    @_fit_context(prefer_skip_nested_validation=False)
+    def fit(self, X: Any, y: Any, **params: Any) -> Self:
+        """Fit the classifier, and find from where on an image is unknown.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, ...)
+            As `estimator` takes it.
+        y : array-like of shape (n_samples,)
+            Class labels.
+        **params : dict
+            For the `fit` of `estimator`, such as ``sample_weight`` and ``groups``.
+
+        Returns
+        -------
+        self : estimator
+
+        Raises
+        ------
+        ValueError
+            If `estimator` cannot leave rows out, or `unknown` is one of the classes or
+            of another kind.
+
+        Warns
+        -----
+        UserWarning
+            If there are fewer images than ``1 / false_alarms - 1``.
+        """
+        if sklearn.get_config()["enable_metadata_routing"]:
+            params = process_routing(self, "fit", **params)["estimator"]["fit"]
+        estimator = clone(self.estimator)
+        inner = _last(estimator)
+        if inner is not None and _STORE in inner.get_params(deep=False):
+            inner.set_params(**{_STORE: True})
+        self.estimator_ = estimator.fit(X, y, **params)
+        unknown = self.unknown
+        if unknown is None:
+            is_number = self.classes_.dtype.kind in "iuf"
+            unknown = min(-1, self.classes_.tolist()[0] - 1) if is_number else "unknown"
+        # With the classes in one array, so that it is of their type.
+        self._labels = with_class(self.classes_, unknown, "unknown")[0]
+        self.unknown_ = self._labels[-1:].tolist()[0]
+        self.threshold_ = novelty_threshold(
+            self.estimator_, false_alarms=self.false_alarms
+        )
+        return self
+
+    def _check_before_embedding(self, y: Any) -> None:
+        """Refuse what `fit` would refuse, before a featurizer embeds its images."""
+        self._validate_params()
+        check = getattr(_last(self.estimator), "_check_before_embedding", None)
+        if check is not None:
+            check(y)
+
+    @property
+    def classes_(self) -> NDArray:
+        return self.estimator_.classes_
+
+    @property
+    def n_features_in_(self) -> int:
+        return self.estimator_.n_features_in_
+
+    @property
+    def feature_names_in_(self) -> NDArray:
+        return self.estimator_.feature_names_in_
+
+    def predict(self, X: Any) -> NDArray:
+        """Return the class of each image, or that it is unknown.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, ...)
+            As `estimator` takes it.
+
+        Returns
+        -------
+        ndarray of shape (n_samples,)
+            Of an image that could not be read NaN or, where labels are no numbers,
+            None.
+        """
+        check_is_fitted(self)
+        classifier, rows = resolve(self.estimator_, X)
+        is_new = novelty_score(classifier, rows) > self.threshold_
+        found = classifier.predict(rows)
+        if found.dtype != object:
+            found = found.astype(np.result_type(found, self._labels), copy=False)
+        found[is_new] = self._labels[-1:]
+        return found
+
+    def predict_proba(self, X: Any) -> NDArray:
+        """Return the probability of each class, as if the image were of one of them.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, ...)
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_classes)
+            Rows add up to 1; columns follow ``classes_``.
+        """
+        check_is_fitted(self)
+        return self.estimator_.predict_proba(X)
+
+    def predict_log_proba(self, X: Any) -> NDArray:
+        """Return the logarithm of the probability of each class.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, ...)
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_classes)
+        """
+        check_is_fitted(self)
+        return self.estimator_.predict_log_proba(X)
+
+    def decision_function(self, X: Any) -> NDArray:
+        """Return the logits of the classes.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, ...)
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_classes) or (n_samples,)
+        """
+        check_is_fitted(self)
+        return self.estimator_.decision_function(X)
+
+    def get_metadata_routing(self) -> MetadataRouter:
+        """Return what is routed where: all parameters of `fit` to `estimator`.
+
+        Returns
+        -------
+        MetadataRouter
+        """
+        mapping = MethodMapping().add(caller="fit", callee="fit")
+        router = MetadataRouter(owner=self)
+        return router.add(estimator=self.estimator, method_mapping=mapping)
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.input_tags = get_tags(self.estimator).input_tags
+        return tags
+
+
+def _last(estimator: Any) -> Any:
+    """Return the classifier that will be fitted in a pipeline or a search, if any."""
+    while True:
+        if isinstance(estimator, Pipeline) and estimator.steps:
+            estimator = estimator.steps[-1][1]
+        elif isinstance(estimator, FrozenEstimator):
+            return None
+        elif hasattr(estimator, "estimator"):
+            estimator = estimator.estimator
+        else:
+            return estimator
