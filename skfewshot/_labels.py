@@ -303,9 +303,10 @@ class Labels:
     def check_usable(self, estimator: str) -> None:
         """Raise where there is nothing to learn."""
         if self.is_multilabel and not self.indicator.any():
+            beside = "" if self.known is None else "Input y contains NaN, and "
             raise ValueError(
-                "y has no image with a label: all indicators in rows of positive "
-                "sample weight are 0."
+                f"{beside}y has no image with a label: all known indicators in rows of "
+                "positive sample weight are 0."
             )
         if not self.is_multilabel:
             check_several(self.classes, estimator)

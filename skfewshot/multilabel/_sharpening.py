@@ -325,7 +325,7 @@ def learn(
         What these say of their labels.
     """
     has_known = _known(images).any(axis=1)
-    inside = ~has_known
+    inside: NDArray = ~has_known
     inside[has_known] = kept
     images = images[inside]
     before = Model(_prototypes(taught, pairs), _discriminant(taught, images))
