@@ -116,7 +116,7 @@ def _show_parameter(value: Any, indent: int) -> str:
         isinstance(step, tuple) and len(step) == 2 for step in value
     )
     if not is_steps or not value:
-        return show(value)
+        return " ".join(show(value).split())
     start = "\n" + " " * (indent + 4)
     steps = [f"{start}({k!r}, {_show_parameter(v, indent + 4)})," for k, v in value]
     return f"[{''.join(steps)}\n{' ' * indent}]"
