@@ -6,6 +6,7 @@ noise, but what stands where was drawn at random.
 
 import json
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from itertools import product
@@ -61,6 +62,15 @@ class Task:
     words: tuple | None = None
     #: How many base labels, the first ones, are of the kind of those asked about.
     n_alike: int | None = None
+    #: Draws so many images more; None where the rest of the pool has to do.
+    draw_more: Callable | None = None
+
+    def unlabelled(self, rows, n):
+        """Return n images at most that are not in a support of these rows."""
+        if self.draw_more is not None:
+            return self.draw_more(n)
+        rest = np.setdiff1d(np.arange(len(self.pool)), rows)
+        return self.pool[np.random.default_rng(len(rows)).permutation(rest)[:n]]
 
 
 def scenes(split, n_base=20_000, cache_dir=None):
@@ -86,6 +96,7 @@ def scenes(split, n_base=20_000, cache_dir=None):
         n_base and (*base_scenes(split, n_base, names, cache_dir), _texts(names)),
         (_mean_words(kinds), _mean_words(names)),
         len(base_kinds),
+        cache(lambda n: render(n, kinds, seed + 2)[0]),
     )
 
 

@@ -62,6 +62,7 @@ from skfewshot._unlabelled import (
     merge_unlabelled,
     split_rows,
     split_unlabelled,
+    with_gaps,
 )
 from skfewshot._unread import (
     only_read,
@@ -251,6 +252,9 @@ class FewShotClassifier(
     ``_logits``. Every prediction derives from those logits.
     """
 
+    #: Whether there have to be labels, where there are images.
+    _needs_labels = True
+
     # The text encoder is a parameter that may be an estimator, with constraints of its
     # own, so nested validation stays on.
     @_fit_context(prefer_skip_nested_validation=False)
@@ -322,7 +326,7 @@ class FewShotClassifier(
 
         fitted = self._learn(support, report if has_callbacks(self) else None)
         if getattr(self, "store_support", False):
-            fitted["support_"] = _kept_support(X, y, sample_weight, groups)
+            fitted["support_"] = _kept_support(X, labels, known, sample_weight, groups)
         if getattr(self, "store_left_out", False):
             fitted["support_features_"] = unit_rows(self._check_query(X))
         for name, value in fitted.items():
@@ -467,8 +471,10 @@ class FewShotClassifier(
         if known is not None:
             classes, n_bare = classes[known], len(known) - known.sum()
         classes = np.unique(classes)
-        check_several(classes, type(self).__name__, n_bare)
+        if self._needs_labels:
+            check_several(classes, type(self).__name__, n_bare)
         classes, _ = with_extra_classes(classes, getattr(self, "extra_classes", None))
+        check_several(classes, type(self).__name__, n_bare)
         check_texts_fit(
             self.text_features, classes, self.class_names, self.prompt_templates
         )
@@ -629,8 +635,17 @@ def _check_targets(y: Any) -> None:
         check_classification_targets(y)
 
 
-def _kept_support(X: Any, y: Any, sample_weight: Any, groups: Any) -> dict[str, Any]:
-    """Return what a fit was given, as plain arrays, for fits to come."""
+def _kept_support(
+    X: Any,
+    y: Any,
+    known: NDArray[np.bool_] | None,
+    sample_weight: Any,
+    groups: Any,
+) -> dict[str, Any]:
+    """Return what a fit was given, as plain arrays, for fits to come.
+
+    `y` has no missing labels; `known` is None, or says which are labels.
+    """
 
     def array(values: Any, name: str) -> NDArray | None:
         return None if values is None else np.array(plain_labels(values, name))
@@ -638,7 +653,7 @@ def _kept_support(X: Any, y: Any, sample_weight: Any, groups: Any) -> dict[str, 
     weight = plain(sample_weight, "sample_weight")
     return {
         "X": np.array(plain(X, "X")),
-        "y": array(y, "y"),
+        "y": with_gaps(np.array(np.ravel(plain_labels(y))), known),
         "sample_weight": None if weight is None else np.array(weight),
         "groups": array(groups, "groups"),
     }

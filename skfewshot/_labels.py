@@ -223,19 +223,16 @@ def with_class(
     return joined, np.argsort(joined, kind="stable")
 
 
-def joined_labels(
-    classes: NDArray, y: NDArray, more: NDArray
-) -> tuple[NDArray, NDArray]:
-    """Return labels with more of them behind, and the sorted ones that are new.
+def more_labels(classes: NDArray, y: NDArray) -> tuple[NDArray, NDArray]:
+    """Return labels of the kind of some classes, and the sorted ones that are new.
 
     Raises
     ------
     ValueError
-        If the others are of another kind than the classes.
+        If they are of another kind than the classes.
     """
-    known = _joined(classes, more, "y")[len(classes) :]
-    new = np.unique(known[~np.isin(known, classes)])
-    return np.concatenate([y, known]), new
+    labels = _joined(classes, y, "y of more images")[len(classes) :]
+    return labels, np.unique(labels[~np.isin(labels, classes)])
 
 
 def _joined(classes: NDArray, labels: NDArray, parameter: str) -> NDArray:
@@ -306,9 +303,10 @@ class Labels:
     def check_usable(self, estimator: str) -> None:
         """Raise where there is nothing to learn."""
         if self.is_multilabel and not self.indicator.any():
+            beside = "" if self.known is None else "Input y contains NaN, and "
             raise ValueError(
-                "y has no image with a label: all indicators in rows of positive "
-                "sample weight are 0."
+                f"{beside}y has no image with a label: all known indicators in rows of "
+                "positive sample weight are 0."
             )
         if not self.is_multilabel:
             check_several(self.classes, estimator)

@@ -53,12 +53,16 @@ def split_unlabelled(
         return y, None
     if not hasattr(estimator, "unlabeled"):
         raise missing_error(name, np.flatnonzero(missing), _WHO_TAKES)
+    extra = getattr(estimator, "extra_classes", None)
+    if missing.all() and not estimator._needs_labels and extra is not None:
+        first = np.asarray(plain_labels(extra, "extra_classes"))[:1]
+        return np.repeat(first, len(missing)), ~missing
     if missing.all():
         raise ValueError(
             f"Input {name} contains NaN, None or the mark of rows without a label "
             f"alone: all {len(missing)} labels are missing. {type(estimator).__name__} "
-            "needs the labels of some rows, of at least two classes. From names alone, "
-            "ZeroShotClassifier().fit(None, names) learns."
+            "needs the labels of some rows, of at least two classes. Without any, "
+            "ZeroShotClassifier(extra_classes=names) learns, if there are texts."
         )
     rows = np.flatnonzero(~missing)
     labels = np.asarray(plain_labels(take_labels(y, rows), name))
@@ -66,6 +70,15 @@ def split_unlabelled(
     filled[:] = labels[0]
     filled[rows] = labels
     return filled, ~missing
+
+
+def with_gaps(labels: NDArray, known: NDArray[np.bool_] | None) -> NDArray:
+    """Return labels with None where there is none; `known` is None where all are."""
+    if known is None:
+        return labels
+    found = labels.astype(object)
+    found[~known] = None
+    return found
 
 
 def has_columns(y: Any) -> bool:
@@ -193,7 +206,7 @@ def unlabelled_rows(
     except ValueError:  # lists of several lengths
         return None
     is_column = array.ndim == 1 or (array.ndim == 2 and array.shape[1] == 1)
-    if not is_column and (array.ndim != 2 or not several):
+    if not array.size or (not is_column and (array.ndim != 2 or not several)):
         return None
     found = _missing(array.ravel(), mark)
     missing: NDArray[np.bool_] = np.any(found.reshape(len(array), -1), axis=1)

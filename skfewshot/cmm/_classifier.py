@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.special import softmax
 from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
@@ -23,6 +24,7 @@ from skfewshot._left_out import left_out_attributes
 from skfewshot._rows import unit_rows
 from skfewshot._sklearn import Interval, MissingValues, StrOptions
 from skfewshot._torch import to_numpy
+from skfewshot.cmm._batches import answer_together
 from skfewshot.cmm._updates import (
     prototypes_of,
     replace_fitted,
@@ -99,7 +101,7 @@ class CMMClassifier(
     {{store_left_out}}
     store_support : bool, default=False
         Whether to keep what was passed to `fit`, for `add_images` and `forget_class`:
-        pickles then hold all embeddings of the support.
+        files of the classifier then hold all embeddings of the support.
     {{logit_scale, class_weight, unlabeled, device}}
 
     Attributes
@@ -129,10 +131,21 @@ class CMMClassifier(
     text_map_intercept_ : ndarray of shape (n_features,)
     newcomer_intercept_ : float
         The intercept of classes without rows.
+    uses_unlabeled_ : bool
+        Whether rows without labels were learned from; this and the following only where
+        labels were missing.
+    unlabeled_gain_ : float
+        Nats by which they make labelled rows more likely that are held out; NaN where
+        none could be.
+    unlabeled_shares_ : ndarray of shape (n_classes,)
+        Shares of the classes among them, shrunk; sums to one.
+    unlabeled_background_ : float
+        The share of those that are of no class.
     {{fitted, left_out}}
     support_ : dict of ndarray
-        What was learned from: ``"X"``, ``"y"``, ``"sample_weight"`` and ``"groups"``,
-        None for what was not passed; only with ``store_support=True``.
+        What was learned from: ``"X"``, ``"y"``, in which None is no label,
+        ``"sample_weight"`` and ``"groups"``, None for what was not passed. Only with
+        ``store_support=True``.
     n_iter_ : int
         Epochs done. Of the Gaussian solver, how often it solved: more than once where
         labels were in doubt.
@@ -222,6 +235,29 @@ class CMMClassifier(
     model. They would lose against prototypes that follow images, so they share an
     intercept: the one that makes the labels of rows of classes with several most likely
     when each class in turn is taken for one without rows.
+
+    **Rows without labels.** Where labels are missing, three rounds of
+    expectation-maximisation follow. With the logits :math:`z` of the labelled fit, an
+    unlabelled row *u* is of class *c* with probability
+
+    .. math::
+
+        r_{uc} = g_u \pi_c e^{z_{uc}} / \textstyle\sum_k \pi_k e^{z_{uk}}
+
+    where half of each share :math:`\pi_c` is counted and half is equal, and
+    :math:`g_u` is the probability that the row is of any class: by a mixture of two
+    normal distributions of the energy :math:`\log \sum_c e^{z_{uc}}`, the one that of
+    labelled rows left out, the other the background's, below. Then :math:`\mu`,
+    :math:`\hat\Sigma` and the map from texts are found again from all rows, the
+    unlabelled ones with weights :math:`w r_{uc}`, :math:`w = 1 / (1 + q / 12)`,
+    where *q* rows in the pool, in the mean over its rows, are of a row's class.
+    :math:`a`, :math:`b` and the intercepts are kept, but all are multiplied by
+    :math:`1 - 0.3 \, \epsilon \, u / (u + \bar n)` for *u* weighted unlabelled rows a
+    class and their mean doubt :math:`\epsilon = 1 - \max_c r_{uc}` in the first round,
+    as mistakes that are learned make sure of themselves. Labelled rows that have others
+    of their class are held out in four parts, and the pool is labelled anew without
+    them: if that makes their labels less likely than a fit to labelled rows alone does,
+    the unlabelled ones are left alone.
 
     **As published.** With ``solver="paper"`` the temperature is
     :math:`1 / (1 + \alpha)`, so that the logits are the undivided sum
@@ -472,7 +508,7 @@ class CMMClassifier(
         X : array-like or tensor of shape (n_samples, n_features)
             Image embeddings.
         y : array-like or tensor of shape (n_samples,)
-            Their labels. New ones become classes.
+            Their labels, missing ones as for `fit`. New ones become classes.
         sample_weight : array-like or tensor of shape (n_samples,), default=None
             As for `fit`.
         groups : array-like or tensor of shape (n_samples,), default=None
@@ -550,11 +586,94 @@ class CMMClassifier(
         return unit_rows(mapped)
 
     def _logits(self, features: NDArray) -> NDArray:
-        scale = self.logit_scale_ / self.temperature_ / (1 + self.alpha_)
         mapped = self._mapped(features)
-        mapped *= float(scale * self.alpha_)
-        frozen = as_rows(self.frozen_prototypes_, features)
-        logits = (features * float(scale)) @ frozen.T
+        mapped *= self._scales()[1]
+        logits = self._frozen_logits(features)
         logits += mapped @ as_rows(self.prototypes_, features).T
         logits += as_rows(self.intercept_, features)
         return logits
+
+    def _frozen_logits(self, features: NDArray) -> NDArray:
+        frozen = as_rows(self.frozen_prototypes_, features)
+        return (features * self._scales()[0]) @ frozen.T
+
+    def _scales(self) -> tuple[float, float]:
+        """Return what the cosines of the texts, and those of the map, are times."""
+        scale = self.logit_scale_ / self.temperature_ / (1 + self.alpha_)
+        return float(scale), float(scale * self.alpha_)
+
+    def transduce(self, X: ArrayLike) -> NDArray:
+        """Predict the labels of a batch of images together.
+
+        `predict` takes each image by itself. Here the others tell which classes the
+        batch has, and what their images are like. A batch of few classes gains most.
+
+        Parameters
+        ----------
+        X : array-like or tensor of shape (n_samples, n_features)
+            Image embeddings.
+
+        Returns
+        -------
+        ndarray of shape (n_samples,)
+            Labels.
+
+        Raises
+        ------
+        sklearn.exceptions.NotFittedError
+            If the classifier is not fitted.
+        ValueError
+            If X has another width, is not finite, or comes from another encoder.
+
+        See Also
+        --------
+        transduce_proba : The probabilities, with the equations.
+        """
+        return self.classes_[self.transduce_proba(X).argmax(axis=1)]
+
+    def transduce_proba(self, X: ArrayLike) -> NDArray:
+        r"""Predict the probabilities of a batch of images together.
+
+        With :math:`z` the logits of `predict_proba`, :math:`v` the mapped rows and
+        :math:`T` the prototypes, five times in turns
+
+        .. math::
+
+            r_{uc} &= \mathrm{softmax}_c(z_{uc} + g \log \pi_c) \\
+            \pi_c &= (n_c + 0.3 N / C) / (1.3 N), \quad n_c = \sum_u r_{uc} \\
+            T_c &\leftarrow \mathrm{norm}\big((m_c + 3) k T_c^0
+            + w \textstyle\sum_u r_{uc} v_u\big)
+
+        for *N* images, *C* classes of :math:`m_c` labelled ones, the mean cosine *k* of
+        an image to the prototype of its class, and :math:`w = 1 / (1 + \bar n / 3)`
+        for :math:`\bar n` images in the batch of the class of one of them. The gate *g*
+        is one less the share of the classes that the batch seems to have,
+        :math:`\exp(-\sum_c \pi_c \log \pi_c) / C`. This is the library's own.
+
+        Parameters
+        ----------
+        X : array-like or tensor of shape (n_samples, n_features)
+            Image embeddings.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_classes)
+            Each row sums to one. They depend on all rows of `X`.
+
+        Raises
+        ------
+        sklearn.exceptions.NotFittedError
+            If the classifier is not fitted.
+        ValueError
+            If X has another width, is not finite, or comes from another encoder.
+        """
+        features = unit_rows(self._check_query(X))
+        fixed = self._frozen_logits(features) + as_rows(self.intercept_, features)
+        logits = answer_together(
+            fixed,
+            self._mapped(features),
+            as_rows(self.prototypes_, features),
+            self.class_count_,
+            self._scales()[1],
+        )
+        return softmax(logits, axis=1)

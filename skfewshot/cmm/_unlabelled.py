@@ -16,11 +16,11 @@ with a mean, spread and share that the pool tells.
 *Maximisation.* Class means, the map from texts and the covariance are those of the
 labelled rows and of all unlabelled ones with weights w r_uc. The weight
 
-    w = 1 / (1 + n / 8)
+    w = 1 / (1 + n / 12)
 
-is the same for all n rows a class that the pool has: their labels are guesses of one
-model, so their errors are not independent, and ever more of them are worth no more than
-eight labelled rows.
+is the same for all rows, with n the number of rows in the pool that the class of one of
+its rows has, in the mean. Their labels are guesses of one model, so their errors are
+not independent: ever more of them are worth no more than twelve labelled rows.
 
 What the labelled rows left out have found, weights and intercepts, stays as it is, but
 for one number: logits are made flatter by as much as the pool repeats its own mistakes.
@@ -39,7 +39,7 @@ from skfewshot.cmm._gaussian import GaussianModel, Sample, fit_gaussian, summari
 from skfewshot.cmm._scales import weighted_entropy
 
 # Labelled rows that a class's unlabelled ones are worth at most.
-_MOST_WORTH = 8.0
+_MOST_WORTH = 12.0
 # Rounds; more of them mistake what they have made for what there is.
 _ROUNDS = 3
 # Rows that each class has before any is counted, in shares of the mean of all.
@@ -176,7 +176,8 @@ def maximise_expectation(
         background = find_background(energies, weight, scoring.energies)
         sums = _expect(model, scoring, pool, shares, background)
         shares = _shrunk_shares(sums.counts).to(trust.dtype)
-        worth = 1 / (1 + float(sums.counts.mean()) / _MOST_WORTH)
+        crowd = float(sums.counts.square().sum() / sums.counts.sum().clamp_min(1e-9))
+        worth = 1 / (1 + crowd / _MOST_WORTH)
         if turn == 0:
             rows_a_class = worth * float(sums.counts.mean())
             part = rows_a_class / (rows_a_class + float(sample.counts.mean()))

@@ -6,18 +6,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import clone
+from sklearn.utils import check_consistent_length, column_or_1d
 
 from skfewshot._labels import (
     check_several,
-    joined_labels,
+    more_labels,
     plain_labels,
     single_labels,
     with_class,
 )
 from skfewshot._left_out import LEFT_OUT
-from skfewshot._rows import plain, unit_rows
+from skfewshot._rows import as_numpy, plain, unit_rows
 from skfewshot._sklearn import show
 from skfewshot._text import resolve_prototypes
+from skfewshot._unlabelled import split_unlabelled, unlabelled_rows, with_gaps
 from skfewshot._unread import without_unread
 from skfewshot.clip._texts import warn_of_same
 
@@ -108,7 +110,7 @@ def without_class(model: "CMMClassifier", name: Any) -> dict[str, Any]:
     support = getattr(model, "support_", None)
     if support is None or name not in support["y"].tolist():
         return fitted
-    kept = support["y"] != name
+    kept = np.array([label != name for label in support["y"].tolist()])
     support = {k: v if v is None else v[kept] for k, v in support.items()}
     return _fitted_again(model, support, classes, texts)
 
@@ -123,15 +125,10 @@ def with_images(
             "them only with store_support=True."
         )
     old = model.support_
-    X, sample_weight = without_unread(X, y, sample_weight)
+    check_consistent_length(X, y)
+    labels, new, known = _read_labels(model, y)
+    X, sample_weight = without_unread(X, labels, sample_weight, known)
     rows = model._check_query(X)
-    labels = np.asarray(single_labels(y, type(model).__name__))
-    if labels.shape != (len(rows),):
-        raise ValueError(
-            f"y must have one label for each of the {len(rows)} rows of X; got shape "
-            f"{labels.shape}."
-        )
-    y, new = joined_labels(model.classes_, old["y"], labels)
     if (groups is None) != (old["groups"] is None):
         raise ValueError(
             "groups must be given for all images or for none: `fit` was called "
@@ -145,7 +142,7 @@ def with_images(
         sample_weight = np.concatenate(parts)
     support = {
         "X": np.concatenate([old["X"], rows]),
-        "y": y,
+        "y": np.concatenate([old["y"], labels]),
         "sample_weight": sample_weight,
         "groups": groups,
     }
@@ -156,8 +153,22 @@ def with_images(
             for i, name in enumerate(new.tolist())
         ]
         texts = np.concatenate([texts, *found])
-    classes = np.concatenate([model.classes_, new.astype(y.dtype)])
+    classes = np.concatenate([model.classes_, new])
     return _fitted_again(model, support, classes, texts)
+
+
+def _read_labels(
+    model: "CMMClassifier", y: Any
+) -> tuple[NDArray, NDArray, NDArray[np.bool_] | None]:
+    """Return labels, None where there is none; the new ones; and where there is one."""
+    y = as_numpy(y)
+    missing = unlabelled_rows(y, model.unlabeled)
+    if missing is not None and missing.all():
+        return np.full(len(missing), None), model.classes_[:0], ~missing
+    filled, known = split_unlabelled(y, model)
+    labels = column_or_1d(single_labels(filled, type(model).__name__))
+    labels, new = more_labels(model.classes_, labels)
+    return with_gaps(labels, known), new, known
 
 
 def _weight_of(weight: Any, n_rows: int) -> NDArray:
@@ -183,6 +194,8 @@ def _fitted_again(
         )
     other.fit(**support)
     fitted = {k: v for k, v in vars(other).items() if k.endswith("_")}
+    # Beside rows without a label names are objects.
+    fitted["classes_"] = fitted["classes_"].astype(classes.dtype)
     return {k: v for k, v in fitted.items() if k not in _OF_THE_FIT}
 
 

@@ -69,6 +69,7 @@ from skfewshot.multilabel._tokens import (
     Tokens,
     feature_means,
     read_array,
+    read_partial_labels,
     read_support,
     split_tokens,
 )
@@ -129,12 +130,14 @@ class MultiLabelPrototypeClassifier(ClassifierMixin, Estimator):
     :math:`u_{jl}` is 1 for the surest images: twice, the second time by the prototypes
     that the first gave. Discriminants are fitted to :math:`p_{jl}` where
     :math:`Y_{jl}` is not known, images of which nothing is known with the weight .3.
-    Prototypes and discriminants take part in this, each for itself, only if that does
-    not raise the loss of known entries left out.
+    This is where labels compete for patches: prototypes and discriminants take part in
+    it, each for itself, if that does not raise the loss of known entries left out.
+    Where images have one feature, known entries alone teach: beside them, what
+    discriminants say themselves measured as a loss.
 
-    Steps 4 to 6, the mixture, unknown entries and the signed, per-label selection are this library's.
-    With a `prior` the maps of step 1 are learned, and what each image says of a label
-    goes through the paper's multi-modal cross-interaction.
+    Steps 4 to 6, the mixture, unknown entries and the signed, per-label selection are
+    this library's. With a `prior` the maps of step 1 are learned, and what each image
+    says of a label goes through the paper's multi-modal cross-interaction.
 
     Parameters
     ----------
@@ -228,9 +231,9 @@ class MultiLabelPrototypeClassifier(ClassifierMixin, Estimator):
     label_vectors_ : ndarray of shape (n_labels, d)
         The mapped label vectors :math:`\psi(w_l)`, unit norm.
     selected_ : list of n_labels ndarrays of shape (m_l, 2)
-        The selected local features of each label's known images: the row of `X`, and the index from 0
-        to K - 1 of the local feature in it, best first. Of equal images only the first
-        is listed.
+        The selected local features of the images known to have each label: the row of
+        `X`, and the index from 0 to K - 1 of the local feature in it, best first. Of
+        equal images only the first is listed.
     scale_ : float
         The logit scale used: the prior's, where there is one.
     text_weight_ : float
@@ -393,8 +396,8 @@ class MultiLabelPrototypeClassifier(ClassifierMixin, Estimator):
         ------
         ValueError
             If no image has a label, nothing is known, `unlabeled` is an indicator, a
-            1-D `y` has one class only, a value is not finite, a token is NaN in part, an image has no local feature, or the label
-            vectors do not fit `X` and `y`.
+            1-D `y` has one class only, a value is not finite, a token is NaN in part,
+            an image has no local feature, or the label vectors do not fit `X` and `y`.
         TypeError
             If a label name is not a str, or `text_encoder` cannot encode.
 
@@ -444,7 +447,8 @@ class MultiLabelPrototypeClassifier(ClassifierMixin, Estimator):
         taught, left_out = self._learn_scores(
             mapped, pairs, psi, scorer, chosen, pairs_of
         )
-        if images.known is not None:
+        # Of a lone feature discriminants would learn what they say already.
+        if images.known is not None and scoring == "competitive":
             every = images.mapped(feature_map)
             mapped, left_out = self._sharpen(taught, every, left_out)
         fitted, self.thresholds_ = calibrate(
@@ -452,6 +456,14 @@ class MultiLabelPrototypeClassifier(ClassifierMixin, Estimator):
         )
         self.slope_, self.biases_ = fitted.slope, fitted.bias
         return self
+
+    def _check_before_embedding(self, y: Any) -> None:
+        """Refuse what `fit` would refuse, before a featurizer embeds its images."""
+        self._validate_params()
+        check_parameters(self.get_params(deep=False))
+        labels = read_partial_labels(self, y, np.float64)
+        labels.check_usable(type(self).__name__)
+        read_thresholds(self.threshold, len(labels.classes))
 
     def _learn_maps(self, vectors: NDArray | None, support: Support) -> NDArray:
         """Set the map of features; return the mapped label vectors."""
@@ -522,8 +534,8 @@ class MultiLabelPrototypeClassifier(ClassifierMixin, Estimator):
             share=share,
             text_weight=None if isinstance(text_weight, str) else float(text_weight),
             has_discriminant=is_combined,
-            scorer=None if local is None else scorer,
-            left_out=left_out if local is None else local,
+            scorer=scorer,
+            left_out=local,
             unit=unit,
             is_multilabel=self._is_multilabel,
             make_pairs=pairs_of,
@@ -568,9 +580,7 @@ class MultiLabelPrototypeClassifier(ClassifierMixin, Estimator):
         if found is None:
             return taught.support, left_out
         self.sharpened_ = found.parts
-        prototypes, discriminant = found.model
-        if prototypes is not None:
-            self.prototypes_ = prototypes
+        self.prototypes_, discriminant = found.model
         if discriminant is not None:
             self.coef_, self.intercept_ = discriminant.coef, discriminant.intercept
         if found.left_out is None or found.global_share is None:

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,13 @@ from skfewshot.multilabel._calibration import (
     spread_ratio,
 )
 from skfewshot.multilabel._discriminant import Discriminant, fit_discriminant
-from skfewshot.multilabel._prototypes import Pairs, label_sums, mix, text_shares
+from skfewshot.multilabel._prototypes import (
+    Pairs,
+    label_sums,
+    mix,
+    nearest_of_label,
+    text_shares,
+)
 from skfewshot.multilabel._scoring import Scorer, blend, bytes_of_image, score
 from skfewshot.multilabel._selection import Selection
 from skfewshot.multilabel._tokens import Support, Tokens, blocks
@@ -48,13 +54,13 @@ class Taught:
         The share of the text in discriminants, see
         :func:`~skfewshot.multilabel._discriminant.fit_discriminant`.
     has_discriminant : bool
-    scorer : Scorer or None
-        None where local features are not scored.
+    scorer : Scorer
+        By which labels compete for local features. Without competition, the surest
+        features of a label would be those that show any.
     support : Support
         The images of which something is known, mapped.
     left_out : ndarray of shape (N, L)
-        How they are scored without them, by local features or, where these are not
-        scored, by discriminants.
+        How they are scored without them, by local features.
     unit : float
         What the discriminants of what is known are multiplied by.
     is_multilabel : bool
@@ -68,7 +74,7 @@ class Taught:
     share: float
     text_weight: float | None
     has_discriminant: bool
-    scorer: Scorer | None
+    scorer: Scorer
     support: Support
     left_out: NDArray
     unit: float
@@ -82,16 +88,16 @@ class Taught:
 
 
 class Model(NamedTuple):
-    """What images are scored by; None where that has no part."""
+    """What images are scored by; None where discriminants have no part."""
 
-    prototypes: NDArray | None
+    prototypes: NDArray
     discriminant: Discriminant | None
 
 
 class Scores(NamedTuple):
     """The scores of images (n, L) by each part of a model; None without the part."""
 
-    local: NDArray | None
+    local: NDArray
     whole: NDArray | None
 
 
@@ -136,9 +142,10 @@ def sharpen(taught: Taught, images: Support) -> Sharpened | None:
     :math:`Y_{jl}`; an image of which nothing is known weighs :data:`SOFT_WEIGHT`.
 
     *Gate.* Images of which something is known are left out of all this by turns, a
-    fifth of them at a time. Prototypes and discriminants are taken, each for itself, if
-    the loss of the left-out scores after calibration is not above that without the
-    unknown entries. Where nothing can be left out, as of labels with one image and no
+    fifth of them at a time; of prototypes with each the most similar image of its
+    label. Prototypes and discriminants are taken, each for itself, if the loss of the
+    left-out scores after calibration is not above that without the unknown entries.
+    Where less than half of the labels can be judged, as those of a lone image without
     text, they are taken.
 
     Parameters
@@ -153,16 +160,16 @@ def sharpen(taught: Taught, images: Support) -> Sharpened | None:
         None where neither is taken.
     """
     before, after, judged = left_out_scores(taught, images)
-    can_judge = bool(judged.indicator.any())
-    taken = [
-        not (can_judge and _loss(taught, judged, new) > _loss(taught, judged, old))
-        if old is not None and new is not None
-        else False
-        for old, new in zip(before, after, strict=True)
-    ]
+    can_judge = _can_judge(judged)
+    local = _helps_prototypes(taught, images)
+    whole = before.whole is not None and (
+        not can_judge or _is_better(taught, judged, before.whole, after.whole)
+    )
+    taken = [local, whole]
     if not any(taken):
         return None
-    models = learn(taught, images, np.ones(len(judged.weight), dtype=bool))
+    kept = np.ones(len(judged.weight), dtype=bool)
+    models = learn(taught, images, kept, taught.pairs)
     model = Model(*_chosen(taken, *models))
     scores = Scores(*_chosen(taken, before, after))
     names = ("prototypes", "discriminants")
@@ -180,10 +187,7 @@ def _combined(
     """Return the model in one unit, the discriminants' share, and left-out scores."""
     local, whole = scores
     if whole is None or model.discriminant is None:
-        assert local is not None
         return model, 0.0, local
-    if local is None:
-        return model, 1.0, whole
     factor = spread_ratio(local, whole, judged.entry_weight)
     whole = whole.dtype.type(factor) * whole
     known = judged, taught.is_multilabel, taught.has_text
@@ -197,9 +201,27 @@ def _chosen(taken: list[bool], before: tuple, after: tuple) -> list:
     return [new if is_taken else old for is_taken, old, new in triples]
 
 
-def _loss(taught: Taught, judged: Support, scores: NDArray) -> float:
-    """Return the mean loss of scores after calibration."""
-    return _calibrated(taught, judged, scores).loss
+def _helps_prototypes(taught: Taught, images: Support) -> bool:
+    """Say whether left-out scores by prototypes get no worse by unknown entries.
+
+    With each image the most similar one of its label is left out: supports that show a
+    thing twice would trust in images that are known.
+    """
+    alone = replace(taught, has_discriminant=False)
+    before, after, judged = left_out_scores(alone, images, with_nearest=True)
+    known = taught, judged, before.local, after.local
+    return not _can_judge(judged) or _is_better(*known)
+
+
+def _can_judge(judged: Support) -> bool:
+    """Say whether at least half of the labels have an image that could be left out."""
+    return bool(2 * judged.indicator.any(axis=0).sum() >= judged.indicator.shape[1])
+
+
+def _is_better(taught: Taught, judged: Support, old: Any, new: Any) -> bool:
+    """Say whether the loss of new scores after calibration is not above the old one."""
+    old, new = (_calibrated(taught, judged, scores).loss for scores in (old, new))
+    return bool(new <= old)
 
 
 def _calibrated(taught: Taught, support: Support, scores: NDArray) -> Calibration:
@@ -207,8 +229,19 @@ def _calibrated(taught: Taught, support: Support, scores: NDArray) -> Calibratio
     return calibrate(scores, support, taught.is_multilabel, thresholds)[0]
 
 
-def left_out_scores(taught: Taught, images: Support) -> tuple[Scores, Scores, Support]:
+def left_out_scores(
+    taught: Taught, images: Support, with_nearest: bool = False
+) -> tuple[Scores, Scores, Support]:
     """Score the images of which something is known by what the others teach.
+
+    Parameters
+    ----------
+    taught : Taught
+    images : Support
+        All of them, mapped.
+    with_nearest : bool, default=False
+        Whether to leave out of prototypes, with an image, the most similar other one of
+        each of its labels.
 
     Returns
     -------
@@ -225,28 +258,33 @@ def left_out_scores(taught: Taught, images: Support) -> tuple[Scores, Scores, Su
     judged: NDArray = _known(support).copy()
     if n_images < 2:
         judged[:] = False
+    place = _places(support.tokens.whole)
     for fold in range(min(N_FOLDS, n_images)):
-        kept = np.arange(n_images) % N_FOLDS != fold
+        kept = place % N_FOLDS != fold
         rows = np.flatnonzero(~kept)
         if not kept.any():  # a lone image
             break
+        pairs = _without(taught.pairs, ~kept, with_nearest)
         if not taught.has_text:
-            judged[rows] &= label_sums(_of_images(taught.pairs, kept), n_labels)[1] > 0
+            judged[rows] &= label_sums(pairs, n_labels)[1] > 0
         tokens = support.tokens[rows]
-        for index, model in enumerate(learn(taught, images, kept)):
-            if model.prototypes is not None and taught.scorer is not None:
-                given = model.prototypes, taught.scorer
-                local[index, rows] = score(tokens, lambda mapped: mapped, *given)
+        for index, model in enumerate(learn(taught, images, kept, pairs)):
+            given = model.prototypes, taught.scorer
+            local[index, rows] = score(tokens, lambda mapped: mapped, *given)
             if model.discriminant is not None:
                 whole[index, rows] = model.discriminant(tokens.whole)
     before, after = (
-        Scores(
-            None if taught.scorer is None else local[index],
-            whole[index] if taught.has_discriminant else None,
-        )
+        Scores(local[index], whole[index] if taught.has_discriminant else None)
         for index in range(2)
     )
     return before, after, _judged(support, judged, taught.is_multilabel)
+
+
+def _places(features: NDArray) -> NDArray:
+    """Return the place of each image in an order that labels have no part in."""
+    place = np.empty(len(features), dtype=np.intp)
+    place[np.lexsort(features.T[::-1])] = np.arange(len(features))
+    return place
 
 
 def _judged(support: Support, judged: NDArray, is_multilabel: bool) -> Support:
@@ -261,7 +299,19 @@ def _judged(support: Support, judged: NDArray, is_multilabel: bool) -> Support:
     return replace(support, indicator=indicator, known=known)
 
 
-def learn(taught: Taught, images: Support, kept: NDArray) -> tuple[Model, Model]:
+def _without(pairs: Pairs, left_out: NDArray, with_nearest: bool = False) -> Pairs:
+    """Return the pairs of other images than those left out, (N,)."""
+    dropped: NDArray = left_out[pairs.images]
+    if with_nearest:
+        nearest = nearest_of_label(pairs)[dropped]
+        dropped[nearest[nearest >= 0]] = True
+    fields = pairs.images, pairs.labels, pairs.vectors, pairs.weight
+    return Pairs(*(field[~dropped] for field in fields))
+
+
+def learn(
+    taught: Taught, images: Support, kept: NDArray, pairs: Pairs
+) -> tuple[Model, Model]:
     """Return what images are scored by, without and with the unknown entries.
 
     Parameters
@@ -271,23 +321,19 @@ def learn(taught: Taught, images: Support, kept: NDArray) -> tuple[Model, Model]
         All of them, mapped.
     kept : ndarray of bool
         Which of the images of which something is known may teach.
+    pairs : Pairs
+        What these say of their labels.
     """
     has_known = _known(images).any(axis=1)
-    inside = ~has_known
+    inside: NDArray = ~has_known
     inside[has_known] = kept
-    images, pairs = images[inside], _of_images(taught.pairs, kept)
+    images = images[inside]
     before = Model(_prototypes(taught, pairs), _discriminant(taught, images))
-    prototypes, discriminant = before
+    prototypes = before.prototypes
     for _ in range(N_ROUNDS):
-        if prototypes is not None:
-            extra, likely = surest_pairs(taught, images, pairs, prototypes)
-            prototypes = _prototypes(taught, pairs, extra)
-        elif discriminant is not None:
-            likely = likelihoods(taught, discriminant(images.tokens.whole))
-            discriminant = _discriminant(taught, images, likely)
-    if prototypes is not None:
-        discriminant = _discriminant(taught, images, likely)
-    return before, Model(prototypes, discriminant)
+        extra, likely = surest_pairs(taught, images, pairs, prototypes)
+        prototypes = _prototypes(taught, pairs, extra)
+    return before, Model(prototypes, _discriminant(taught, images, likely))
 
 
 def likelihoods(taught: Taught, scores: NDArray) -> NDArray:
@@ -320,19 +366,8 @@ def _known(images: Support) -> NDArray:
     return images.known
 
 
-def _of_images(pairs: Pairs, kept: NDArray) -> Pairs:
-    """Return the pairs of some images."""
-    own = kept[pairs.images]
-    fields = pairs.images, pairs.labels, pairs.vectors, pairs.weight
-    return Pairs(*(field[own] for field in fields))
-
-
-def _prototypes(
-    taught: Taught, pairs: Pairs, extra: Pairs | None = None
-) -> NDArray | None:
+def _prototypes(taught: Taught, pairs: Pairs, extra: Pairs | None = None) -> NDArray:
     """Mix the prototypes; the text has its share by the pairs of what is known."""
-    if taught.scorer is None:
-        return None
     n_labels = len(taught.text)
     _, counts = label_sums(pairs, n_labels)
     if extra is not None:
@@ -416,7 +451,6 @@ def _scores_and_best(
 ) -> tuple[NDArray, NDArray, NDArray]:
     """Return scores (n, L), and the best local features and if there are, (n, m, L)."""
     scorer = taught.scorer
-    assert scorer is not None
     n_images, n_parts, n_labels = *tokens.present.shape, len(prototypes)
     n_best = min(scorer.n_top, n_parts)
     scores = np.empty((n_images, n_labels), dtype=tokens.parts.dtype)

@@ -7,6 +7,7 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.exceptions import NotFittedError
 
+import skfewshot
 from skfewshot import CLIPFeaturizer, CMMClassifier
 from skfewshot.datasets import make_object_images
 
@@ -103,6 +104,34 @@ def test_weights_and_groups_are_those_of_a_fit_on_all(task):
     assert_same(model, refit.fit(X[order], y[order], one), X)
 
 
+@pytest.mark.parametrize("labels", [NAMES, NAMES.astype(object), np.arange(5)])
+def test_rows_without_a_label_are_those_of_a_fit_on_all(task, labels):
+    X, y, text = task
+    known = dict(zip(labels.tolist(), text, strict=True))
+    given_ = labels[y].astype(object)
+    given_[::4] = None
+    half = np.arange(len(y)) % 6 < 3
+    order = np.r_[np.flatnonzero(half), np.flatnonzero(~half)]
+    refit = CMMClassifier(known).fit(X[order], given_[order])
+    model = CMMClassifier(known, store_support=True).fit(X[half], given_[half])
+    model.add_images(X[~half], given_[~half])
+    assert_same(model, refit, X)
+    assert model.support_["y"].tolist() == given_[order].tolist()
+    # All with a label, then some with none at all.
+    model = CMMClassifier(known, store_support=True, unlabeled=labels[4])
+    seen = half & (y != 4)
+    model.fit(X[seen], labels[y[seen]]).add_images(X[~half], [None] * (~half).sum())
+    assert model.classes_.dtype == labels[:4].dtype
+    order = np.r_[np.flatnonzero(seen), np.flatnonzero(~half)]
+    none = np.r_[labels[y[seen]].astype(object), np.full((~half).sum(), labels[4])]
+    refit = CMMClassifier(known, unlabeled=labels[4]).fit(X[order], none)
+    assert_same(model, refit, X)
+    model.forget_class(labels[0])
+    kept = np.array([label != labels[0] for label in none])
+    refit.fit(X[order[kept]], none[kept])
+    assert_same(model, refit, X)
+
+
 def test_rows_left_out_are_those_of_all(task):
     X, y, text = task
     half = np.arange(len(y)) % 6 < 3
@@ -157,6 +186,17 @@ def test_the_support_is_kept_only_where_it_is_asked_for(task):
     assert_array_equal(X, X_before)
 
 
+@pytest.mark.parametrize("gaps", [False, True])
+def test_what_is_kept_is_saved_and_loaded(task, tmp_path, gaps):
+    X, y, text = task
+    given_ = NAMES[y].astype(object)
+    given_[::5] = None if gaps else given_[::5]
+    model = CMMClassifier(by_name(text), store_support=True).fit(X[4:], given_[4:])
+    skfewshot.save(model, tmp_path / "model")
+    loaded = skfewshot.load(tmp_path / "model").add_images(X[:4], given_[:4])
+    assert_same(loaded, model.add_images(X[:4], given_[:4]), X)
+
+
 def test_what_is_refused_changes_nothing(task):
     X, y, text = task
     model = CMMClassifier(by_name(text), store_support=True).fit(X, NAMES[y])
@@ -165,10 +205,10 @@ def test_what_is_refused_changes_nothing(task):
         (lambda: model.add_images(X[:2, :9], NAMES[:2]), "9 features"),
         (
             lambda: model.add_images(X[:2], NAMES[:3]),
-            "one label for each of the 2",
+            "inconsistent numbers of samples",
         ),
+        (lambda: model.add_images(X[:2], []), "inconsistent numbers of samples"),
         (lambda: model.add_images(X[:2], [0, 1]), "labels of one kind"),
-        (lambda: model.add_images(X[:2], ["ant", None]), "missing"),
         (lambda: model.add_images(X[:2], NAMES[:2], groups=[0, 1]), "called without"),
         (lambda: model.add_images(X[:2], NAMES[:2], [1.0]), "sample_weight"),
         (lambda: model.add_images(X[:1], ["fox"]), "could encode 'fox'"),
