@@ -10,6 +10,7 @@ from sklearn.base import BaseEstimator
 from sklearn.pipeline import Pipeline
 
 import skfewshot
+from skfewshot._sklearn import show_estimator
 from skfewshot.clip._embedding import EncoderIdentity
 from skfewshot.clip._featurizer import CLIPFeaturizer
 from skfewshot.clip._sources import TINY, hub_repository
@@ -52,7 +53,9 @@ def model_card(model: BaseEstimator, name: str, weights_license: str | None) -> 
     if classes is not None:
         parts += [_classes_table(classes, getattr(last, "class_count_", None))]
     parts += [_how_well(last), _encoder_text(encoder, weights_license)]
-    settings = repr(model).encode("utf-8", "replace").decode().replace("```", "'''")
+    settings = (
+        show_estimator(model).encode("utf-8", "replace").decode().replace("```", "'''")
+    )
     parts += [f"## Settings\n\n```text\n{settings}\n```"]
     return "\n\n".join(part for part in parts if part) + "\n"
 

@@ -157,6 +157,16 @@ def test_counts_of_the_support(make_task):
     assert_array_equal(model.class_count_, [0, 3, 1, 2, 2])
 
 
+def test_settings_of_many_classes_are_short(make_task, tmp_path):
+    X, y, text = make_task(n_classes=300, shots=2, d=64)
+    texts = {f"class of {code}": row for code, row in enumerate(text)}
+    model = CMMClassifier(texts, alpha=0.5).fit(X, np.array(list(texts))[y])
+    _, card = front_matter(skfewshot.save(model, tmp_path / "m"))
+    settings = card.split("```text")[1]
+    assert "alpha=0.5,\n" in settings and "text_features={" in settings
+    assert "margin" not in settings and len(settings) < 2000
+
+
 def test_names_are_no_markup(make_task, tmp_path):
     X, y, text = make_task(n_classes=3)
     names = np.array(["a|b", "<img src=x onerror=alert(1)>", "c\n# d\ud800"])
