@@ -43,7 +43,7 @@ class ZeroShotClassifier(FewShotClassifier):
         there were none.
     intercept_ : ndarray of shape (n_classes,) or None
         Added with `coef_`.
-    class_shares_ : ndarray of shape (n_classes,) or None
+    unlabeled_shares_ : ndarray of shape (n_classes,) or None
         How many of the rows without a label are of each class, by estimate and half way
         to equal shares. They are used in the fit, and in no prediction.
     {{fitted}}
@@ -281,7 +281,7 @@ class ZeroShotClassifier(FewShotClassifier):
 
     def _learn(self, support: Support, report: Report | None) -> dict[str, Any]:
         # The prototypes are read already.
-        names = "coef_", "intercept_", "class_shares_"
+        names = "coef_", "intercept_", "unlabeled_shares_"
         if not len(support.unlabelled):
             return dict.fromkeys(names)
         support, rank = support.in_own_order()

@@ -148,7 +148,7 @@ def test_order_copies_and_names_are_of_no_matter(pool, seed):
     found = learned(text[order], X[rows])
     assert_array_equal(found.coef_, expected.coef_[order])
     assert_array_equal(found.intercept_, expected.intercept_[order])
-    assert_array_equal(found.class_shares_, expected.class_shares_[order])
+    assert_array_equal(found.unlabeled_shares_, expected.unlabeled_shares_[order])
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
