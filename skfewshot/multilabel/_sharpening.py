@@ -230,7 +230,7 @@ def learn(
         What these say of their labels.
     """
     has_known = _known(images).any(axis=1)
-    inside: NDArray = ~has_known
+    inside = np.ones(len(images.weight), dtype=bool)
     inside[has_known] = kept
     images = images[inside]
     before = after = _prototypes(taught, pairs)
