@@ -186,7 +186,7 @@ def run_unlabelled(task, shots_tried, n_seeds, n_unlabelled):
             seconds.setdefault(name, {}).setdefault(shots, []).append(times)
             results.setdefault(name, {}).setdefault(shots, []).append(value)
             sharpened[name, shots, model.sharpened_] += 1
-    print(f"{task.name}, what unknown entries had a part in:", *sharpened.items())
+    print(f"{task.name}, whether unknown entries had a part:", *sharpened.items())
     return results, seconds
 
 

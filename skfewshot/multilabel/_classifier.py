@@ -128,12 +128,10 @@ class MultiLabelPrototypeClassifier(ClassifierMixin, Estimator):
 
     where :math:`v_{jl}` is the mean of an image's best features for the label and
     :math:`u_{jl}` is 1 for the surest images: twice, the second time by the prototypes
-    that the first gave. Discriminants are fitted to :math:`p_{jl}` where
-    :math:`Y_{jl}` is not known, images of which nothing is known with the weight .3.
-    This is where labels compete for patches: prototypes and discriminants take part in
-    it, each for itself, if that does not raise the loss of known entries left out.
-    Where images have one feature, known entries alone teach: beside them, what
-    discriminants say themselves measured as a loss.
+    that the first gave. This is where labels compete for patches, and only if it does
+    not raise the loss of known entries left out. Discriminants learn from known entries
+    alone: what images without labels added to them measured as nothing beside patches,
+    and as a loss without.
 
     Steps 4 to 6, the mixture, unknown entries and the signed, per-label selection are
     this library's. With a `prior` the maps of step 1 are learned, and what each image
@@ -242,8 +240,8 @@ class MultiLabelPrototypeClassifier(ClassifierMixin, Estimator):
         Probabilities from which on labels are predicted; NaN for 1-D `y`.
     slope_, biases_ : float and ndarray of shape (n_labels,)
         The calibration: log odds are ``slope_ * score + biases_``.
-    sharpened_ : tuple of str
-        In what unknown entries had a part: "prototypes", "discriminants", both or none.
+    sharpened_ : bool
+        Whether unknown entries have a part in the prototypes.
     background_, sharpness_ : float
         The logit of the background and the sharpness of the competition.
     coef_, intercept_ : ndarray of shape (n_labels, d) and (n_labels,), or None
@@ -447,7 +445,6 @@ class MultiLabelPrototypeClassifier(ClassifierMixin, Estimator):
         taught, left_out = self._learn_scores(
             mapped, pairs, psi, scorer, chosen, pairs_of
         )
-        # Of a lone feature discriminants would learn what they say already.
         if images.known is not None and scoring == "competitive":
             every = images.mapped(feature_map)
             mapped, left_out = self._sharpen(taught, every, left_out)
@@ -515,7 +512,7 @@ class MultiLabelPrototypeClassifier(ClassifierMixin, Estimator):
         self.coef_: Any = None
         self.intercept_: Any = None
         self.text_scale_ = self.global_share_ = 0.0
-        self.sharpened_: tuple[str, ...] = ()
+        self.sharpened_ = False
         is_combined = chosen["query_scoring"] == "combined"
         local: Any = None
         # An only local feature is the global one, which the discriminants know better.
@@ -523,20 +520,17 @@ class MultiLabelPrototypeClassifier(ClassifierMixin, Estimator):
             scorer, local = score_left_out(mapped, pairs, psi, shares, scorer)
         self.background_, self.sharpness_ = scorer.background, scorer.sharpness
         self._query_scoring, self._n_pooled = scorer.scoring, scorer.n_top
-        left_out, unit = local, 1.0
+        left_out = local
         if is_combined:
-            left_out, unit = self._learn_discriminant(mapped, psi, local, text_weight)
+            left_out = self._learn_discriminant(mapped, psi, local, text_weight)
         taught = Taught(
             support=mapped,
             pairs=pairs,
             text=psi,
             has_text=has_text,
             share=share,
-            text_weight=None if isinstance(text_weight, str) else float(text_weight),
-            has_discriminant=is_combined,
             scorer=scorer,
             left_out=local,
-            unit=unit,
             is_multilabel=self._is_multilabel,
             make_pairs=pairs_of,
         )
@@ -548,11 +542,8 @@ class MultiLabelPrototypeClassifier(ClassifierMixin, Estimator):
         psi: NDArray,
         local: NDArray | None,
         share: float | str,
-    ) -> tuple[NDArray, float]:
-        """Set what the global feature says, and how far it counts beside `local`.
-
-        Return the scores of left-out images, and the unit of discriminants.
-        """
+    ) -> NDArray:
+        """Set what the global feature says, and how far it counts beside `local`."""
         has_text = self.prototype_source_ != "image"
         found, scores, self.text_scale_ = fit_discriminant(
             mapped.tokens.whole,
@@ -561,7 +552,7 @@ class MultiLabelPrototypeClassifier(ClassifierMixin, Estimator):
             psi if has_text else None,
             None if isinstance(share, str) else float(share),
         )
-        self.global_share_, factor = 1.0, 1.0
+        self.global_share_ = 1.0
         if local is not None:
             factor = spread_ratio(local, scores, mapped.entry_weight)
             found, scores = found.times(factor), scores.dtype.type(factor) * scores
@@ -570,7 +561,7 @@ class MultiLabelPrototypeClassifier(ClassifierMixin, Estimator):
             )
             scores = blend(local, scores, self.global_share_)
         self.coef_, self.intercept_ = found.coef, found.intercept
-        return scores, factor
+        return scores
 
     def _sharpen(
         self, taught: Taught, images: Support, left_out: NDArray
@@ -579,14 +570,11 @@ class MultiLabelPrototypeClassifier(ClassifierMixin, Estimator):
         found = sharpen(taught, images)
         if found is None:
             return taught.support, left_out
-        self.sharpened_ = found.parts
-        self.prototypes_, discriminant = found.model
-        if discriminant is not None:
-            self.coef_, self.intercept_ = discriminant.coef, discriminant.intercept
-        if found.left_out is None or found.global_share is None:
+        self.sharpened_, self.prototypes_ = True, found.prototypes
+        if found.left_out is None:
             return taught.support, left_out
-        self.global_share_ = found.global_share
-        return found.judged, found.left_out
+        share = left_out.dtype.type(1 - self.global_share_)
+        return found.judged, left_out + share * (found.left_out - taught.left_out)
 
     def _feature_map(self) -> FeatureMap:
         return FeatureMap(self.part_mean_, self.whole_mean_, **self._map)

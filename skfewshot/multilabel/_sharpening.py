@@ -3,19 +3,13 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit, softmax
 
-from skfewshot.multilabel._calibration import (
-    Calibration,
-    calibrate,
-    choose_global_share,
-    spread_ratio,
-)
-from skfewshot.multilabel._discriminant import Discriminant, fit_discriminant
+from skfewshot.multilabel._calibration import Calibration, calibrate
 from skfewshot.multilabel._prototypes import (
     Pairs,
     label_sums,
@@ -23,7 +17,7 @@ from skfewshot.multilabel._prototypes import (
     nearest_of_label,
     text_shares,
 )
-from skfewshot.multilabel._scoring import Scorer, blend, bytes_of_image, score
+from skfewshot.multilabel._scoring import Scorer, bytes_of_image, score
 from skfewshot.multilabel._selection import Selection
 from skfewshot.multilabel._tokens import Support, Tokens, blocks
 
@@ -31,8 +25,6 @@ from skfewshot.multilabel._tokens import Support, Tokens, blocks
 MOST_SUREST = 50
 #: How often they are chosen: by the prototypes of what is known, then by theirs.
 N_ROUNDS = 2
-#: What an image without labels weighs in a discriminant.
-SOFT_WEIGHT = 0.3
 #: Parts of the images with labels that are left out by turns.
 N_FOLDS = 5
 
@@ -50,10 +42,6 @@ class Taught:
     has_text : bool
     share : float
         The text's share, see :func:`~skfewshot.multilabel._prototypes.text_shares`.
-    text_weight : float or None
-        The share of the text in discriminants, see
-        :func:`~skfewshot.multilabel._discriminant.fit_discriminant`.
-    has_discriminant : bool
     scorer : Scorer
         By which labels compete for local features. Without competition, the surest
         features of a label would be those that show any.
@@ -61,8 +49,6 @@ class Taught:
         The images of which something is known, mapped.
     left_out : ndarray of shape (N, L)
         How they are scored without them, by local features.
-    unit : float
-        What the discriminants of what is known are multiplied by.
     is_multilabel : bool
     make_pairs : callable
         ``make_pairs(images, selection)`` gives the pairs of other images.
@@ -72,12 +58,9 @@ class Taught:
     text: NDArray
     has_text: bool
     share: float
-    text_weight: float | None
-    has_discriminant: bool
     scorer: Scorer
     support: Support
     left_out: NDArray
-    unit: float
     is_multilabel: bool
     make_pairs: Callable[[Support, Selection], Pairs]
 
@@ -87,66 +70,40 @@ class Taught:
         return _calibrated(self, self.support, self.left_out)
 
 
-class Model(NamedTuple):
-    """What images are scored by; None where discriminants have no part."""
-
-    prototypes: NDArray
-    discriminant: Discriminant | None
-
-
-class Scores(NamedTuple):
-    """The scores of images (n, L) by each part of a model; None without the part."""
-
-    local: NDArray
-    whole: NDArray | None
-
-
-@dataclass(frozen=True)
-class Sharpened:
-    """A model in which unknown entries have a part.
+class Sharpened(NamedTuple):
+    """Prototypes in which unknown entries have a part.
 
     Attributes
     ----------
-    parts : tuple of str
-        Which have: "prototypes", "discriminants".
-    model : Model
-        Discriminants in the units of the other scores.
-    global_share : float or None
-        The share of the discriminants; None where nothing can be left out.
+    prototypes : ndarray of shape (L, d)
     left_out : ndarray of shape (N, L) or None
-        How the images of which something is known are scored without them; None
-        likewise.
+        How the images of which something is known are scored without them; None where
+        too little can be left out.
     judged : Support
         These images, and what of them could be left out.
     """
 
-    parts: tuple[str, ...]
-    model: Model
-    global_share: float | None
+    prototypes: NDArray
     left_out: NDArray | None
     judged: Support
 
 
 def sharpen(taught: Taught, images: Support) -> Sharpened | None:
-    r"""Let entries that are not known have a part in what scores images.
+    r"""Let entries that are not known have a part in prototypes.
 
     An entry that is not known has the probability :math:`p_{jl}` that its score gives.
+    Of each label the surest images speak with their best patches, as images of the
+    label do, with the weight :math:`p_{jl}`: of those of which it is not known whether
+    they have it, as many as are expected to, :math:`\sum_j p_{jl}`, but at most
+    :data:`MOST_SUREST`. This is done twice, the second time by the prototypes that the
+    first gave. The text keeps its share.
 
-    *Prototypes.* Of each label the surest images speak with their best patches, as
-    images of the label do, with the weight :math:`p_{jl}`: of those of which it is not
-    known whether they have it, as many as are expected to, :math:`\sum_j p_{jl}`, but
-    at most :data:`MOST_SUREST`. This is done twice, the second time by the prototypes
-    that the first gave. The text keeps its share.
-
-    *Discriminants.* What is not known is fitted by :math:`p_{jl}` in the place of
-    :math:`Y_{jl}`; an image of which nothing is known weighs :data:`SOFT_WEIGHT`.
-
-    *Gate.* Images of which something is known are left out of all this by turns, a
-    fifth of them at a time; of prototypes with each the most similar image of its
-    label. Prototypes and discriminants are taken, each for itself, if the loss of the
-    left-out scores after calibration is not above that without the unknown entries.
-    Where less than half of the labels can be judged, as those of a lone image without
-    text, they are taken.
+    The images of which something is known are left out of this by turns, a fifth of
+    them at a time, and with each the most similar image of its label, as supports that
+    show a thing twice would trust in images that are known. The prototypes are taken if
+    the loss of the left-out scores after calibration is not above that without the
+    unknown entries. Where less than half of the labels can be judged, as those of a
+    lone image without text, they are taken.
 
     Parameters
     ----------
@@ -157,60 +114,14 @@ def sharpen(taught: Taught, images: Support) -> Sharpened | None:
     Returns
     -------
     Sharpened or None
-        None where neither is taken.
+        None where they are not taken.
     """
-    before, after, judged = left_out_scores(taught, images)
-    can_judge = _can_judge(judged)
-    local = _helps_prototypes(taught, images)
-    whole = before.whole is not None and (
-        not can_judge or _is_better(taught, judged, before.whole, after.whole)
-    )
-    taken = [local, whole]
-    if not any(taken):
+    before, after, judged = left_out_scores(taught, images, with_nearest=True)
+    if _can_judge(judged) and not _is_better(taught, judged, before, after):
         return None
-    kept = np.ones(len(judged.weight), dtype=bool)
-    models = learn(taught, images, kept, taught.pairs)
-    model = Model(*_chosen(taken, *models))
-    scores = Scores(*_chosen(taken, before, after))
-    names = ("prototypes", "discriminants")
-    parts = tuple(name for name, is_taken in zip(names, taken, strict=True) if is_taken)
-    if can_judge:
-        return Sharpened(parts, *_combined(taught, model, scores, judged), judged)
-    if model.discriminant is not None:
-        model = model._replace(discriminant=model.discriminant.times(taught.unit))
-    return Sharpened(parts, model, None, None, judged)
-
-
-def _combined(
-    taught: Taught, model: Model, scores: Scores, judged: Support
-) -> tuple[Model, float, NDArray]:
-    """Return the model in one unit, the discriminants' share, and left-out scores."""
-    local, whole = scores
-    if whole is None or model.discriminant is None:
-        return model, 0.0, local
-    factor = spread_ratio(local, whole, judged.entry_weight)
-    whole = whole.dtype.type(factor) * whole
-    known = judged, taught.is_multilabel, taught.has_text
-    share = choose_global_share(local, whole, *known)
-    model = model._replace(discriminant=model.discriminant.times(factor))
-    return model, share, blend(local, whole, share)
-
-
-def _chosen(taken: list[bool], before: tuple, after: tuple) -> list:
-    triples = zip(taken, before, after, strict=True)
-    return [new if is_taken else old for is_taken, old, new in triples]
-
-
-def _helps_prototypes(taught: Taught, images: Support) -> bool:
-    """Say whether left-out scores by prototypes get no worse by unknown entries.
-
-    With each image the most similar one of its label is left out: supports that show a
-    thing twice would trust in images that are known.
-    """
-    alone = replace(taught, has_discriminant=False)
-    before, after, judged = left_out_scores(alone, images, with_nearest=True)
-    known = taught, judged, before.local, after.local
-    return not _can_judge(judged) or _is_better(*known)
+    prototypes = learn(taught, images, np.ones(len(judged.weight), bool), taught.pairs)
+    _, left_out, judged = left_out_scores(taught, images)
+    return Sharpened(prototypes[1], left_out if _can_judge(judged) else None, judged)
 
 
 def _can_judge(judged: Support) -> bool:
@@ -218,10 +129,10 @@ def _can_judge(judged: Support) -> bool:
     return bool(2 * judged.indicator.any(axis=0).sum() >= judged.indicator.shape[1])
 
 
-def _is_better(taught: Taught, judged: Support, old: Any, new: Any) -> bool:
+def _is_better(taught: Taught, judged: Support, old: NDArray, new: NDArray) -> bool:
     """Say whether the loss of new scores after calibration is not above the old one."""
-    old, new = (_calibrated(taught, judged, scores).loss for scores in (old, new))
-    return bool(new <= old)
+    before, after = (_calibrated(taught, judged, found).loss for found in (old, new))
+    return bool(after <= before)
 
 
 def _calibrated(taught: Taught, support: Support, scores: NDArray) -> Calibration:
@@ -231,7 +142,7 @@ def _calibrated(taught: Taught, support: Support, scores: NDArray) -> Calibratio
 
 def left_out_scores(
     taught: Taught, images: Support, with_nearest: bool = False
-) -> tuple[Scores, Scores, Support]:
+) -> tuple[NDArray, NDArray, Support]:
     """Score the images of which something is known by what the others teach.
 
     Parameters
@@ -245,7 +156,7 @@ def left_out_scores(
 
     Returns
     -------
-    before, after : Scores
+    before, after : ndarrays of shape (N, L)
         Without and with the unknown entries.
     judged : Support
         Those images. An entry is known in it if there was something to score it by:
@@ -253,8 +164,7 @@ def left_out_scores(
     """
     support = taught.support
     n_images, n_labels = support.indicator.shape
-    shape = (2, n_images, n_labels)
-    local, whole = (np.zeros(shape, dtype=support.weight.dtype) for _ in range(2))
+    scores = np.zeros((2, n_images, n_labels), dtype=support.weight.dtype)
     judged: NDArray = _known(support).copy()
     if n_images < 2:
         judged[:] = False
@@ -268,15 +178,10 @@ def left_out_scores(
         if not taught.has_text:
             judged[rows] &= label_sums(pairs, n_labels)[1] > 0
         tokens = support.tokens[rows]
-        for index, model in enumerate(learn(taught, images, kept, pairs)):
-            given = model.prototypes, taught.scorer
-            local[index, rows] = score(tokens, lambda mapped: mapped, *given)
-            if model.discriminant is not None:
-                whole[index, rows] = model.discriminant(tokens.whole)
-    before, after = (
-        Scores(local[index], whole[index] if taught.has_discriminant else None)
-        for index in range(2)
-    )
+        for index, prototypes in enumerate(learn(taught, images, kept, pairs)):
+            given = prototypes, taught.scorer
+            scores[index, rows] = score(tokens, lambda mapped: mapped, *given)
+    before, after = scores
     return before, after, _judged(support, judged, taught.is_multilabel)
 
 
@@ -311,8 +216,8 @@ def _without(pairs: Pairs, left_out: NDArray, with_nearest: bool = False) -> Pai
 
 def learn(
     taught: Taught, images: Support, kept: NDArray, pairs: Pairs
-) -> tuple[Model, Model]:
-    """Return what images are scored by, without and with the unknown entries.
+) -> tuple[NDArray, NDArray]:
+    """Return the prototypes without and with the unknown entries, shape (L, d).
 
     Parameters
     ----------
@@ -325,39 +230,20 @@ def learn(
         What these say of their labels.
     """
     has_known = _known(images).any(axis=1)
-    inside: NDArray = ~has_known
+    inside = np.ones(len(images.weight), dtype=bool)
     inside[has_known] = kept
     images = images[inside]
-    before = Model(_prototypes(taught, pairs), _discriminant(taught, images))
-    prototypes = before.prototypes
+    before = after = _prototypes(taught, pairs)
     for _ in range(N_ROUNDS):
-        extra, likely = surest_pairs(taught, images, pairs, prototypes)
-        prototypes = _prototypes(taught, pairs, extra)
-    return before, Model(prototypes, _discriminant(taught, images, likely))
+        extra = surest_pairs(taught, images, pairs, after)
+        after = _prototypes(taught, pairs, extra)
+    return before, after
 
 
 def likelihoods(taught: Taught, scores: NDArray) -> NDArray:
     """Return the probabilities of labels, shape (n, L), by what scores left out say."""
     logits = taught.calibration.logits(scores)
     return expit(logits) if taught.is_multilabel else softmax(logits, axis=1)
-
-
-def _discriminant(
-    taught: Taught, images: Support, likely: NDArray | None = None
-) -> Discriminant | None:
-    """Fit what is known and how likely the rest is, or what is known alone."""
-    if not taught.has_discriminant:
-        return None
-    if likely is None:
-        images = images[_known(images).any(axis=1)]
-        targets, weight = images.expected, images.weight
-    else:
-        is_soft = ~_known(images).any(axis=1)
-        weight = images.weight * np.where(is_soft, SOFT_WEIGHT, 1)
-        targets = np.where(_known(images), images.indicator, likely)
-    text = taught.text if taught.has_text else None
-    known = images.tokens.whole, targets, weight, text, taught.text_weight
-    return fit_discriminant(*known)[0]
 
 
 def _known(images: Support) -> NDArray:
@@ -389,8 +275,8 @@ def _joined(one: Pairs, other: Pairs) -> Pairs:
 
 def surest_pairs(
     taught: Taught, images: Support, pairs: Pairs, prototypes: NDArray
-) -> tuple[Pairs, NDArray]:
-    """Return what the surest images say of each label, and all probabilities.
+) -> Pairs:
+    """Return what the surest images say of each label.
 
     Parameters
     ----------
@@ -402,10 +288,6 @@ def surest_pairs(
         image speaks for it.
     prototypes : ndarray of shape (L, d)
 
-    Returns
-    -------
-    pairs : Pairs
-    likely : ndarray of shape (n, L)
     """
     scores, chosen, valid = _scores_and_best(taught, images.tokens, prototypes)
     likely = likelihoods(taught, scores)
@@ -417,7 +299,7 @@ def surest_pairs(
     best = chosen[rows, :, labels], valid[rows, :, labels]
     found = taught.make_pairs(images, Selection(rows, labels, *best))
     weight = found.weight * (share * likely)[rows, labels]
-    return replace(found, weight=weight.astype(found.weight.dtype)), likely
+    return replace(found, weight=weight.astype(found.weight.dtype))
 
 
 def surest_shares(likely: NDArray, weight: NDArray) -> NDArray:
