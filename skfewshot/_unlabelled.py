@@ -13,7 +13,10 @@ from skfewshot._labels import is_missing, missing_error, plain_labels
 from skfewshot._rows import as_numpy, distinct_rows, unit_rows
 
 #: What a refusal says of those who can do more.
-_WHO_TAKES = "CMMClassifier learns from rows without a label as well."
+_WHO_TAKES = (
+    "CMMClassifier learns from rows without a label as well, and ZeroShotClassifier "
+    "does where there are texts."
+)
 #: What indicators hold: nothing of it can say that a label is unknown.
 _KNOWN = (0, 1, False, True)
 

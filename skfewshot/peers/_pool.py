@@ -20,6 +20,8 @@ _UNSURE = 0.7
 # Of the shares of classes: how far they stay equal, and how often they are found.
 _EQUAL = 0.5
 _SHARE_ROUNDS = 10
+# Entries of unit rows below which class means are the same.
+_LEAST_APART = 1e-6
 # Logarithm of the most that logits are scaled by in the end.
 _MOST_HEAT = 2.0
 # Rows of which double precision copies are made at a time.
@@ -91,10 +93,11 @@ def correct_texts(
         responsible = softmax(logits + np.log(shares), axis=1)
         top = responsible.argmax(axis=1)
         responsible *= weight[:, None]
-        coef, intercept = _discriminants(rows, responsible, text)
+        means, coef, intercept = _discriminants(rows, responsible, text)
         learned = Correction(coef, intercept, shares)
         spread = wrong_spread(learned.logits(rows), top, weight)
-        if not spread > 0:
+        # Of rows that are all alike, means differ by rounding errors.
+        if not spread > 0 or np.ptp(means, axis=0).max() < _LEAST_APART:
             break
         per_class = _harmonic_mean(responsible.sum(axis=0))
         size = per_class**2 / (per_class**2 + _ROWS**2)
@@ -177,8 +180,8 @@ def _harmonic_mean(counts: NDArray) -> float:
 
 def _discriminants(
     rows: NDArray, responsible: NDArray, text: NDArray
-) -> tuple[NDArray, NDArray]:
-    """Return coefficients and intercepts of Gaussian classes of one covariance."""
+) -> tuple[NDArray, NDArray, NDArray]:
+    """Return means, coefficients and intercepts of classes of one covariance."""
     d = rows.shape[1]
     sums, scatter = np.zeros_like(text), np.zeros((d, d))
     for i in range(0, len(rows), _BLOCK):
@@ -198,7 +201,7 @@ def _discriminants(
     covariance[np.diag_indices(d)] += shrinkage * variance
     coef = np.linalg.solve(covariance, means.T).T
     error = d / 2 * counts / (counts + _TEXT_ROWS) ** 2
-    return coef, error - (coef * means).sum(axis=1) / 2
+    return means, coef, error - (coef * means).sum(axis=1) / 2
 
 
 def _means(sums: NDArray, counts: NDArray, text: NDArray) -> NDArray:
