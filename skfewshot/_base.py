@@ -252,6 +252,9 @@ class FewShotClassifier(
     ``_logits``. Every prediction derives from those logits.
     """
 
+    #: Whether there have to be labels, where there are images.
+    _needs_labels = True
+
     # The text encoder is a parameter that may be an estimator, with constraints of its
     # own, so nested validation stays on.
     @_fit_context(prefer_skip_nested_validation=False)
@@ -468,8 +471,10 @@ class FewShotClassifier(
         if known is not None:
             classes, n_bare = classes[known], len(known) - known.sum()
         classes = np.unique(classes)
-        check_several(classes, type(self).__name__, n_bare)
+        if self._needs_labels:
+            check_several(classes, type(self).__name__, n_bare)
         classes, _ = with_extra_classes(classes, getattr(self, "extra_classes", None))
+        check_several(classes, type(self).__name__, n_bare)
         check_texts_fit(
             self.text_features, classes, self.class_names, self.prompt_templates
         )

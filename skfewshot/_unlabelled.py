@@ -13,7 +13,10 @@ from skfewshot._labels import is_missing, missing_error, plain_labels
 from skfewshot._rows import as_numpy, distinct_rows, unit_rows
 
 #: What a refusal says of those who can do more.
-_WHO_TAKES = "CMMClassifier learns from rows without a label as well."
+_WHO_TAKES = (
+    "CMMClassifier learns from rows without a label as well, and ZeroShotClassifier "
+    "does where there are texts."
+)
 #: What indicators hold: nothing of it can say that a label is unknown.
 _KNOWN = (0, 1, False, True)
 
@@ -53,12 +56,16 @@ def split_unlabelled(
         return y, None
     if not hasattr(estimator, "unlabeled"):
         raise missing_error(name, np.flatnonzero(missing), _WHO_TAKES)
+    extra = getattr(estimator, "extra_classes", None)
+    if missing.all() and not estimator._needs_labels and extra is not None:
+        first = np.asarray(plain_labels(extra, "extra_classes"))[:1]
+        return np.repeat(first, len(missing)), ~missing
     if missing.all():
         raise ValueError(
             f"Input {name} contains NaN, None or the mark of rows without a label "
             f"alone: all {len(missing)} labels are missing. {type(estimator).__name__} "
-            "needs the labels of some rows, of at least two classes. From names alone, "
-            "ZeroShotClassifier().fit(None, names) learns."
+            "needs the labels of some rows, of at least two classes. Without any, "
+            "ZeroShotClassifier(extra_classes=names) learns, if there are texts."
         )
     rows = np.flatnonzero(~missing)
     labels = np.asarray(plain_labels(take_labels(y, rows), name))

@@ -69,8 +69,8 @@ for n in shots:
             curve[-1].append(model.score(X_new, truth))
 
 few, every = (np.mean(curve, axis=1) for curve in scores.values())
-# Where the lower curve reaches what the upper one has at two images a class.
-enough = 2 ** np.interp(every[1], few, np.log2(shots))
+# How many labels the lower curve needs for what the upper one has at four a class.
+enough = 2 ** np.interp(every[2], few, np.log2(shots))
 
 fig, ax = plt.subplots(figsize=(7.5, 4.6), layout="constrained")
 for (name, curve), marker in zip(scores.items(), "so", strict=True):
@@ -80,23 +80,24 @@ for (name, curve), marker in zip(scores.items(), "so", strict=True):
     display.plot(ax=ax, line_kw={"marker": marker})
 ax.annotate(
     "",
-    (enough, every[1]),
-    (2, every[1]),
-    arrowprops={"arrowstyle": "->", "linewidth": 1.5, "shrinkA": 6, "shrinkB": 0},
+    (enough, every[2]),
+    (4, every[2]),
+    arrowprops={"arrowstyle": "->", "linewidth": 1.5, "shrinkA": 5, "shrinkB": 0},
 )
-ax.text(
-    np.sqrt(2 * enough),
-    every[1] + 0.004,
-    f"as good as {enough:.0f} labels a class",
-    ha="center",
-    va="bottom",
+ax.annotate(
+    f"4 labels a class and the others:\nas good as {enough:.0f} labels a class",
+    (2 * np.sqrt(enough), every[2]),
+    (0, -70),
+    textcoords="offset points",
+    arrowprops={"arrowstyle": "-", "color": "0.6"},
+    va="top",
 )
 ax.set_title("Twelve kinds of object, 480 images, few of them labelled")
 plt.show()
 
 # %%
-# The gain is largest where labels are fewest. On the right most images have a label
-# anyway, and there is little left to learn from the others.
+# The gain is largest where labels are fewest. On the right the labelled images have
+# said what there is to say, and little is left to learn from the others.
 #
 # A pool that is not what you think
 # ---------------------------------

@@ -122,7 +122,7 @@ def reasons(paths: Sequence[str]) -> list[str]:
 
     from skfewshot.datasets import check_images
 
-    found = check_images(list(paths), num_workers=1) if paths else {}
+    found = check_images(list(paths), num_workers=1) if len(paths) else {}
     # The index is that in a list that nobody sees, and types of errors are Python's.
     texts = [found.get(row, "it could not be read") for row in range(len(paths))]
     lines = [" ".join(text.split()) for text in texts]

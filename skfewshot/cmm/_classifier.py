@@ -23,7 +23,7 @@ from skfewshot._docs import shared_docs
 from skfewshot._left_out import left_out_attributes
 from skfewshot._rows import unit_rows
 from skfewshot._sklearn import Interval, MissingValues, StrOptions
-from skfewshot._torch import to_numpy
+from skfewshot._torch import to_numpy, to_tensor
 from skfewshot.cmm._batches import answer_together
 from skfewshot.cmm._updates import (
     prototypes_of,
@@ -34,6 +34,8 @@ from skfewshot.cmm._updates import (
 )
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from skfewshot.cmm._paper import OnEpoch
     from skfewshot.cmm._solver import Solution
 
@@ -403,7 +405,12 @@ class CMMClassifier(
         alpha = None if self.alpha == "auto" else float(self.alpha)
         if self.solver == "gaussian":
             keep = bool(self.store_left_out)
-            return solve_gaussian(support, alpha=alpha, keep_left_out=keep)
+            return solve_gaussian(
+                support,
+                alpha=alpha,
+                keep_left_out=keep,
+                newcomers=self._newcomers(support),
+            )
         settings = Settings(
             alpha=1.0 if alpha is None else alpha,
             triplet_weight=float(self.triplet_weight),
@@ -412,6 +419,13 @@ class CMMClassifier(
             max_iter=int(self.max_iter),
         )
         return solve_paper(support, settings, on_epoch)
+
+    def _newcomers(self, support: Support) -> "Tensor | None":
+        """Return the texts of classes without rows, if there are texts."""
+        if support.text_seen:
+            return None
+        texts = np.delete(self.text_features_, support.seen, axis=0)
+        return to_tensor(texts, device=support.features.device)
 
     def _fitted(
         self, solution: "Solution", rank: NDArray, seen: NDArray
@@ -441,8 +455,12 @@ class CMMClassifier(
         intercept[seen] = array(solution.intercept)[rank]
         left_out, unlabelled = solution.left_out, solution.unlabelled
         if unlabelled is not None:
-            shares = np.zeros_like(trust)
-            shares[seen] = array(unlabelled.shares)[rank]
+            shares, found = np.zeros_like(trust), array(unlabelled.shares)
+            fresh = np.setdiff1d(np.arange(len(trust)), seen)[: len(found) - len(seen)]
+            shares[seen], shares[fresh] = found[rank], found[len(seen) :]
+            if unlabelled.is_used:
+                prototypes[fresh] = unit_rows(array(unlabelled.prototypes))
+                intercept[fresh] = array(unlabelled.intercept)
             fitted |= {
                 "uses_unlabeled_": unlabelled.is_used,
                 "unlabeled_gain_": unlabelled.gain,

@@ -33,6 +33,7 @@ from skfewshot.cmm._unlabelled import (
     energies_of,
     hold_out,
     maximise_expectation,
+    with_newcomers,
 )
 
 # Rows a class that its own deviation from its text is worth at most, of which the best
@@ -113,12 +114,18 @@ class Unlabelled(NamedTuple):
         Of the classes among them.
     background : float
         The share of rows of no class.
+    prototypes : tensor of shape (k, d)
+        Of classes without labelled rows; any length.
+    intercept : tensor of shape (k,)
+        Theirs.
     """
 
     gain: float
     is_used: bool
     shares: Tensor
     background: float
+    prototypes: Tensor
+    intercept: Tensor
 
 
 class Frozen(NamedTuple):
@@ -161,7 +168,11 @@ class _Fit(NamedTuple):
 
 
 def solve_gaussian(
-    support: Support, *, alpha: float | None, keep_left_out: bool = False
+    support: Support,
+    *,
+    alpha: float | None,
+    keep_left_out: bool = False,
+    newcomers: Tensor | None = None,
 ) -> Solution:
     """Solve by the Gaussian model, and find all else by rows that are left out.
 
@@ -173,6 +184,8 @@ def solve_gaussian(
         The weight of the mapped cosines that is to be used; None finds it.
     keep_left_out : bool, default=False
         Whether to return the logits of all left-out rows.
+    newcomers : tensor of shape (k, d), default=None
+        Texts of classes without rows, which unlabelled ones may be of.
 
     Returns
     -------
@@ -201,9 +214,11 @@ def solve_gaussian(
     without = _left_out_logits(fit, levels, alpha) if keep_left_out else None
     if alpha == 0 or not len(support.unlabelled):
         return _solution(fit, levels, alpha, n_iter, without)
-    fit, levels, without, found = _learn_unlabelled(fit, levels, without)
+    newcomers = support.text[:0] if newcomers is None else newcomers
+    fit, levels, without, found = _learn_unlabelled(fit, levels, newcomers, without)
     solution = _solution(fit, levels, alpha, n_iter, without)
-    return solution._replace(unlabelled=found)
+    turned = found.prototypes @ turn(normalize(fit.model.prototypes), support.text)
+    return solution._replace(unlabelled=found._replace(prototypes=turned))
 
 
 def _fit(support: Support, alpha: float | None, penalties: tuple[float, ...]) -> _Fit:
@@ -317,43 +332,53 @@ def _find_levels(fit: _Fit, alpha: float | None) -> _Levels:
 
 
 def _learn_unlabelled(
-    fit: _Fit, levels: _Levels, left_out: Tensor | None
+    fit: _Fit, levels: _Levels, newcomers: Tensor, left_out: Tensor | None
 ) -> tuple[_Fit, _Levels, Tensor | None, Unlabelled]:
     """Learn from rows without labels, unless they make labelled ones held out worse."""
-    support, trust = fit.support, fit.frozen.trust
-    text, image, _ = fit.weights
+    support, n_seen = fit.support, len(fit.support.text)
+    n_new, text = len(newcomers), fit.weights.text * fit.frozen.scale
+    trust = fit.frozen.trust
+    trust = torch.cat([trust, trust.new_ones(n_new)])
     judges = fit.left_out
     # Rows that are alone in their class know no image of it, unless all are alone.
     judges = judges.some(judges.spare) if judges.spare.any() else judges
     scoring = Scoring(
-        text * fit.frozen.scale * fit.frozen.prototypes,
-        image,
-        levels.intercept,
+        text * torch.cat([fit.frozen.prototypes, newcomers]),
+        fit.weights.image,
+        torch.cat([levels.intercept, trust.new_full((n_new,), levels.newcomer)]),
         energies_of(fit.logits(judges) + levels.intercept, judges.weight),
+        n_new,
     )
     pool = Pool(support.unlabelled, support.unlabelled_weight)
     spare = torch.zeros_like(support.y, dtype=torch.bool)
     spare[fit.left_out.rows[fit.left_out.spare]] = True
     penalty = fit.text_penalty
-    held_out = hold_out(support, spare, scoring, pool, trust, text_penalty=penalty)
+    held_out = hold_out(
+        *(support, spare, scoring, pool, trust, newcomers), text_penalty=penalty
+    )
     gain = held_out.gain(support)
-    sample = summarise(support)
+    sample, model = with_newcomers(summarise(support), fit.model, newcomers)
     learned = maximise_expectation(
-        *(sample, fit.model, scoring, pool, trust), text_penalty=penalty
+        *(sample, model, scoring, pool, trust), text_penalty=penalty
     )
     # Where no row could be held out nothing speaks against them.
-    is_used = not gain < 0
-    found = Unlabelled(gain, is_used, learned.shares, learned.background)
+    is_used, flat = not gain < 0, learned.flattened
+    model, intercept = learned.model, flat * learned.scoring.intercept
+    found = Unlabelled(
+        *(gain, is_used, learned.shares, learned.background),
+        *(model.prototypes[n_seen:], intercept[n_seen:]),
+    )
     if not is_used:
         return fit, levels, left_out, found
-    flat = learned.flattened
     if left_out is not None:
         left_out = flat * left_out
-        left_out[held_out.rows] = held_out.with_pool
-    weights = Weights(flat * text, flat * image, fit.weights.loss)
-    levels = _Levels(flat * levels.intercept, flat * levels.newcomer)
-    fit = fit._replace(model=learned.model, weights=weights)
-    return fit, levels, left_out, found
+        left_out[held_out.rows] = held_out.with_pool[:, :n_seen]
+    weights = fit.weights._replace(
+        text=flat * fit.weights.text, image=flat * fit.weights.image
+    )
+    levels = _Levels(intercept[:n_seen], flat * levels.newcomer)
+    model = replace(model, prototypes=model.prototypes[:n_seen])
+    return fit._replace(model=model, weights=weights), levels, left_out, found
 
 
 def _solution(

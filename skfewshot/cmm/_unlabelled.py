@@ -22,6 +22,9 @@ is the same for all rows, with n the number of rows in the pool that the class o
 its rows has, in the mean. Their labels are guesses of one model, so their errors are
 not independent: ever more of them are worth no more than twelve labelled rows.
 
+Classes without labelled rows begin where their texts put them, and are as others: they
+take their rows from the pool, which would else be taken for those of other classes.
+
 What the labelled rows left out have found, weights and intercepts, stays as it is, but
 for one number: logits are made flatter by as much as the pool repeats its own mistakes.
 """
@@ -59,6 +62,9 @@ _MOST_ENERGIES, _BLOCK = 4096, 4096
 _FOLDS, _MOST_HELD_OUT = 4, 8192
 # A spread of energies below this is none.
 _LEAST_SPREAD = 1e-3
+# Rows that a class without any has where its text puts it; and those of the pool that
+# halve what its logits have for having none.
+_NO_ROWS, _TEXT_ROWS = 1e-3, 3.0
 
 
 class Scoring(NamedTuple):
@@ -73,18 +79,28 @@ class Scoring(NamedTuple):
     intercept : tensor of shape (C,)
     energies : tuple of float
         Mean and spread of the energy of labelled rows left out.
+    n_newcomers : int
+        How many classes, the last ones, have no labelled rows.
     """
 
     texts: Tensor
     image: float
     intercept: Tensor
     energies: tuple[float, float]
+    n_newcomers: int = 0
 
     def logits(self, model: GaussianModel, F: Tensor) -> Tensor:
         """Return the logits of rows, shape (m, C)."""
         mapped = normalize((F - model.centre) @ model.map)
         cosines = mapped @ normalize(model.prototypes).T
         return F @ self.texts.T + self.image * cosines + self.intercept
+
+    def with_rows(self, rows: Tensor) -> "Scoring":
+        """Return the same for newcomers that have got some rows."""
+        share = torch.ones_like(self.intercept)
+        start = len(share) - self.n_newcomers
+        share[start:] = (_TEXT_ROWS / (_TEXT_ROWS + rows[start:])).to(share)
+        return self._replace(intercept=share * self.intercept)
 
 
 class Pool(NamedTuple):
@@ -118,12 +134,19 @@ class Learned(NamedTuple):
         The share of rows of no class.
     flattened : float
         What logits are to be multiplied by.
+    scoring : Scoring
+        With the intercepts of newcomers as they are then.
     """
 
     model: GaussianModel
     shares: Tensor
     background: float
     flattened: float
+    scoring: Scoring
+
+    def logits(self, F: Tensor) -> Tensor:
+        """Return the logits of rows, shape (m, C)."""
+        return self.flattened * self.scoring.logits(self.model, F)
 
 
 class Background(NamedTuple):
@@ -148,9 +171,9 @@ def maximise_expectation(
     Parameters
     ----------
     sample : Sample
-        Of the labelled rows. Every class has one.
+        Of the labelled rows. Every class has one, but for newcomers.
     model : GaussianModel
-        That of the labelled rows.
+        That of the labelled rows, as `with_newcomers` gives both.
     scoring : Scoring
     pool : Pool
         With at least one row.
@@ -162,7 +185,7 @@ def maximise_expectation(
     -------
     Learned
     """
-    n_classes = len(sample.counts)
+    n_classes, first = len(sample.counts), scoring
     shares = torch.full_like(trust, 1 / n_classes)
     flattened, background = 1.0, Background(0.0, 0.0, 1.0)
     for turn in range(_ROUNDS):
@@ -184,7 +207,39 @@ def maximise_expectation(
             flattened = 1 - _REPEATED * part * sums.doubt
         both = _with_pool(sample, sums, worth)
         model = fit_gaussian(both, trust, text_penalty=text_penalty)
-    return Learned(model, shares, background.share, flattened)
+        scoring = first.with_rows(worth * sums.counts)
+    return Learned(model, shares, background.share, flattened, scoring)
+
+
+def with_newcomers(
+    sample: Sample, model: GaussianModel, newcomers: Tensor
+) -> tuple[Sample, GaussianModel]:
+    """Put classes that have a text only behind the others, where their texts say.
+
+    Parameters
+    ----------
+    sample : Sample
+    model : GaussianModel
+        Its fit.
+    newcomers : tensor of shape (k, d)
+        Their texts.
+
+    Returns
+    -------
+    sample, model
+    """
+    if not len(newcomers):
+        return sample, model
+    support, counts, means, within = sample
+    found = newcomers @ model.text_map + model.text_intercept
+    placed = Sample(
+        replace(support, text=torch.cat([support.text, newcomers])),
+        torch.cat([counts, counts.new_full((len(newcomers),), _NO_ROWS)]),
+        torch.cat([means, (model.centre + found).to(means)]),
+        within,
+    )
+    prototypes = torch.cat([model.prototypes, found @ model.map])
+    return placed, replace(model, prototypes=prototypes)
 
 
 class _Sums(NamedTuple):
@@ -353,6 +408,7 @@ def hold_out(
     scoring: Scoring,
     pool: Pool,
     trust: Tensor,
+    newcomers: Tensor,
     *,
     text_penalty: float,
 ) -> HeldOut:
@@ -369,6 +425,8 @@ def hold_out(
         Which rows have others of their class.
     scoring, pool, trust, text_penalty
         As `maximise_expectation` takes them.
+    newcomers : tensor of shape (k, d)
+        Texts of classes without rows.
 
     Returns
     -------
@@ -385,17 +443,18 @@ def hold_out(
             weight=support.weight[kept],
             copy=support.copy[kept],
         )
-        sample = summarise(rest)
-        model = fit_gaussian(sample, trust, text_penalty=text_penalty)
+        alone = summarise(rest)
+        seen = trust[: len(alone.counts)]
+        model = fit_gaussian(alone, seen, text_penalty=text_penalty)
+        sample, model = with_newcomers(alone, model, newcomers)
         learned = maximise_expectation(
             sample, model, scoring, pool, trust, text_penalty=text_penalty
         )
         F = support.features[held]
-        logits = learned.flattened * scoring.logits(learned.model, F)
         rows = torch.nonzero(held)[:, 0]
-        found.append((rows, scoring.logits(model, F), logits))
+        found.append((rows, scoring.logits(model, F), learned.logits(F)))
     if not found:
-        none = support.features.new_zeros(0, len(support.text))
+        none = support.features.new_zeros(0, len(trust))
         return HeldOut(support.y[:0], none, none)
     rows, without, with_pool = map(torch.cat, zip(*found, strict=True))
     return HeldOut(rows, without, with_pool)

@@ -63,7 +63,10 @@ def _zero_shot_coef(classifier: Any) -> NDArray[Any]:
 
 
 def _add_zero_shot(graph: Graph, classifier: Any) -> None:
-    _add_linear(graph, _zero_shot_coef(classifier))
+    coef, intercept = _zero_shot_coef(classifier), np.float32(0)
+    if classifier.coef_ is not None:
+        coef, intercept = coef + classifier.coef_, classifier.intercept_
+    _add_linear(graph, coef, intercept)
 
 
 def _add_prototypes(graph: Graph, classifier: Any) -> None:

@@ -8,6 +8,7 @@ import sklearn
 from numpy.typing import NDArray
 from sklearn.base import ClassifierMixin, MetaEstimatorMixin, clone
 from sklearn.frozen import FrozenEstimator
+from sklearn.metrics import accuracy_score
 from sklearn.pipeline import Pipeline
 from sklearn.utils import Tags, get_tags
 from sklearn.utils.metadata_routing import (
@@ -17,8 +18,11 @@ from sklearn.utils.metadata_routing import (
 )
 from sklearn.utils.validation import check_is_fitted
 
-from skfewshot._labels import with_class
+from skfewshot._base import FewShotClassifier
+from skfewshot._labels import plain_labels, with_class
+from skfewshot._rows import plain
 from skfewshot._sklearn import Estimator, HasMethods, Interval, _fit_context
+from skfewshot._unread import only_read
 from skfewshot.inspection._model import resolve
 from skfewshot.inspection._novelty import novelty_score, novelty_threshold
 
@@ -184,13 +188,37 @@ class RejectingClassifier(ClassifierMixin, MetaEstimatorMixin, Estimator):
             None.
         """
         check_is_fitted(self)
-        classifier, rows = resolve(self.estimator_, X)
+        return self._predict(*resolve(self.estimator_, X))
+
+    def _predict(self, classifier: FewShotClassifier, rows: Any) -> NDArray:
         is_new = novelty_score(classifier, rows) > self.threshold_
         found = classifier.predict(rows)
         if found.dtype != object:
             found = found.astype(np.result_type(found, self._labels), copy=False)
         found[is_new] = self._labels[-1:]
         return found
+
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+        """Return the accuracy on some images, those that could not be read left out.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, ...)
+            As `estimator` takes it.
+        y : array-like of shape (n_samples,)
+            True labels; `unknown_` for images of none of the classes.
+        sample_weight : array-like of shape (n_samples,), default=None
+
+        Returns
+        -------
+        float
+        """
+        check_is_fitted(self)
+        classifier, rows = resolve(self.estimator_, X)
+        rows, y, sample_weight = only_read(rows, y, sample_weight)
+        weight = plain(sample_weight, "sample_weight")
+        found = self._predict(classifier, rows)
+        return accuracy_score(plain_labels(y), found, sample_weight=weight)
 
     def predict_proba(self, X: Any) -> NDArray:
         """Return the probability of each class, as if the image were of one of them.
@@ -236,14 +264,14 @@ class RejectingClassifier(ClassifierMixin, MetaEstimatorMixin, Estimator):
         return self.estimator_.decision_function(X)
 
     def get_metadata_routing(self) -> MetadataRouter:
-        """Return what is routed where: all parameters of `fit` to `estimator`.
+        """Return what is routed where: parameters of `fit` go to `estimator`.
 
         Returns
         -------
         MetadataRouter
         """
         mapping = MethodMapping().add(caller="fit", callee="fit")
-        router = MetadataRouter(owner=self)
+        router = MetadataRouter(owner=self).add_self_request(self)
         return router.add(estimator=self.estimator, method_mapping=mapping)
 
     def __sklearn_tags__(self) -> Tags:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skfewshot import __version__
+from skfewshot._sklearn import show_estimator
 from skfewshot.inspection import _page as make
 from skfewshot.inspection._doubt import label_issues
 from skfewshot.inspection._findings import (
@@ -28,8 +29,6 @@ from skfewshot.metrics import expected_calibration_error
 # Classes in the table before the rest is folded, and pairs of classes.
 _SHOWN_CLASSES, _SHOWN_PAIRS = 30, 12
 _PACKAGES = ("scikit-learn", "numpy", "scipy", "torch", "open_clip_torch")
-# Characters of the parameters, of which embeddings may be some.
-_LONGEST = 4000
 
 
 class Sections:
@@ -126,13 +125,13 @@ class Sections:
             return make.section(title, f"Nothing: all images, {self.how}, are right.")
         rows = [
             (
-                f"{self.class_names[pair.of]} for {self.class_names[pair.taken_for]}",
+                f"{self.class_names[pair.of]} → {self.class_names[pair.taken_for]}",
                 make.bar(pair.share, f"{len(pair.images)}", "red"),
             )
             for pair in pairs[:_SHOWN_PAIRS]
         ]
         intro = "The most frequent mistakes; the bar is the share of the class."
-        content = make.table(("the one taken for the other", "images"), rows)
+        content = make.table(("label → taken for", "images"), rows)
         places = np.concatenate([pair.images for pair in pairs])
         return make.section(
             title, intro, content + self._figures(places, self._seen_as)
@@ -288,7 +287,7 @@ def next_to_label(
 
 def settings(model: Any, found: Findings) -> str:
     """Return what it takes to get the same again."""
-    lines = [model.__repr__(N_CHAR_MAX=_LONGEST), ""]
+    lines = [show_estimator(model), ""]
     encoder = getattr(found.classifier, "encoder_", None)
     if encoder is not None:
         lines += [f"encoder: {encoder.model_name}, {encoder.pretrained}"]

@@ -10,6 +10,7 @@ from sklearn.base import BaseEstimator
 from sklearn.pipeline import Pipeline
 
 import skfewshot
+from skfewshot._sklearn import show_estimator
 from skfewshot.clip._embedding import EncoderIdentity
 from skfewshot.clip._featurizer import CLIPFeaturizer
 from skfewshot.clip._sources import TINY, hub_repository
@@ -52,7 +53,9 @@ def model_card(model: BaseEstimator, name: str, weights_license: str | None) -> 
     if classes is not None:
         parts += [_classes_table(classes, getattr(last, "class_count_", None))]
     parts += [_how_well(last), _encoder_text(encoder, weights_license)]
-    settings = repr(model).encode("utf-8", "replace").decode().replace("```", "'''")
+    settings = (
+        show_estimator(model).encode("utf-8", "replace").decode().replace("```", "'''")
+    )
     parts += [f"## Settings\n\n```text\n{settings}\n```"]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -136,19 +139,16 @@ def _how_well(last: Any) -> str:
     if codes is None:
         return ""
     kept = codes >= 0
-    proba, codes, share = (
-        last.left_out_proba_[kept].astype(float),
-        codes[kept],
-        last.support_shares_[kept],
-    )
-    right = np.average(proba.argmax(axis=1) == codes, weights=share)
+    proba, codes = last.left_out_proba_[kept].astype(float), codes[kept]
+    right = (proba.argmax(axis=1) == codes).mean()
     own = proba[np.arange(len(codes)), codes]
-    loss = -np.average(np.log(np.maximum(own, np.finfo(float).tiny)), weights=share)
-    error = expected_calibration_error(codes, proba, sample_weight=share)
+    loss = -np.log(np.maximum(own, np.finfo(float).tiny)).mean()
+    labels = np.arange(proba.shape[1])
+    error = expected_calibration_error(codes, proba, labels=labels)
     return (
         "## How well\n\nEach image of the support was classified by the classifier "
         "without it:\n\n| | |\n|---|---|\n"
-        f"| right | {100 * right:.1f} % of {_number(share.sum())} |\n"
+        f"| right | {100 * right:.1f} % of {len(codes)} |\n"
         f"| mean log loss | {loss:.3f} |\n"
         f"| expected calibration error | {error:.3f} |\n\n"
         "New images from elsewhere may be harder."

@@ -44,7 +44,7 @@ def test_to_a_folder_with_a_card(photos, in_folder, capsys):
     card = (in_folder / "made" / "shared" / "README.md").read_text("utf-8")
     assert "| plain\\_heart | 5 |" in card and "classified by the classifier" in card
     out = capsys.readouterr()
-    assert "3 classes of 5 images each; left out," in out.out
+    assert "3 classes of 5 images each; " in out.out
     assert "Embedding 15 images" in out.err
     assert main(["predict", "made/shared", str(next(photos.rglob("*.png"))), "-q"]) == 0
 

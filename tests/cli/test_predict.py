@@ -167,6 +167,12 @@ def test_suggest(model, new, in_folder, capsys):
     assert "damaged.jpg: it is in no image format" in out.err
     assert main(["suggest", str(model), str(new), "-q"]) == 0
     assert len(capsys.readouterr().out.splitlines()) == 6
+    (new / "damaged.jpg").rename(in_folder / "damaged.jpg")
+    try:
+        assert main(["suggest", str(model), str(new), "-q", "-n", "1"]) == 0
+    finally:
+        (in_folder / "damaged.jpg").rename(new / "damaged.jpg")
+    assert capsys.readouterr().out.splitlines() == paths[:1]
     assert main(["suggest", str(model), "missing"]) == 1
     assert "FOLDER missing is no folder" in capsys.readouterr().err
     with pytest.raises(SystemExit):

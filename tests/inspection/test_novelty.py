@@ -1,7 +1,10 @@
 """What is of none of the classes scores high, and alarms are as many as asked."""
 
+import pickle
+
 import numpy as np
 import pytest
+import sklearn
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.base import clone
 from sklearn.frozen import FrozenEstimator
@@ -25,6 +28,7 @@ from skfewshot.inspection import (
     novelty_score,
     novelty_threshold,
 )
+from skfewshot.persistence import TRUSTED_TYPES
 
 KEEPING = [CMMClassifier, GaussianDiscriminantClassifier, ProKeRClassifier]
 keeping = pytest.mark.parametrize("kind", KEEPING)
@@ -212,17 +216,14 @@ def test_weights_and_groups_reach_the_classifier(task):
     assert_array_equal(
         model.predict_proba(task.queries), expected.predict_proba(task.queries)
     )
-    with skfewshot_routing():
+    with sklearn.config_context(enable_metadata_routing=True):
         asking = CMMClassifier(task.text).set_fit_request(sample_weight=True)
-        routed = RejectingClassifier(asking)
+        routed = RejectingClassifier(asking).set_score_request(sample_weight=True)
         routed.fit(task.X, task.y, sample_weight=weight)
-    assert routed.threshold_ == model.threshold_
-
-
-def skfewshot_routing():
-    import sklearn
-
-    return sklearn.config_context(enable_metadata_routing=True)
+        assert routed.threshold_ == model.threshold_
+        params = {"sample_weight": weight}
+        scores = cross_val_score(routed, task.X, task.y, cv=2, params=params)
+        assert (scores > 0.5).all()
 
 
 def test_images_that_could_not_be_read(tmp_path):
@@ -235,6 +236,21 @@ def test_images_that_could_not_be_read(tmp_path):
     with pytest.warns(UserWarning, match="could not be read"):
         found = model.predict([images[0], str(tmp_path / "broken.png")])
     assert found[0] == names[0] and found[1] is None
+    with pytest.warns(UserWarning, match="could not be read"):
+        assert model.score([images[0], str(tmp_path / "broken.png")], names[:2]) == 1
+
+
+def test_saved_and_loaded(task):
+    names = np.array(list("abcdefgh"), object)
+    model = RejectingClassifier(CMMClassifier(task.text)).fit(task.X, names[task.y])
+    rows = np.vstack([task.queries, task.others])
+    expected = model.predict(rows)
+    loaded = pickle.loads(pickle.dumps(model))
+    assert_array_equal(loaded.predict(rows), expected)
+    skops = pytest.importorskip("skops.io")
+    loaded = skops.loads(skops.dumps(model), trusted=list(TRUSTED_TYPES))
+    assert_array_equal(loaded.predict(rows), expected)
+    assert loaded.threshold_ == model.threshold_
 
 
 FEW = RejectingClassifier(GaussianDiscriminantClassifier(), false_alarms=1e-6)

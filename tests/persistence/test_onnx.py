@@ -140,6 +140,14 @@ def test_saved_models(fitted_models):
     assert n_exported == len(fitted_models) - 2
 
 
+def test_what_images_without_labels_say_is_exported():
+    X, y, text = make_task()
+    model = ZeroShotClassifier(text, extra_classes=range(N_CLASSES))
+    model.fit(X, [None] * len(y))
+    assert model.coef_ is not None
+    assert_parity(model, make_task(seed=1)[0])
+
+
 def test_an_added_class_is_exported():
     X, y, text = make_task()
     model = CMMClassifier(text).fit(X, y).add_class(9, text[0] + text[1])

@@ -82,7 +82,12 @@ def test_what_is_round_a_classifier(images_and_names, tmp_path):
     assert_array_equal(loaded.predict(images), model.predict(images))
     _, text = front_matter(tmp_path / "m")
     assert "Classifies images into 3 classes, learned from 4 images of each" in text
-    assert "| right | " in text and "RejectingClassifier(" in text
+    codes = model.estimator_[-1].support_codes_
+    right = (model.estimator_[-1].left_out_proba_.argmax(axis=1) == codes).mean()
+    assert (
+        f"| right | {100 * right:.1f} % of 12 |" in text
+        and "RejectingClassifier(" in text
+    )
 
 
 def test_one_file(pipeline, images_and_names, tmp_path):
@@ -150,6 +155,16 @@ def test_counts_of_the_support(make_task):
     model = CMMClassifier(dict(enumerate(text))).fit(X, y)
     model.add_class(-1, text[0] + text[1])
     assert_array_equal(model.class_count_, [0, 3, 1, 2, 2])
+
+
+def test_settings_of_many_classes_are_short(make_task, tmp_path):
+    X, y, text = make_task(n_classes=300, shots=2, d=64)
+    texts = {f"class of {code}": row for code, row in enumerate(text)}
+    model = CMMClassifier(texts, alpha=0.5).fit(X, np.array(list(texts))[y])
+    _, card = front_matter(skfewshot.save(model, tmp_path / "m"))
+    settings = card.split("```text")[1]
+    assert "alpha=0.5,\n" in settings and "text_features={" in settings
+    assert "margin" not in settings and len(settings) < 2000
 
 
 def test_names_are_no_markup(make_task, tmp_path):
