@@ -89,7 +89,7 @@ def has_columns(y: Any) -> bool:
     if isinstance(y, np.ma.MaskedArray):  # to be refused as it is
         return False
     try:
-        shape = y.shape if hasattr(y, "shape") else np.asarray(y, dtype=object).shape
+        shape = y.shape if hasattr(y, "shape") else np.shape(as_numpy(y))
     except ValueError:  # lists of several lengths
         return False
     return len(shape) == 2 and shape[1] > 1
@@ -201,6 +201,7 @@ def unlabelled_rows(
     """
     if y is None or isinstance(y, str | bytes | np.ma.MaskedArray) or issparse(y):
         return None
+    y = as_numpy(y)
     is_list = isinstance(y, list | tuple)
     if isinstance(y, np.matrix) or not (is_list or hasattr(y, "__array__")):
         return None
