@@ -57,7 +57,12 @@ def split_unlabelled(
     if not hasattr(estimator, "unlabeled"):
         raise missing_error(name, np.flatnonzero(missing), _WHO_TAKES)
     extra = getattr(estimator, "extra_classes", None)
+<<<<<<< HEAD
     if missing.all() and extra is not None and not estimator._needs_labels:
+=======
+    needs_labels = getattr(estimator, "_needs_labels", True)
+    if missing.all() and not needs_labels and extra is not None:
+>>>>>>> u17-read
         first = np.asarray(plain_labels(extra, "extra_classes"))[:1]
         return np.repeat(first, len(missing)), ~missing
     if missing.all():
@@ -89,7 +94,7 @@ def has_columns(y: Any) -> bool:
     if isinstance(y, np.ma.MaskedArray):  # to be refused as it is
         return False
     try:
-        shape = y.shape if hasattr(y, "shape") else np.asarray(y, dtype=object).shape
+        shape = y.shape if hasattr(y, "shape") else np.shape(as_numpy(y))
     except ValueError:  # lists of several lengths
         return False
     return len(shape) == 2 and shape[1] > 1
@@ -201,6 +206,7 @@ def unlabelled_rows(
     """
     if y is None or isinstance(y, str | bytes | np.ma.MaskedArray) or issparse(y):
         return None
+    y = as_numpy(y)
     is_list = isinstance(y, list | tuple)
     if isinstance(y, np.matrix) or not (is_list or hasattr(y, "__array__")):
         return None

@@ -254,12 +254,15 @@ class CMMClassifier(
     unlabelled ones with weights :math:`w r_{uc}`, :math:`w = 1 / (1 + q / 12)`,
     where *q* rows in the pool, in the mean over its rows, are of a row's class.
     :math:`a`, :math:`b` and the intercepts are kept, but all are multiplied by
-    :math:`1 - 0.3 \, \epsilon \, u / (u + \bar n)` for *u* weighted unlabelled rows a
-    class and their mean doubt :math:`\epsilon = 1 - \max_c r_{uc}` in the first round,
-    as mistakes that are learned make sure of themselves. Labelled rows that have others
+    :math:`1 - 0.3 \, \bar\pi \, \epsilon \, u / (u + \bar n)` for *u* weighted
+    unlabelled rows a class and their mean doubt :math:`\epsilon = 1 - \max_c r_{uc}` in
+    the first round, as what texts say is then there twice; where no class has two rows
+    :math:`\bar\pi` is 1 there. Labelled rows that have others
     of their class are held out in four parts, and the pool is labelled anew without
     them: if that makes their labels less likely than a fit to labelled rows alone does,
-    the unlabelled ones are left alone.
+    the unlabelled ones are left alone. Classes without labelled rows begin at the means
+    that follow from their texts, and their intercept falls by
+    :math:`3 / (3 + w n_c)` with the rows that they get.
 
     **As published.** With ``solver="paper"`` the temperature is
     :math:`1 / (1 + \alpha)`, so that the logits are the undivided sum

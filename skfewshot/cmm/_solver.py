@@ -348,6 +348,9 @@ def _learn_unlabelled(
         torch.cat([levels.intercept, trust.new_full((n_new,), levels.newcomer)]),
         energies_of(fit.logits(judges) + levels.intercept, judges.weight),
         n_new,
+        # What texts say is there again in what they made of the pool; and where no row
+        # could be held out, what single images say.
+        float(fit.frozen.trust.mean()) if fit.left_out.spare.any() else 1.0,
     )
     pool = Pool(support.unlabelled, support.unlabelled_weight)
     spare = torch.zeros_like(support.y, dtype=torch.bool)

@@ -81,6 +81,8 @@ class Scoring(NamedTuple):
         Mean and spread of the energy of labelled rows left out.
     n_newcomers : int
         How many classes, the last ones, have no labelled rows.
+    repeats : float
+        How far, from 0 to 1, the pool only repeats what is in the logits already.
     """
 
     texts: Tensor
@@ -88,6 +90,7 @@ class Scoring(NamedTuple):
     intercept: Tensor
     energies: tuple[float, float]
     n_newcomers: int = 0
+    repeats: float = 1.0
 
     def logits(self, model: GaussianModel, F: Tensor) -> Tensor:
         """Return the logits of rows, shape (m, C)."""
@@ -204,7 +207,7 @@ def maximise_expectation(
         if turn == 0:
             rows_a_class = worth * float(sums.counts.mean())
             part = rows_a_class / (rows_a_class + float(sample.counts.mean()))
-            flattened = 1 - _REPEATED * part * sums.doubt
+            flattened = 1 - _REPEATED * scoring.repeats * part * sums.doubt
         both = _with_pool(sample, sums, worth)
         model = fit_gaussian(both, trust, text_penalty=text_penalty)
         scoring = first.with_rows(worth * sums.counts)

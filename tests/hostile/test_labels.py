@@ -168,6 +168,11 @@ REFUSED = {
 @pytest.mark.parametrize("kind", REFUSED)
 def test_refused_by_name(reader, kind, problem, hostile):
     make, message = REFUSED[kind]
+    if "contains NaN" in message and hasattr(reader, "unlabeled"):
+        # There it says that an image has no label.
+        model, _ = hostile.fit_and_check(reader, problem.X, make(problem.index))
+        assert len(model.classes_) == 2
+        return
     hostile.refuse(reader, problem.X, make(problem.index), message)
 
 
