@@ -57,12 +57,8 @@ def split_unlabelled(
     if not hasattr(estimator, "unlabeled"):
         raise missing_error(name, np.flatnonzero(missing), _WHO_TAKES)
     extra = getattr(estimator, "extra_classes", None)
-<<<<<<< HEAD
-    if missing.all() and extra is not None and not estimator._needs_labels:
-=======
     needs_labels = getattr(estimator, "_needs_labels", True)
     if missing.all() and not needs_labels and extra is not None:
->>>>>>> u17-read
         first = np.asarray(plain_labels(extra, "extra_classes"))[:1]
         return np.repeat(first, len(missing)), ~missing
     if missing.all():
