@@ -109,7 +109,8 @@ class Unlabelled(NamedTuple):
     gain : float
         Nats by which they better labelled rows held out; NaN where none could be.
     is_used : bool
-        False where they make those worse, and so are left alone.
+        False where they make those worse by more than a standard error, and so are
+        left alone.
     shares : tensor of shape (C,)
         Of the classes among them.
     background : float
@@ -359,13 +360,13 @@ def _learn_unlabelled(
     held_out = hold_out(
         *(support, spare, scoring, pool, trust, newcomers), text_penalty=penalty
     )
-    gain = held_out.gain(support)
+    gain, error = held_out.gain(support)
     sample, model = with_newcomers(summarise(support), fit.model, newcomers)
     learned = maximise_expectation(
         *(sample, model, scoring, pool, trust), text_penalty=penalty
     )
-    # Where no row could be held out nothing speaks against them.
-    is_used, flat = not gain < 0, learned.flattened
+    # Where no row could be held out nothing speaks against them; few rows say little.
+    is_used, flat = not gain < -error, learned.flattened
     model, intercept = learned.model, flat * learned.scoring.intercept
     found = Unlabelled(
         *(gain, is_used, learned.shares, learned.background),

@@ -35,11 +35,10 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize
+from torch.nn.functional import cross_entropy, normalize
 
 from skfewshot._base import Support
 from skfewshot.cmm._gaussian import GaussianModel, Sample, fit_gaussian, summarise
-from skfewshot.cmm._scales import weighted_entropy
 
 # Labelled rows that a class's unlabelled ones are worth at most.
 _MOST_WORTH = 12.0
@@ -392,17 +391,23 @@ class HeldOut(NamedTuple):
     without: Tensor
     with_pool: Tensor
 
-    def gain(self, support: Support) -> float:
-        """Return by how many nats the pool betters the held-out rows, in the mean.
+    def gain(self, support: Support) -> tuple[float, float]:
+        """Return by how many nats the pool betters held-out rows, and how surely.
 
-        NaN where no row could be held out.
+        Returns
+        -------
+        mean, error : float
+            NaN and zero where no row could be held out; the standard error of the mean.
         """
         y, weight = support.y[self.rows], support.weight[self.rows]
-        losses = [
-            weighted_entropy(logits, y, weight)
-            for logits in (self.without, self.with_pool)
-        ]
-        return float((losses[0] - losses[1]) / weight.sum())
+        if not len(y):
+            return float("nan"), 0.0
+        share = weight / weight.sum()
+        gains = cross_entropy(self.without, y, reduction="none")
+        gains = gains - cross_entropy(self.with_pool, y, reduction="none")
+        mean = share @ gains
+        variance = (share.square() @ (gains - mean).square()).clamp_min(0)
+        return float(mean), float(variance) ** 0.5
 
 
 def hold_out(
