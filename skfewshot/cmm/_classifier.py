@@ -260,9 +260,9 @@ class CMMClassifier(
     :math:`\bar\pi` is 1 there. Labelled rows that have others
     of their class are held out in four parts, and the pool is labelled anew without
     them: if that makes their labels less likely than a fit to labelled rows alone does,
-    by more than a standard error, the unlabelled ones are left alone. Classes without labelled rows begin at the means
-    that follow from their texts, and their intercept falls by
-    :math:`3 / (3 + w n_c)` with the rows that they get.
+    by more than a standard error, the unlabelled ones are left alone. Classes without
+    labelled rows begin at the means that follow from their texts, and the intercept
+    of each is :math:`3 / (3 + w n_c)` of theirs, with the rows that it gets.
 
     **As published.** With ``solver="paper"`` the temperature is
     :math:`1 / (1 + \alpha)`, so that the logits are the undivided sum
