@@ -37,7 +37,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="files, folders of them, or - for paths on the standard input",
     )
     parser.add_argument(
-        "--csv", metavar="FILE", help="where to; the standard output by default"
+        "--csv",
+        nargs="?",
+        metavar="FILE",
+        help="where to; without a file, or without this, the standard output",
     )
     parser.add_argument(
         "--coverage",

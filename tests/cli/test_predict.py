@@ -47,6 +47,16 @@ def test_rows(model, new, in_folder, capsys):
         )
 
 
+def test_without_a_file_rows_are_printed(model, new, in_folder, capsys):
+    predict = ["predict", str(model), str(new), "-q"]
+    assert main([*predict, "--csv", "out.csv"]) == 0
+    for arguments in (predict, [*predict, "--csv"]):
+        capsys.readouterr()
+        assert main(arguments) == 0
+        printed = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+        assert printed == rows_of("out.csv")
+
+
 def test_it_goes_on_where_it_ended(model, new, in_folder, capsys):
     predict = ["predict", str(model), str(new), "-q", "--csv"]
     assert main([*predict, "whole.csv"]) == 0
