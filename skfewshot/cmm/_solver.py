@@ -338,13 +338,16 @@ def _learn_unlabelled(
     """Learn from rows without labels, unless they make labelled ones held out worse."""
     support, n_seen = fit.support, len(fit.support.text)
     n_new, text = len(newcomers), fit.weights.text * fit.frozen.scale
-    trust = fit.frozen.trust
+    trust, share = fit.frozen.trust, fit.frozen.share
+    ways = fit.model.class_means - fit.model.class_means.mean(dim=0)
+    trusted = fit.frozen.prototypes - share[:, None] * ways
     trust = torch.cat([trust, trust.new_ones(n_new)])
     judges = fit.left_out
     # Rows that are alone in their class know no image of it, unless all are alone.
     judges = judges.some(judges.spare) if judges.spare.any() else judges
     scoring = Scoring(
-        text * torch.cat([fit.frozen.prototypes, newcomers]),
+        text * torch.cat([trusted, newcomers]),
+        text * torch.cat([share, share.new_zeros(n_new)]),
         fit.weights.image,
         torch.cat([levels.intercept, trust.new_full((n_new,), levels.newcomer)]),
         energies_of(fit.logits(judges) + levels.intercept, judges.weight),
@@ -381,8 +384,11 @@ def _learn_unlabelled(
         text=flat * fit.weights.text, image=flat * fit.weights.image
     )
     levels = _Levels(intercept[:n_seen], flat * levels.newcomer)
+    prototypes = learned.scoring.frozen(model)[:n_seen] / text
+    frozen = fit.frozen._replace(prototypes=prototypes)
     model = replace(model, prototypes=model.prototypes[:n_seen])
-    return fit._replace(model=model, weights=weights), levels, left_out, found
+    fit = fit._replace(model=model, frozen=frozen, weights=weights)
+    return fit, levels, left_out, found
 
 
 def _solution(

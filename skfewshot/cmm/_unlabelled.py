@@ -25,7 +25,8 @@ not independent: ever more of them are worth no more than twelve labelled rows.
 Classes without labelled rows begin where their texts put them, and are as others: they
 take their rows from the pool, which would else be taken for those of other classes.
 
-What the labelled rows left out have found, weights and intercepts, stays as it is, but
+Mean images that stand in for texts without trust are those of all rows, too. What the
+labelled rows left out have found, weights and intercepts, stays as it is, but
 for one number: logits are made flatter by as much as the pool repeats its own mistakes.
 """
 
@@ -72,7 +73,9 @@ class Scoring(NamedTuple):
     Attributes
     ----------
     texts : tensor of shape (C, d)
-        Rows times these are the logits of the texts, by their weight.
+        Rows times these are the logits of the texts, as far as they are trusted.
+    stand_ins : tensor of shape (C,)
+        How much of its mean image, less that of all, is added to a class's text.
     image : float
         The weight of the mapped cosines.
     intercept : tensor of shape (C,)
@@ -85,6 +88,7 @@ class Scoring(NamedTuple):
     """
 
     texts: Tensor
+    stand_ins: Tensor
     image: float
     intercept: Tensor
     energies: tuple[float, float]
@@ -95,7 +99,13 @@ class Scoring(NamedTuple):
         """Return the logits of rows, shape (m, C)."""
         mapped = normalize((F - model.centre) @ model.map)
         cosines = mapped @ normalize(model.prototypes).T
-        return F @ self.texts.T + self.image * cosines + self.intercept
+        texts = self.frozen(model)
+        return F @ texts.T + self.image * cosines + self.intercept
+
+    def frozen(self, model: GaussianModel) -> Tensor:
+        """Return what rows are times for the logits of the texts, shape (C, d)."""
+        ways = model.class_means - model.class_means.mean(dim=0)
+        return self.texts + self.stand_ins[:, None] * ways
 
     def with_rows(self, rows: Tensor) -> "Scoring":
         """Return the same for newcomers that have got some rows."""
@@ -241,7 +251,8 @@ def with_newcomers(
         within,
     )
     prototypes = torch.cat([model.prototypes, found @ model.map])
-    return placed, replace(model, prototypes=prototypes)
+    class_means = torch.cat([model.class_means, model.centre + found])
+    return placed, replace(model, prototypes=prototypes, class_means=class_means)
 
 
 class _Sums(NamedTuple):
