@@ -28,6 +28,7 @@ from skfewshot.cmm._scales import (
     without_own_say,
 )
 from skfewshot.cmm._unlabelled import (
+    HeldOut,
     Pool,
     Scoring,
     energies_of,
@@ -216,7 +217,9 @@ def solve_gaussian(
     if alpha == 0 or not len(support.unlabelled):
         return _solution(fit, levels, alpha, n_iter, without)
     newcomers = support.text[:0] if newcomers is None else newcomers
-    fit, levels, without, found = _learn_unlabelled(fit, levels, newcomers, without)
+    fit, levels, without, found = _learn_unlabelled(
+        fit, levels, alpha, newcomers, without
+    )
     solution = _solution(fit, levels, alpha, n_iter, without)
     turned = found.prototypes @ turn(normalize(fit.model.prototypes), support.text)
     return solution._replace(unlabelled=found._replace(prototypes=turned))
@@ -333,15 +336,63 @@ def _find_levels(fit: _Fit, alpha: float | None) -> _Levels:
 
 
 def _learn_unlabelled(
-    fit: _Fit, levels: _Levels, newcomers: Tensor, left_out: Tensor | None
+    fit: _Fit,
+    levels: _Levels,
+    alpha: float | None,
+    newcomers: Tensor,
+    left_out: Tensor | None,
 ) -> tuple[_Fit, _Levels, Tensor | None, Unlabelled]:
     """Learn from rows without labels, unless they make labelled ones held out worse."""
     support, n_seen = fit.support, len(fit.support.text)
+    scoring, trust = _scoring(fit, levels, newcomers)
+    pool = Pool(support.unlabelled, support.unlabelled_weight)
+    spare = torch.zeros_like(support.y, dtype=torch.bool)
+    spare[fit.left_out.rows[fit.left_out.spare]] = True
+    penalty = fit.text_penalty
+    held_out = hold_out(
+        *(support, spare, scoring, pool, trust, newcomers), text_penalty=penalty
+    )
+    sample, model = with_newcomers(summarise(support), fit.model, newcomers)
+    learned = maximise_expectation(
+        *(sample, model, scoring, pool, trust), text_penalty=penalty
+    )
+    model, intercept = learned.model, learned.scoring.intercept
+    weights, flat = fit.weights, learned.flattened
+    text = weights.text
+    if len(held_out.rows):
+        shots = float(model.posterior.counts[:n_seen].mean())
+        weights, found_intercept = _weigh_again(fit, held_out, alpha, intercept, shots)
+        flat = 1.0
+    else:
+        found_intercept = flat * intercept
+        weights = weights._replace(text=flat * weights.text, image=flat * weights.image)
+    with_pool = weights.text / text * held_out.texts + weights.image * held_out.cosines
+    gain, error = held_out.gain(support, with_pool + intercept)
+    # Where no row could be held out nothing speaks against them; few rows say little.
+    is_used = not gain < -error
+    found = Unlabelled(
+        *(gain, is_used, learned.shares, learned.background),
+        *(model.prototypes[n_seen:], found_intercept[n_seen:]),
+    )
+    if not is_used:
+        return fit, levels, left_out, found
+    if left_out is not None:
+        left_out = flat * left_out
+        left_out[held_out.rows] = (with_pool + found_intercept)[:, :n_seen]
+    levels = _Levels(found_intercept[:n_seen], flat * levels.newcomer)
+    prototypes = learned.scoring.frozen(model)[:n_seen] / (text * fit.frozen.scale)
+    frozen = fit.frozen._replace(prototypes=prototypes)
+    model = replace(model, prototypes=model.prototypes[:n_seen])
+    fit = fit._replace(model=model, frozen=frozen, weights=weights)
+    return fit, levels, left_out, found
+
+
+def _scoring(fit: _Fit, levels: _Levels, newcomers: Tensor) -> tuple[Scoring, Tensor]:
+    """Return what scores rows, newcomers among the classes, and the trust in texts."""
     n_new, text = len(newcomers), fit.weights.text * fit.frozen.scale
     trust, share = fit.frozen.trust, fit.frozen.share
     ways = fit.model.class_means - fit.model.class_means.mean(dim=0)
     trusted = fit.frozen.prototypes - share[:, None] * ways
-    trust = torch.cat([trust, trust.new_ones(n_new)])
     judges = fit.left_out
     # Rows that are alone in their class know no image of it, unless all are alone.
     judges = judges.some(judges.spare) if judges.spare.any() else judges
@@ -352,43 +403,38 @@ def _learn_unlabelled(
         torch.cat([levels.intercept, trust.new_full((n_new,), levels.newcomer)]),
         energies_of(fit.logits(judges) + levels.intercept, judges.weight),
         n_new,
-        # What texts say is there again in what they made of the pool; and where no row
-        # could be held out, what single images say.
-        float(fit.frozen.trust.mean()) if fit.left_out.spare.any() else 1.0,
     )
-    pool = Pool(support.unlabelled, support.unlabelled_weight)
-    spare = torch.zeros_like(support.y, dtype=torch.bool)
-    spare[fit.left_out.rows[fit.left_out.spare]] = True
-    penalty = fit.text_penalty
-    held_out = hold_out(
-        *(support, spare, scoring, pool, trust, newcomers), text_penalty=penalty
+    return scoring, torch.cat([trust, trust.new_ones(n_new)])
+
+
+def _weigh_again(
+    fit: _Fit, held_out: HeldOut, alpha: float | None, intercept: Tensor, shots: float
+) -> tuple[Weights, Tensor]:
+    """Find weights and intercepts by rows held out of what the pool has taught."""
+    support, n_seen = fit.support, len(fit.support.text)
+    rows, (text, image, _) = held_out.rows, fit.weights
+    y, weight = support.y[rows], support.weight[rows]
+    frozen = held_out.texts / text
+    is_fixed = alpha is not None and not support.text_seen
+    weights = find_weights(
+        LeftOut(
+            rows=rows,
+            frozen=frozen[:, :n_seen],
+            mapped=held_out.cosines[:, :n_seen],
+            y=y,
+            weight=weight,
+            others=weight,
+        ),
+        shots=shots,
+        trust=float(fit.frozen.trust.mean()),
+        surprise=fit.frozen.surprise,
+        text_penalty=fit.text_penalty,
+        ratio=image / text if is_fixed else None,
     )
-    gain, error = held_out.gain(support)
-    sample, model = with_newcomers(summarise(support), fit.model, newcomers)
-    learned = maximise_expectation(
-        *(sample, model, scoring, pool, trust), text_penalty=penalty
-    )
-    # Where no row could be held out nothing speaks against them; few rows say little.
-    is_used, flat = not gain < -error, learned.flattened
-    model, intercept = learned.model, flat * learned.scoring.intercept
-    found = Unlabelled(
-        *(gain, is_used, learned.shares, learned.background),
-        *(model.prototypes[n_seen:], intercept[n_seen:]),
-    )
-    if not is_used:
-        return fit, levels, left_out, found
-    if left_out is not None:
-        left_out = flat * left_out
-        left_out[held_out.rows] = held_out.with_pool[:, :n_seen]
-    weights = fit.weights._replace(
-        text=flat * fit.weights.text, image=flat * fit.weights.image
-    )
-    levels = _Levels(intercept[:n_seen], flat * levels.newcomer)
-    prototypes = learned.scoring.frozen(model)[:n_seen] / text
-    frozen = fit.frozen._replace(prototypes=prototypes)
-    model = replace(model, prototypes=model.prototypes[:n_seen])
-    fit = fit._replace(model=model, frozen=frozen, weights=weights)
-    return fit, levels, left_out, found
+    logits = weights.text * frozen + weights.image * held_out.cosines
+    new = intercept.clone()
+    new[:n_seen] = 0
+    return weights, new + find_intercepts(logits + new, y, weight)
 
 
 def _solution(

@@ -25,9 +25,10 @@ not independent: ever more of them are worth no more than twelve labelled rows.
 Classes without labelled rows begin where their texts put them, and are as others: they
 take their rows from the pool, which would else be taken for those of other classes.
 
-Mean images that stand in for texts without trust are those of all rows, too. What the
-labelled rows left out have found, weights and intercepts, stays as it is, but
-for one number: logits are made flatter by as much as the pool repeats its own mistakes.
+Mean images that stand in for texts without trust are those of all rows, too. Weights
+and intercepts are found again by labelled rows that are held out of all this. Where
+none can be they stay, but for one number: logits are made flatter by as much as the
+pool repeats its own mistakes.
 """
 
 from collections.abc import Iterator
@@ -83,8 +84,6 @@ class Scoring(NamedTuple):
         Mean and spread of the energy of labelled rows left out.
     n_newcomers : int
         How many classes, the last ones, have no labelled rows.
-    repeats : float
-        How far, from 0 to 1, the pool only repeats what is in the logits already.
     """
 
     texts: Tensor
@@ -93,14 +92,16 @@ class Scoring(NamedTuple):
     intercept: Tensor
     energies: tuple[float, float]
     n_newcomers: int = 0
-    repeats: float = 1.0
 
     def logits(self, model: GaussianModel, F: Tensor) -> Tensor:
         """Return the logits of rows, shape (m, C)."""
+        texts, cosines = self.parts(model, F)
+        return texts + self.image * cosines + self.intercept
+
+    def parts(self, model: GaussianModel, F: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the logits of the texts, and the mapped cosines, shapes (m, C)."""
         mapped = normalize((F - model.centre) @ model.map)
-        cosines = mapped @ normalize(model.prototypes).T
-        texts = self.frozen(model)
-        return F @ texts.T + self.image * cosines + self.intercept
+        return F @ self.frozen(model).T, mapped @ normalize(model.prototypes).T
 
     def frozen(self, model: GaussianModel) -> Tensor:
         """Return what rows are times for the logits of the texts, shape (C, d)."""
@@ -155,10 +156,6 @@ class Learned(NamedTuple):
     background: float
     flattened: float
     scoring: Scoring
-
-    def logits(self, F: Tensor) -> Tensor:
-        """Return the logits of rows, shape (m, C)."""
-        return self.flattened * self.scoring.logits(self.model, F)
 
 
 class Background(NamedTuple):
@@ -216,7 +213,7 @@ def maximise_expectation(
         if turn == 0:
             rows_a_class = worth * float(sums.counts.mean())
             part = rows_a_class / (rows_a_class + float(sample.counts.mean()))
-            flattened = 1 - _REPEATED * scoring.repeats * part * sums.doubt
+            flattened = 1 - _REPEATED * part * sums.doubt
         both = _with_pool(sample, sums, worth)
         model = fit_gaussian(both, trust, text_penalty=text_penalty)
         scoring = first.with_rows(worth * sums.counts)
@@ -389,21 +386,25 @@ def energies_of(logits: Tensor, weight: Tensor) -> tuple[float, float]:
 
 
 class HeldOut(NamedTuple):
-    """Logits of labelled rows by fits without them, with and without the pool.
+    """What labelled rows get from fits without them, with and without the pool.
 
     Attributes
     ----------
     rows : int64 tensor of shape (m,)
         Which rows of the support these are.
-    without, with_pool : tensors of shape (m, C)
+    without : tensor of shape (m, C)
+        Logits without the pool.
+    texts, cosines : tensors of shape (m, C)
+        Logits of the texts, and mapped cosines, with it.
     """
 
     rows: Tensor
     without: Tensor
-    with_pool: Tensor
+    texts: Tensor
+    cosines: Tensor
 
-    def gain(self, support: Support) -> tuple[float, float]:
-        """Return by how many nats the pool betters held-out rows, and how surely.
+    def gain(self, support: Support, with_pool: Tensor) -> tuple[float, float]:
+        """Return by how many nats other logits are better, and how surely.
 
         Returns
         -------
@@ -415,7 +416,7 @@ class HeldOut(NamedTuple):
             return float("nan"), 0.0
         share = weight / weight.sum()
         gains = cross_entropy(self.without, y, reduction="none")
-        gains = gains - cross_entropy(self.with_pool, y, reduction="none")
+        gains = gains - cross_entropy(with_pool, y, reduction="none")
         mean = share @ gains
         variance = (share.square() @ (gains - mean).square()).clamp_min(0)
         return float(mean), float(variance) ** 0.5
@@ -452,8 +453,8 @@ def hold_out(
     HeldOut
     """
     pool = pool.some(_MOST_HELD_OUT)
-    found: list[tuple[Tensor, Tensor, Tensor]] = []
-    for held in _folds(support.y, spare):
+    found: list[tuple[Tensor, ...]] = []
+    for held in _folds(support, spare):
         kept = ~held
         rest = replace(
             support,
@@ -471,23 +472,28 @@ def hold_out(
         )
         F = support.features[held]
         rows = torch.nonzero(held)[:, 0]
-        found.append((rows, scoring.logits(model, F), learned.logits(F)))
+        parts = learned.scoring.parts(learned.model, F)
+        found.append((rows, scoring.logits(model, F), *parts))
     if not found:
         none = support.features.new_zeros(0, len(trust))
-        return HeldOut(support.y[:0], none, none)
-    rows, without, with_pool = map(torch.cat, zip(*found, strict=True))
-    return HeldOut(rows, without, with_pool)
+        return HeldOut(support.y[:0], none, none, none)
+    return HeldOut(*map(torch.cat, zip(*found, strict=True)))
 
 
-def _folds(y: Tensor, spare: Tensor) -> Iterator[Tensor]:
+def _folds(support: Support, spare: Tensor) -> Iterator[Tensor]:
     """Return which rows are held out at a time: some of each class, never all."""
-    order = torch.argsort(y, stable=True)
+    y = support.y
+    # By a coordinate: rows and classes come in an order of their bytes, which precision
+    # changes.
+    order = torch.argsort(support.features[:, 0], stable=True)
+    order = order[torch.argsort(y[order], stable=True)]
     sizes = torch.bincount(y)
     first = sizes.cumsum(0) - sizes
     place = torch.empty_like(y)
     place[order] = torch.arange(len(y), device=y.device) - first[y[order]]
     # Classes with few rows take turns, so that not all of them are in one fold.
-    turn = (place + y) % sizes[y].clamp_max(_FOLDS)
+    rank = torch.argsort(torch.argsort(support.text[:, 0], stable=True))
+    turn = (place + rank[y]) % sizes[y].clamp_max(_FOLDS)
     for fold in range(_FOLDS):
         held = spare & (turn == fold)
         if held.any():
