@@ -100,13 +100,19 @@ def test_columns_name_the_labels(tokens, Y, library):
 
 
 @pytest.mark.parametrize("dtype", ["boolean", "Int64", "bool[pyarrow]", "float32"])
-def test_missing_indicators_are_refused(tokens, Y, dtype):
+def test_missing_indicators_are_unknown(tokens, Y, dtype):
     frame = pd.DataFrame(Y, columns=KINDS).astype(dtype)
     model = MultiLabelPrototypeClassifier().fit(tokens, frame)
     assert model.prototype_source_ == "embedding"
+    whole = model.decision_function(tokens)
     frame.iloc[3, 1] = None
-    with pytest.raises(ValueError, match="y contains NaN|y of shape .* only 0 and 1"):
-        model.fit(tokens, frame)
+    partial = Y.astype(float)
+    partial[3, 1] = np.nan
+    found = model.fit(tokens, frame).decision_function(tokens)
+    same = pd.DataFrame(partial, columns=KINDS)
+    other = MultiLabelPrototypeClassifier().fit(tokens, same)
+    assert_array_equal(found, other.decision_function(tokens))
+    assert np.abs(found - whole).max() > 0
 
 
 def test_curves_and_several_scorers(tokens, Y):
