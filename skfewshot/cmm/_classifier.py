@@ -253,16 +253,20 @@ class CMMClassifier(
     :math:`\hat\Sigma` and the map from texts are found again from all rows, the
     unlabelled ones with weights :math:`w r_{uc}`, :math:`w = 1 / (1 + q / 12)`,
     where *q* rows in the pool, in the mean over its rows, are of a row's class.
-    :math:`a`, :math:`b` and the intercepts are kept, but all are multiplied by
-    :math:`1 - 0.3 \, \bar\pi \, \epsilon \, u / (u + \bar n)` for *u* weighted
-    unlabelled rows a class and their mean doubt :math:`\epsilon = 1 - \max_c r_{uc}` in
-    the first round, as what texts say is then there twice; where no class has two rows
-    :math:`\bar\pi` is 1 there. Labelled rows that have others
-    of their class are held out in four parts, and the pool is labelled anew without
-    them: if that makes their labels less likely than a fit to labelled rows alone does,
-    by more than a standard error, the unlabelled ones are left alone. Classes without
-    labelled rows begin at the means that follow from their texts, and the intercept
-    of each is :math:`3 / (3 + w n_c)` of theirs, with the rows that it gets.
+    So are the mean images that stand in for texts.
+
+    Labelled rows that have others of their class are held out in four parts, and the
+    pool is labelled anew without them. :math:`a`, :math:`b` and the intercepts are
+    found again by these rows, as above, with :math:`\bar n` the weight of all rows of a
+    class. If they make the labels of the held-out rows less likely than a fit to
+    labelled rows alone does, by more than a standard error, the unlabelled rows are
+    left alone. Where no class has two rows :math:`a`, :math:`b` and the intercepts are
+    kept, but multiplied by :math:`1 - 0.3 \, \epsilon \, u / (u + \bar n)` for *u*
+    weighted unlabelled rows a class and their mean doubt
+    :math:`\epsilon = 1 - \max_c r_{uc}` in the first round, as mistakes that are
+    learned make sure of themselves. Classes without labelled rows begin at the means
+    that follow from their texts, and the intercept of each is :math:`3 / (3 + w n_c)`
+    of theirs, with the rows that it gets.
 
     **As published.** With ``solver="paper"`` the temperature is
     :math:`1 / (1 + \alpha)`, so that the logits are the undivided sum
