@@ -90,7 +90,7 @@ def has_columns(y: Any) -> bool:
     if isinstance(y, np.ma.MaskedArray):  # to be refused as it is
         return False
     try:
-        shape = y.shape if hasattr(y, "shape") else np.shape(as_numpy(y))
+        shape = y.shape if hasattr(y, "shape") else np.asarray(as_numpy(y)).shape
     except ValueError:  # lists of several lengths
         return False
     return len(shape) == 2 and shape[1] > 1
