@@ -172,6 +172,28 @@ def test_everything_is_computed_on_the_device(elsewhere, model, with_text):
     )
 
 
+@pytest.mark.parametrize(
+    ("with_text", "extra"), [(True, None), (False, None), (True, [N_CLASSES - 1])]
+)
+def test_rows_without_labels_are_learned_from_on_the_device(
+    elsewhere, with_text, extra
+):
+    X, y, text = make_task()
+    known = np.arange(N_ROWS) < 40
+    if extra:
+        known &= y != N_CLASSES - 1
+    told = np.where(known, y.astype(object), None)
+    text = text if with_text else None
+    model = CMMClassifier(text, extra_classes=extra, store_left_out=True)
+    here = clone(model).set_params(device="cpu").fit(X, told)
+    there = clone(model).set_params(device=ELSEWHERE).fit(X, told)
+    assert there.uses_unlabeled_ == here.uses_unlabeled_
+    queries = make_task(seed=1)[0]
+    assert_allclose(
+        there.predict_proba(queries), here.predict_proba(queries), atol=1e-5
+    )
+
+
 def tensors_of(array):
     """The same numbers in all ways in which torch may hold them."""
     tensor = torch.from_numpy(array)

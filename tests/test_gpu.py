@@ -101,6 +101,20 @@ def test_fits_agree_with_those_on_the_cpu(model, with_text):
     assert (there.predict(queries) == here.predict(queries)).mean() > 0.99
 
 
+@pytest.mark.parametrize("with_text", [True, False])
+def test_rows_without_labels_teach_as_on_the_cpu(with_text):
+    X, y, text = make_task()
+    told = np.where(np.arange(len(y)) < 60, y.astype(object), None)
+    model = CMMClassifier(text if with_text else None)
+    there = clone(model).set_params(device=DEVICE).fit(X, told)
+    here = clone(model).set_params(device="cpu").fit(X, told)
+    queries = make_task(200, seed=1)[0]
+    assert there.uses_unlabeled_ == here.uses_unlabeled_
+    assert_allclose(
+        there.predict_proba(queries), here.predict_proba(queries), atol=1e-2
+    )
+
+
 def test_a_fit_in_double_precision_is_that_of_the_cpu():
     X, y, text = make_task(dtype=np.float64)
     there, here = (
