@@ -164,6 +164,16 @@ class Support:
             self, features=features, y=y, weight=weight, copy=copy, rows=rows
         )
 
+    def of_rows(self, rows: Any) -> "Support":
+        """Return the support with some of its labelled rows; all classes stay."""
+        return replace(
+            self,
+            features=self.features[rows],
+            y=self.y[rows],
+            weight=self.weight[rows],
+            copy=self.copy[rows],
+        )
+
     def of_classes_with_rows(self) -> "Support":
         """Return the support without classes all of whose rows have weight zero."""
         kept, y = np.unique(self.y, return_inverse=True)

@@ -157,12 +157,17 @@ class Frozen(NamedTuple):
 class _Fit(NamedTuple):
     """A support, solved."""
 
-    support: Support
+    sample: Sample
     frozen: Frozen
     model: GaussianModel
     weights: Weights
     text_penalty: float
     left_out: LeftOut
+
+    @property
+    def support(self) -> Support:
+        """The support."""
+        return self.sample.support
 
     def logits(self, left_out: LeftOut) -> Tensor:
         text, image, _ = self.weights
@@ -214,15 +219,13 @@ def solve_gaussian(
         n_iter += 1
     levels = _find_levels(fit, alpha)
     without = _left_out_logits(fit, levels, alpha) if keep_left_out else None
-    if alpha == 0 or not len(support.unlabelled):
-        return _solution(fit, levels, alpha, n_iter, without)
-    newcomers = support.text[:0] if newcomers is None else newcomers
-    fit, levels, without, found = _learn_unlabelled(
-        fit, levels, alpha, newcomers, without
-    )
-    solution = _solution(fit, levels, alpha, n_iter, without)
-    turned = found.prototypes @ turn(normalize(fit.model.prototypes), support.text)
-    return solution._replace(unlabelled=found._replace(prototypes=turned))
+    found = None
+    if alpha != 0 and len(support.unlabelled):
+        newcomers = support.text[:0] if newcomers is None else newcomers
+        fit, levels, without, found = _learn_unlabelled(
+            fit, levels, alpha, newcomers, without
+        )
+    return _solution(fit, levels, alpha, n_iter, without, found)
 
 
 def _fit(support: Support, alpha: float | None, penalties: tuple[float, ...]) -> _Fit:
@@ -232,28 +235,41 @@ def _fit(support: Support, alpha: float | None, penalties: tuple[float, ...]) ->
     rows = _rows_to_leave_out(support)
     # Two numbers need fewer rows than an intercept for each class.
     some = rows[:: -(-len(rows) // _MOST_FOR_SCALES)]
-    ratio = None
-    if alpha and not support.text_seen:
-        # b / a for logits a frozen + b mapped: the factor of the texts is in `frozen`.
-        ratio = alpha * frozen.scale
+    shots = float(sample.counts.mean())
     best: _Fit | None = None
     for penalty in penalties:
         model = fit_gaussian(sample, frozen.trust, text_penalty=penalty)
         left_out = leave_out(support, model, frozen, some)
-        weights = find_weights(
-            left_out,
-            shots=float(sample.counts.mean()),
-            trust=float(frozen.trust.mean()),
-            surprise=frozen.surprise,
-            text_penalty=penalty,
-            ratio=ratio,
-        )
+        weights = _weigh(left_out, sample, frozen, alpha, shots, penalty)
         if best is None or weights.loss < best.weights.loss:
-            best = _Fit(support, frozen, model, weights, penalty, left_out)
+            best = _Fit(sample, frozen, model, weights, penalty, left_out)
     assert best is not None
     if len(some) < len(rows):
         best = best._replace(left_out=leave_out(support, best.model, frozen, rows))
     return best
+
+
+def _weigh(
+    left_out: LeftOut,
+    sample: Sample,
+    frozen: Frozen,
+    alpha: float | None,
+    shots: float,
+    text_penalty: float,
+) -> Weights:
+    """Find the weights of texts and images, in the ratio that `alpha` says, if any."""
+    ratio = None
+    if alpha and not sample.support.text_seen:
+        # b / a for logits a frozen + b mapped: the factor of the texts is in `frozen`.
+        ratio = alpha * frozen.scale
+    return find_weights(
+        left_out,
+        shots=shots,
+        trust=float(frozen.trust.mean()),
+        surprise=frozen.surprise,
+        text_penalty=text_penalty,
+        ratio=ratio,
+    )
 
 
 def freeze(sample: Sample, alpha: float | None = None) -> Frozen:
@@ -352,7 +368,7 @@ def _learn_unlabelled(
     held_out = hold_out(
         *(support, spare, scoring, pool, trust, newcomers), text_penalty=penalty
     )
-    sample, model = with_newcomers(summarise(support), fit.model, newcomers)
+    sample, model = with_newcomers(fit.sample, fit.model, newcomers)
     learned = maximise_expectation(
         *(sample, model, scoring, pool, trust), text_penalty=penalty
     )
@@ -412,25 +428,18 @@ def _weigh_again(
 ) -> tuple[Weights, Tensor]:
     """Find weights and intercepts by rows held out of what the pool has taught."""
     support, n_seen = fit.support, len(fit.support.text)
-    rows, (text, image, _) = held_out.rows, fit.weights
+    rows = held_out.rows
     y, weight = support.y[rows], support.weight[rows]
-    frozen = held_out.texts / text
-    is_fixed = alpha is not None and not support.text_seen
-    weights = find_weights(
-        LeftOut(
-            rows=rows,
-            frozen=frozen[:, :n_seen],
-            mapped=held_out.cosines[:, :n_seen],
-            y=y,
-            weight=weight,
-            others=weight,
-        ),
-        shots=shots,
-        trust=float(fit.frozen.trust.mean()),
-        surprise=fit.frozen.surprise,
-        text_penalty=fit.text_penalty,
-        ratio=image / text if is_fixed else None,
+    frozen = held_out.texts / fit.weights.text
+    left_out = LeftOut(
+        rows=rows,
+        frozen=frozen[:, :n_seen],
+        mapped=held_out.cosines[:, :n_seen],
+        y=y,
+        weight=weight,
+        others=weight,
     )
+    weights = _weigh(left_out, fit.sample, fit.frozen, alpha, shots, fit.text_penalty)
     logits = weights.text * frozen + weights.image * held_out.cosines
     new = intercept.clone()
     new[:n_seen] = 0
@@ -443,11 +452,15 @@ def _solution(
     alpha: float | None,
     n_iter: int,
     left_out: Tensor | None,
+    unlabelled: Unlabelled | None,
 ) -> Solution:
     """Put together what predictions need."""
     support, model, frozen = fit.support, fit.model, fit.frozen
     turned = turn(normalize(model.prototypes), support.text)
     map_ = model.map @ turned
+    if unlabelled is not None:
+        prototypes = unlabelled.prototypes @ turned
+        unlabelled = unlabelled._replace(prototypes=prototypes)
     alpha, temperature = _as_published(fit, alpha)
     return Solution(
         map=map_,
@@ -464,6 +477,7 @@ def _solution(
         loss_curve=[],
         n_iter=n_iter,
         left_out=left_out,
+        unlabelled=unlabelled,
     )
 
 

@@ -197,15 +197,11 @@ def maximise_expectation(
     n_classes, first = len(sample.counts), scoring
     shares = torch.full_like(trust, 1 / n_classes)
     flattened, background = 1.0, Background(0.0, 0.0, 1.0)
+    some = pool.some(_MOST_ENERGIES)
     for turn in range(_ROUNDS):
-        energies = torch.cat(
-            [
-                scoring.logits(model, rows).logsumexp(dim=1)
-                for rows, _ in pool.some(_MOST_ENERGIES).blocks()
-            ]
-        )
-        weight = pool.some(_MOST_ENERGIES).weight
-        background = find_background(energies, weight, scoring.energies)
+        # As many rows as a block has.
+        energies = scoring.logits(model, some.features).logsumexp(dim=1)
+        background = find_background(energies, some.weight, scoring.energies)
         sums = _expect(model, scoring, pool, shares, background)
         shares = _shrunk_shares(sums.counts).to(trust.dtype)
         crowd = float(sums.counts.square().sum() / sums.counts.sum().clamp_min(1e-9))
@@ -455,15 +451,7 @@ def hold_out(
     pool = pool.some(_MOST_HELD_OUT)
     found: list[tuple[Tensor, ...]] = []
     for held in _folds(support, spare):
-        kept = ~held
-        rest = replace(
-            support,
-            features=support.features[kept],
-            y=support.y[kept],
-            weight=support.weight[kept],
-            copy=support.copy[kept],
-        )
-        alone = summarise(rest)
+        alone = summarise(support.of_rows(~held))
         seen = trust[: len(alone.counts)]
         model = fit_gaussian(alone, seen, text_penalty=text_penalty)
         sample, model = with_newcomers(alone, model, newcomers)

@@ -1,6 +1,5 @@
 """What closed forms share: the kernel, and trust by rows that are left out."""
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -149,14 +148,7 @@ def some_classes(support: Support, most: int) -> tuple[Support, NDArray]:
     held = np.flatnonzero(np.isin(support.y, classes))
     if len(held) > 2 * most:
         held = held[:: len(held) // most]
-    part = replace(
-        support,
-        features=support.features[held],
-        y=support.y[held],
-        weight=support.weight[held],
-        copy=support.copy[held],
-    )
-    return part, classes
+    return support.of_rows(held), classes
 
 
 def _objective(
