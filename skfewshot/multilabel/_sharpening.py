@@ -17,7 +17,7 @@ from skfewshot.multilabel._prototypes import (
     nearest_of_label,
     text_shares,
 )
-from skfewshot.multilabel._scoring import Scorer, bytes_of_image, score
+from skfewshot.multilabel._scoring import Scorer, bytes_of_image, pool_top, score
 from skfewshot.multilabel._selection import Selection
 from skfewshot.multilabel._tokens import Support, Tokens, blocks
 
@@ -287,7 +287,6 @@ def surest_pairs(
         Of what is known. A label with none, and without text, has no direction, and no
         image speaks for it.
     prototypes : ndarray of shape (L, d)
-
     """
     scores, chosen, valid = _scores_and_best(taught, images.tokens, prototypes)
     likely = likelihoods(taught, scores)
@@ -340,9 +339,9 @@ def _scores_and_best(
     valid = np.empty(chosen.shape, dtype=bool)
     for rows in blocks(n_images, bytes_of_image(tokens, n_labels)):
         part = tokens[rows]
-        cosine = part.parts @ prototypes.T
-        scores[rows] = scorer.pooled(part.whole @ prototypes.T, cosine, part.present)
-        evidence = np.where(part.present[:, :, None], scorer.evidence(cosine), -np.inf)
+        evidence = scorer.evidence(part.parts @ prototypes.T)
+        scores[rows] = pool_top(evidence, part.present, scorer.n_top)
+        evidence = np.where(part.present[:, :, None], evidence, -np.inf)
         best = np.argpartition(-evidence, n_best - 1, axis=1)[:, :n_best]
         chosen[rows] = best
         valid[rows] = np.isfinite(np.take_along_axis(evidence, best, axis=1))
