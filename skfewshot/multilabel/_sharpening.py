@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit, softmax
 
-from skfewshot.multilabel._calibration import Calibration, calibrate
+from skfewshot.multilabel._calibration import Calibration, fit_calibration
 from skfewshot.multilabel._prototypes import (
     Pairs,
     label_sums,
@@ -67,7 +67,7 @@ class Taught:
     @cached_property
     def calibration(self) -> Calibration:
         """What turns such scores into log odds."""
-        return _calibrated(self, self.support, self.left_out)
+        return fit_calibration(self.left_out, self.support, self.is_multilabel)
 
 
 class Sharpened(NamedTuple):
@@ -131,13 +131,11 @@ def _can_judge(judged: Support) -> bool:
 
 def _is_better(taught: Taught, judged: Support, old: NDArray, new: NDArray) -> bool:
     """Say whether the loss of new scores after calibration is not above the old one."""
-    before, after = (_calibrated(taught, judged, found).loss for found in (old, new))
+    before, after = (
+        fit_calibration(scores, judged, taught.is_multilabel).loss
+        for scores in (old, new)
+    )
     return bool(after <= before)
-
-
-def _calibrated(taught: Taught, support: Support, scores: NDArray) -> Calibration:
-    thresholds = np.zeros(scores.shape[1])
-    return calibrate(scores, support, taught.is_multilabel, thresholds)[0]
 
 
 def left_out_scores(
