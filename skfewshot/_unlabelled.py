@@ -125,7 +125,7 @@ def split_unknown(
         If nothing is known, or the mark is an indicator.
     """
     mark = estimator.unlabeled
-    if any(_is_mark_of(value, mark) and value == mark for value in _KNOWN):
+    if any(_is_mark(value, mark) for value in _KNOWN):
         raise ValueError(
             f"unlabeled={mark!r} is what an indicator holds for a label that is known; "
             "wanted another mark, such as -1."
@@ -228,13 +228,13 @@ def _missing(array: NDArray, mark: Any) -> NDArray[np.bool_]:
         missing |= np.isnan(array)
     elif kind in "mM":
         missing |= np.isnat(array)
-    if len(array) and not is_missing(mark) and _is_mark_of(array[0], mark):
+    if len(array) and _is_mark_of(array[0], mark):
         missing |= array == mark
     return missing
 
 
 def _is_mark(label: Any, mark: Any) -> bool:
-    return not is_missing(mark) and _is_mark_of(label, mark) and bool(label == mark)
+    return _is_mark_of(label, mark) and bool(label == mark)
 
 
 def _is_mark_of(label: Any, mark: Any) -> bool:

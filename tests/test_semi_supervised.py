@@ -133,6 +133,7 @@ def test_several_labels(data):
     found = pairs(SemiSupervisedSplit(3), data[0], Y)
     labels = np.where(np.isnan(Y), None, Y)
     assert pairs(SemiSupervisedSplit(3), data[0], labels) == found
+    assert pairs(SemiSupervisedSplit(3), data[0], labels.tolist()) == found
 
 
 @given(st.integers(0, 2**20))

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import issparse
 from sklearn.base import BaseEstimator
-from sklearn.model_selection import check_cv, cross_validate
+from sklearn.model_selection import cross_validate
 from sklearn.pipeline import Pipeline
 from sklearn.utils import Bunch, check_random_state, indexable
 
@@ -18,11 +18,11 @@ from skfewshot._sklearn import check_number
 from skfewshot._unlabelled import take_labels, unlabelled_rows
 from skfewshot.model_selection._semi_supervised import SemiSupervisedSplit
 from skfewshot.model_selection._splits import (
-    MultilabelStratifiedKFold,
     Positives,
     RandomState,
     draw_support,
     read_positives,
+    splitter_of,
     warn_of_scarce,
 )
 
@@ -283,13 +283,10 @@ def _check_splits(
     is_splitter = isinstance(cv, Integral) or hasattr(cv, "split")
     if bare.any() and is_splitter and not isinstance(cv, SemiSupervisedSplit):
         cv = SemiSupervisedSplit(cv, unlabeled=mark)
-    elif np.ndim(y) == 2 and isinstance(cv, Integral):
-        cv = MultilabelStratifiedKFold(int(cv))
-    if not isinstance(cv, SemiSupervisedSplit):
-        cv = check_cv(cv, y, classifier=True)
+    splitter = splitter_of(cv, y)
     rows = np.arange(len(bare))
     # Whatever selects rows will do, masks too; as in scikit-learn.
-    splits = [(rows[train], rows[test]) for train, test in cv.split(X, y, groups)]
+    splits = [(rows[train], rows[test]) for train, test in splitter.split(X, y, groups)]
     if not splits:
         raise ValueError("cv must make at least one split; got none.")
     for number, (train, test) in enumerate(splits):

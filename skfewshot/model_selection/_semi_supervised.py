@@ -6,12 +6,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.model_selection import BaseCrossValidator, check_cv
+from sklearn.model_selection import BaseCrossValidator
 from sklearn.utils import _safe_indexing, indexable
 
 from skfewshot._sklearn import check_number, show
 from skfewshot._unlabelled import take_labels, unlabelled_rows
-from skfewshot.model_selection._splits import MultilabelStratifiedKFold
+from skfewshot.model_selection._splits import splitter_of
 
 
 class SemiSupervisedSplit(BaseCrossValidator):
@@ -104,7 +104,7 @@ class SemiSupervisedSplit(BaseCrossValidator):
         rows, bare = self._rows(y)
         parts = self._labelled(X, y, groups, rows)
         group = None if groups is None else np.asarray(groups)
-        for train, test in self._splitter(parts[1]).split(*parts):
+        for train, test in splitter_of(self.cv, parts[1]).split(*parts):
             spare = bare
             if group is not None:
                 spare = bare[~np.isin(group[bare], group[rows[test]])]
@@ -152,8 +152,3 @@ class SemiSupervisedSplit(BaseCrossValidator):
             part if part is None else _safe_indexing(part, rows) for part in (X, groups)
         )
         return X, take_labels(y, rows), groups
-
-    def _splitter(self, y: Any) -> Any:
-        if isinstance(self.cv, int) and len(getattr(y, "shape", ())) == 2:
-            return MultilabelStratifiedKFold(self.cv)
-        return check_cv(self.cv, y, classifier=True)

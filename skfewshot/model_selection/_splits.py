@@ -1,11 +1,12 @@
 """Few-shot supports and cross-validation folds, of one label an image or several."""
 
 from collections.abc import Iterator
+from numbers import Integral
 from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.model_selection import KFold
+from sklearn.model_selection import KFold, check_cv
 from sklearn.utils import check_random_state
 
 from skfewshot._labels import Labels, read_labels
@@ -234,6 +235,19 @@ class MultilabelStratifiedKFold(KFold):
         folds = np.empty(len(positive), dtype=int)
         folds[images] = _stratify(positive[images][:, labels], self.n_splits)
         return folds
+
+
+def splitter_of(cv: Any, y: Any) -> Any:
+    """Return what splits: for a number of folds, a stratified splitter for such `y`.
+
+    Parameters
+    ----------
+    cv : int, cross-validation splitter or iterable of splits
+    y : array-like or sparse matrix of shape (n_samples,) or (n_samples, n_labels)
+    """
+    if isinstance(cv, Integral) and np.ndim(y) == 2:
+        return MultilabelStratifiedKFold(int(cv))
+    return check_cv(cv, y, classifier=True)
 
 
 def _stratify(positive: Positives, n_splits: int) -> NDArray[np.intp]:

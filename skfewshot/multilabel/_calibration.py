@@ -185,17 +185,25 @@ def calibrate(
     With one label an image there are none. Both are fitted on the same scores, so
     neither says how good the other is.
     """
-    indicator, weight = support.indicator, support.weight
-    n_labels = indicator.shape[1]
+    fitted = fit_calibration(scores, support, is_multilabel)
+    n_labels = scores.shape[1]
     if not is_multilabel:
-        return fit_softmax(scores, indicator, weight), np.full(n_labels, np.nan)
-    counts, weight = weight @ indicator, support.entry_weight
-    fitted = fit_sigmoid(scores, indicator, weight, counts)
+        return fitted, np.full(n_labels, np.nan)
     if thresholds is None:
         likely = expit(fitted.logits(scores))
-        found = cardinality_threshold(likely, indicator, weight)
-        return fitted, np.full(n_labels, found)
+        given = support.indicator, support.entry_weight
+        return fitted, np.full(n_labels, cardinality_threshold(likely, *given))
     return fitted, thresholds
+
+
+def fit_calibration(
+    scores: NDArray, support: Support, is_multilabel: bool
+) -> Calibration:
+    """Return the calibration from the scores of left-out images."""
+    indicator, weight = support.indicator, support.weight
+    if not is_multilabel:
+        return fit_softmax(scores, indicator, weight)
+    return fit_sigmoid(scores, indicator, support.entry_weight, weight @ indicator)
 
 
 def read_thresholds(threshold: Any, n_labels: int) -> NDArray | None:
@@ -368,12 +376,11 @@ def choose_global_share(
         support = support.of_labels(judged)
         local, of_whole = local[:, judged], of_whole[:, judged]
     local, of_whole = local[:_MOST_JUDGED], of_whole[:_MOST_JUDGED]
-    thresholds = np.zeros(local.shape[1])
     size = entry_total(support, is_multilabel)
 
     def cost(share: float) -> float:
         scores = blend(local, of_whole, share)
-        fitted, _ = calibrate(scores, support, is_multilabel, thresholds)
+        fitted = fit_calibration(scores, support, is_multilabel)
         return size * fitted.loss + 2 * (share - 0.5) ** 2
 
     return min(_TRIED_SHARES, key=cost)

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit, softmax
 
-from skfewshot.multilabel._calibration import Calibration, calibrate
+from skfewshot.multilabel._calibration import Calibration, fit_calibration
 from skfewshot.multilabel._prototypes import (
     Pairs,
     label_sums,
@@ -17,7 +17,7 @@ from skfewshot.multilabel._prototypes import (
     nearest_of_label,
     text_shares,
 )
-from skfewshot.multilabel._scoring import Scorer, bytes_of_image, score
+from skfewshot.multilabel._scoring import Scorer, bytes_of_image, pool_top, score
 from skfewshot.multilabel._selection import Selection
 from skfewshot.multilabel._tokens import Support, Tokens, blocks
 
@@ -67,7 +67,7 @@ class Taught:
     @cached_property
     def calibration(self) -> Calibration:
         """What turns such scores into log odds."""
-        return _calibrated(self, self.support, self.left_out)
+        return fit_calibration(self.left_out, self.support, self.is_multilabel)
 
 
 class Sharpened(NamedTuple):
@@ -131,13 +131,11 @@ def _can_judge(judged: Support) -> bool:
 
 def _is_better(taught: Taught, judged: Support, old: NDArray, new: NDArray) -> bool:
     """Say whether the loss of new scores after calibration is not above the old one."""
-    before, after = (_calibrated(taught, judged, found).loss for found in (old, new))
+    before, after = (
+        fit_calibration(scores, judged, taught.is_multilabel).loss
+        for scores in (old, new)
+    )
     return bool(after <= before)
-
-
-def _calibrated(taught: Taught, support: Support, scores: NDArray) -> Calibration:
-    thresholds = np.zeros(scores.shape[1])
-    return calibrate(scores, support, taught.is_multilabel, thresholds)[0]
 
 
 def left_out_scores(
@@ -287,7 +285,6 @@ def surest_pairs(
         Of what is known. A label with none, and without text, has no direction, and no
         image speaks for it.
     prototypes : ndarray of shape (L, d)
-
     """
     scores, chosen, valid = _scores_and_best(taught, images.tokens, prototypes)
     likely = likelihoods(taught, scores)
@@ -340,9 +337,9 @@ def _scores_and_best(
     valid = np.empty(chosen.shape, dtype=bool)
     for rows in blocks(n_images, bytes_of_image(tokens, n_labels)):
         part = tokens[rows]
-        cosine = part.parts @ prototypes.T
-        scores[rows] = scorer.pooled(part.whole @ prototypes.T, cosine, part.present)
-        evidence = np.where(part.present[:, :, None], scorer.evidence(cosine), -np.inf)
+        evidence = scorer.evidence(part.parts @ prototypes.T)
+        scores[rows] = pool_top(evidence, part.present, scorer.n_top)
+        evidence = np.where(part.present[:, :, None], evidence, -np.inf)
         best = np.argpartition(-evidence, n_best - 1, axis=1)[:, :n_best]
         chosen[rows] = best
         valid[rows] = np.isfinite(np.take_along_axis(evidence, best, axis=1))

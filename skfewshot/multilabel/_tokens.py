@@ -60,7 +60,7 @@ class Tokens:
 
 @dataclass(frozen=True)
 class Support:
-    """Labelled images, as the mathematics takes them.
+    """Images and what is known of their labels, as the mathematics takes them.
 
     Attributes
     ----------
