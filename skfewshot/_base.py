@@ -309,9 +309,8 @@ class FewShotClassifier(
         ------
         ValueError
             If there are fewer than two classes, a label is missing that the classifier
-            needs, a value is not finite, a weight is
-            negative, the text features do not fit `y` and `X`, or the rows of a group
-            have different labels.
+            needs, a value is not finite, a weight is negative, the text features do not
+            fit `y` and `X`, or the rows of a group have different labels.
         TypeError
             If a class name is not a str, or `text_encoder` cannot encode.
 
