@@ -71,7 +71,7 @@ FULL = {
     "names": list(NAMES),
     "shots": list(SHOTS),
     "seeds": 3,
-    "methods": [method for method in METHODS if method not in ABLATIONS],
+    "methods": list(METHODS),
 }
 #: In the name of a run, what stands for the pool or the names of those free of them.
 ANY = "any"

@@ -83,8 +83,6 @@ def answer_batches(model, task, n_images, n_classes, seed):
         start = time.perf_counter()
         together = model.transduce(X)
         seconds += time.perf_counter() - start
-        if together.ndim == 2:
-            together = model.classes_[together.argmax(axis=1)]
         right[TOGETHER] += int((together == target).sum())
         n += len(rows)
     accuracy = {method: 100 * hits / n for method, hits in right.items()}
