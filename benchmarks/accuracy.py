@@ -15,7 +15,6 @@ runs.
 
 import argparse
 import time
-import warnings
 from functools import partial
 from pathlib import Path
 
@@ -40,7 +39,7 @@ from methods import (
     make,
     settings_of,
 )
-from report import Results, describe, markdown_table
+from report import describe, make_and_report, markdown_table
 from sklearn.metrics import accuracy_score, log_loss
 
 from skfewshot.metrics import expected_calibration_error
@@ -51,18 +50,16 @@ KEYS = ("data", "support", "kind", "shots", "seed", "method")
 
 def main():
     arguments = _parse()
-    # At one shot every row is a class of its own; scikit-learn takes that for a hint.
-    warnings.filterwarnings("ignore", "The number of unique classes")
-    results = Results(arguments.json)
     if not arguments.report:
         for method in arguments.methods:
             # An error now is better than one after an hour.
             find_class(METHODS[method][0])
-        results.remove(
-            lambda run: run["method"] in arguments.redo and is_asked_for(run, arguments)
-        )
-        run_all(arguments, results)
-    report(arguments, results)
+    make_and_report(
+        arguments,
+        lambda run: run["method"] in arguments.redo and is_asked_for(run, arguments),
+        run_all,
+        report,
+    )
 
 
 def run_all(arguments, results):

@@ -124,7 +124,7 @@ def table_rows(cells, methods, peers, *, digits, lowest=False):
         best = best_method(scores, peers)
         row = [*cell]
         for method in methods:
-            text = _mean_and_spread(values.get(method, []), digits)
+            text = mean_and_spread(values.get(method, []), digits)
             row.append(f"**{text}**" if method == best else text)
         rows.append(row)
     return rows
@@ -163,7 +163,7 @@ def ablation_rows(accuracy, ece, variants):
     return names, rows
 
 
-def _mean_and_spread(values, digits):
+def mean_and_spread(values, digits):
     if not values:
         return "-"
     spread = f" ± {np.std(values):.{digits}f}" if len(values) > 1 else ""

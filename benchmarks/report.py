@@ -10,6 +10,7 @@ import shlex
 import subprocess
 import sys
 import tempfile
+import warnings
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -123,6 +124,27 @@ class Results:
             file.flush()
             os.fsync(file.fileno())
         os.replace(file.name, self.path)
+
+
+def make_and_report(arguments, is_stale, make_runs, report):
+    """Make the runs that the file lacks, unless only a report is asked for.
+
+    Parameters
+    ----------
+    arguments : argparse.Namespace
+        With ``json``, the file of the runs, and ``report``, to make none.
+    is_stale : callable
+        From a run to whether it is to be made again.
+    make_runs, report : callable
+        Called with ``arguments`` and the `Results`, one after the other.
+    """
+    # At one shot every row is a class of its own; scikit-learn takes that for a hint.
+    warnings.filterwarnings("ignore", "The number of unique classes")
+    results = Results(arguments.json)
+    if not arguments.report:
+        results.remove(is_stale)
+        make_runs(arguments, results)
+    report(arguments, results)
 
 
 def describe(results):

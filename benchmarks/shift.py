@@ -16,7 +16,6 @@ Every method has one setting for all (``methods.py``). Runs are stored and repea
 
 import argparse
 import json
-import warnings
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +24,7 @@ from accuracy_summary import collect, means
 from feature_data import NEAR_DUPLICATE, draw_rows, load, view_support
 from methods import OURS, PEERS
 from PIL import Image, ImageFilter
-from report import Results, describe, markdown_table
+from report import describe, make_and_report, markdown_table
 from scipy.sparse.csgraph import connected_components
 from texts import MEASURES, METHODS, current_runs
 from trouble import N_TEST, RENDER_SEED, SHOTS, embed, render, rendered
@@ -76,23 +75,26 @@ DIRECTIONS = {
 
 def main():
     arguments = _parse()
-    # At one shot every row is a class of its own; scikit-learn takes that for a hint.
-    warnings.filterwarnings("ignore", "The number of unique classes")
-    results = Results(arguments.json)
-    if not arguments.report:
-        redo = arguments.redo
-        results.remove(lambda run: run["method"] in redo and asked(run, arguments))
-        warm_up(arguments.methods)
-        for seed in range(arguments.seeds):
-            for key, *task in tasks(
-                arguments.data,
-                arguments.datasets,
-                arguments.shots,
-                seed,
-                cache=arguments.json.parent / "novel12.npz",
-            ):
-                run_missing(key, arguments.methods, results, lambda task=task: task)
-    report(arguments, results)
+    make_and_report(
+        arguments,
+        lambda run: run["method"] in arguments.redo and asked(run, arguments),
+        run_all,
+        report,
+    )
+
+
+def run_all(arguments, results):
+    """Make the runs that the file does not have yet."""
+    warm_up(arguments.methods)
+    for seed in range(arguments.seeds):
+        for key, *task in tasks(
+            arguments.data,
+            arguments.datasets,
+            arguments.shots,
+            seed,
+            cache=arguments.json.parent / "novel12.npz",
+        ):
+            run_missing(key, arguments.methods, results, lambda task=task: task)
 
 
 def tasks(data_folder, directions=None, shots=None, seed=0, *, cache):

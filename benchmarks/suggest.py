@@ -31,12 +31,10 @@ def main():
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--part", choices=("report", "tuning"), default="report")
     arguments = parser.parse_args()
+    data = {name: load(arguments.data / f"{name}.npz") for name in arguments.sets}
     tasks = {
-        name: [
-            draw_pool(load(arguments.data / f"{name}.npz"), arguments.part, seed)
-            for seed in range(arguments.seeds)
-        ]
-        for name in arguments.sets
+        name: [draw_pool(arrays, arguments.part, s) for s in range(arguments.seeds)]
+        for name, arrays in data.items()
     }
     print(
         "Top-1 accuracy, %, after rounds of as many images as classes\n\n"

@@ -13,7 +13,6 @@ difference to is run once a support. ``--report`` makes no new runs.
 """
 
 import argparse
-import warnings
 from collections import defaultdict
 from pathlib import Path
 
@@ -21,7 +20,7 @@ import numpy as np
 from accuracy import add_run_options, run_missing, warm_up
 from accuracy_summary import collect, means
 from methods import FREE_OF_TEXT, OURS, PEERS, TROUBLE_ONLY, WITHOUT_TEXT, settings_of
-from report import Results, describe, markdown_table
+from report import describe, make_and_report, markdown_table
 from trouble import AS_THEY_ARE, DATA, KINDS, TEXT_KINDS, WRONG_LABELS, tasks
 from trouble_summary import excess_rows, gaps, group_rows, peer_rows, worst_rows
 
@@ -43,14 +42,12 @@ MEASURES = (
 
 def main():
     arguments = _parse()
-    # At one shot every row is a class of its own; scikit-learn takes that for a hint.
-    warnings.filterwarnings("ignore", "The number of unique classes")
-    results = Results(arguments.json)
-    if not arguments.report:
-        redo = arguments.redo
-        results.remove(lambda run: run["method"] in redo and asked(run, arguments))
-        run_all(arguments, results)
-    report(arguments, results)
+    make_and_report(
+        arguments,
+        lambda run: run["method"] in arguments.redo and asked(run, arguments),
+        run_all,
+        report,
+    )
 
 
 def run_all(arguments, results):

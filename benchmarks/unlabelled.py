@@ -18,12 +18,11 @@ instead: constants are chosen there, with ``--constant`` to try one.
 import argparse
 import ast
 import time
-import warnings
 from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
-from report import Results, describe, markdown_table
+from report import describe, make_and_report, markdown_table
 from sklearn.metrics import log_loss
 from unlabelled_data import DATA, NAMES, POOLS, SHOTS, tasks
 from unlabelled_methods import (
@@ -72,7 +71,7 @@ FULL = {
     "names": list(NAMES),
     "shots": list(SHOTS),
     "seeds": 3,
-    "methods": [method for method in METHODS if method not in ABLATIONS],
+    "methods": list(METHODS),
 }
 #: In the name of a run, what stands for the pool or the names of those free of them.
 ANY = "any"
@@ -80,14 +79,12 @@ ANY = "any"
 
 def main():
     arguments = _parse()
-    # At one shot every row is a class of its own; scikit-learn takes that for a hint.
-    warnings.filterwarnings("ignore", "The number of unique classes")
-    results = Results(arguments.json)
-    if not arguments.report:
-        redo = arguments.redo
-        results.remove(lambda run: run["method"] in redo and asked(run, arguments))
-        run_all(arguments, results)
-    report(arguments, results)
+    make_and_report(
+        arguments,
+        lambda run: run["method"] in arguments.redo and asked(run, arguments),
+        run_all,
+        report,
+    )
 
 
 def run_all(arguments, results):

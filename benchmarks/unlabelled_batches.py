@@ -12,11 +12,10 @@ its accuracy is over all images of its batches. Runs are stored and repeated as
 
 import argparse
 import time
-import warnings
 from pathlib import Path
 
 import numpy as np
-from report import Results, describe, markdown_table
+from report import describe, make_and_report, markdown_table
 from unlabelled_data import DATA, IMAGENET, NAMES, PLAIN, RENDERED, SHOTS, tasks
 from unlabelled_summary import ALLOWED, beyond_rows, cell_rows, gain_rows
 
@@ -40,14 +39,12 @@ DATASETS = tuple(name for name in DATA if name not in (IMAGENET, RENDERED))
 
 def main():
     arguments = _parse()
-    # At one shot every row is a class of its own; scikit-learn takes that for a hint.
-    warnings.filterwarnings("ignore", "The number of unique classes")
-    results = Results(arguments.json)
-    if not arguments.report:
-        if arguments.redo:
-            results.remove(lambda run: asked(run, arguments))
-        run_all(arguments, results)
-    report(arguments, results)
+    make_and_report(
+        arguments,
+        lambda run: arguments.redo and asked(run, arguments),
+        run_all,
+        report,
+    )
 
 
 def run_all(arguments, results):
@@ -86,8 +83,6 @@ def answer_batches(model, task, n_images, n_classes, seed):
         start = time.perf_counter()
         together = model.transduce(X)
         seconds += time.perf_counter() - start
-        if together.ndim == 2:
-            together = model.classes_[together.argmax(axis=1)]
         right[TOGETHER] += int((together == target).sum())
         n += len(rows)
     accuracy = {method: 100 * hits / n for method, hits in right.items()}

@@ -13,7 +13,7 @@ neither file: its supports and pools are the three photographs a class of ``trai
 """
 
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -144,8 +144,7 @@ def named(task, kind, seed):
         text = None
     elif kind == PERMUTED:
         text = permute(text, 0.3, _generator(seed, kind))
-    parts = {field: getattr(task, field) for field in task.__dataclass_fields__}
-    return Task(**parts | {"text": text})
+    return replace(task, text=text)
 
 
 def draw_task(folder, name, pool, shots, seed, part, cache):

@@ -23,7 +23,8 @@ CRUDE_WEIGHT, CRUDE_ROUNDS, CRUDE_BALANCE = 0.3, 3, 0.5
 #: Of `SPREADING`, chosen on the rest of ``val``: the factor of squared distances, and
 #: how much a row takes from its neighbours.
 GAMMA, CLAMPING = 30.0, 0.2
-#: Ours with a part taken out, by constants: name, (module, constant, value) each.
+#: Ours with other constants, which ``--constant`` of ``unlabelled.py`` puts here: name,
+#: (module, constant, value) each.
 ABLATIONS = {}
 
 
@@ -100,7 +101,6 @@ METHODS = {
     SPREADING: fit_spreading,
     CRUDE: fit_crude,
     OURS: fit_ours,
-    **dict.fromkeys(ABLATIONS, fit_ours),
 }
 #: Methods that are the same for every pool, and for all names.
 FREE_OF_POOL, FREE_OF_NAMES = (LABELLED,), (SPREADING,)

@@ -7,6 +7,7 @@ there by its values, one a seed.
 """
 
 import numpy as np
+from accuracy_summary import mean_and_spread
 
 CELL = ("data", "names", "pool", "shots")
 #: Data set, names, shots: what the accuracy with a plain pool is to be at least.
@@ -59,19 +60,12 @@ def cell_rows(cells, methods, reference, digits):
     for cell, values in cells.items():
         row = [*map(str, cell)]
         for method in methods:
-            text = _mean_and_spread(list(values.get(method, {}).values()), digits)
+            text = mean_and_spread(list(values.get(method, {}).values()), digits)
             if method != reference and cell in gains[method]:
                 text += f" ({np.mean(gains[method][cell]):+.{digits}f})"
             row.append(text)
         rows.append(row)
     return rows
-
-
-def _mean_and_spread(values, digits):
-    if not values:
-        return "-"
-    spread = f" ± {np.std(values):.{digits}f}" if len(values) > 1 else ""
-    return f"{np.mean(values):.{digits}f}{spread}"
 
 
 def gain_rows(cells, methods, reference, digits, group):
@@ -150,9 +144,9 @@ def target_rows(cells, method, reference):
         if method in found:
             values = list(found[method].values())
             own = np.mean(values)
-            row = [data, str(shots), _mean_and_spread([*found[reference].values()], 1)]
+            row = [data, str(shots), mean_and_spread([*found[reference].values()], 1)]
             row += [
-                _mean_and_spread(values, 1),
+                mean_and_spread(values, 1),
                 f"{target:.1f}",
                 f"{own - target:+.1f}",
             ]
