@@ -207,3 +207,26 @@ def check_share(name: str, value: Any) -> float:
     if value in (0.0, 1.0):
         raise ValueError(f"{name} must be above 0 and below 1; got {value!r}.")
     return value
+
+
+def value_reached(values: NDArray, share: NDArray, level: float) -> float | None:
+    """Return the least value that the next one is not above with a probability.
+
+    Parameters
+    ----------
+    values : ndarray of shape (n,)
+    share : ndarray of shape (n,)
+        How many rows each value stands for.
+    level : float
+        The probability, above 0 and below 1.
+
+    Returns
+    -------
+    float or None
+        One of the values; None where the next one may be above all, as there are too
+        few.
+    """
+    order = np.argsort(values, kind="stable")
+    wanted = level * (share.sum(dtype=float) + 1) * (1 - 1e-12)
+    reached = np.cumsum(share[order], dtype=float) >= wanted
+    return float(values[order[reached.argmax()]]) if reached.any() else None
