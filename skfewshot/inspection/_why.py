@@ -115,8 +115,8 @@ def explain(
     found = resolve(model, X)
     classifier = found.classifier
     features, unread = found.features()
-    texts, images = evidence_of(classifier, features)
     logits = classifier._logits(features)
+    texts, images = evidence_of(classifier, features, logits)
     parts = texts, images, logits - texts - images
     first, second = np.argsort(-logits, axis=1, kind="stable")[:, :2].T
     proba, rows = softmax(logits, axis=1), np.arange(len(logits))
