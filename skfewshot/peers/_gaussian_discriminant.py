@@ -1,6 +1,6 @@
 """GDA: linear discriminants of the images beside the texts."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from numbers import Real
 from typing import Any, ClassVar
 
@@ -190,8 +190,7 @@ class GaussianDiscriminantClassifier(FewShotClassifier):
         if self.store_left_out:
             logits = alpha * all_left_out_scores(model, F, support.y, weight)
             logits += text_weight * support.logit_scale * F @ support.text.T
-            kept = replace(support, seen=np.argsort(rank))
-            fitted |= left_out_attributes(kept, logits[:, rank].astype(dtype))
+            fitted |= left_out_attributes(support, logits[:, rank].astype(dtype))
         return fitted
 
     def _logits(self, features: NDArray) -> NDArray:

@@ -1,7 +1,6 @@
 """ProKeR: kernel ridge regression of what zero-shot CLIP leaves unexplained."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from numbers import Real
 from typing import Any, ClassVar
 
@@ -208,8 +207,7 @@ class ProKeRClassifier(FewShotClassifier):
         }
         if self.store_left_out:
             logits = self._left_out_logits(support, counts, settings)[:, rank]
-            kept = replace(support, seen=np.argsort(rank))
-            fitted |= left_out_attributes(kept, logits.astype(dtype))
+            fitted |= left_out_attributes(support, logits.astype(dtype))
         return fitted
 
     def _left_out_logits(
