@@ -27,6 +27,7 @@ from skfewshot.peers._closed_form import (
     fit_blend,
     judging_rows,
     kernel_product,
+    least_of_others,
     some_classes,
 )
 
@@ -219,10 +220,10 @@ class ProKeRClassifier(FewShotClassifier):
         if support.text_seen:
             # The class shares, too, are those without the row.
             left = np.tile(counts, (len(rows), 1))
-            left[rows, support.y] = np.inf
             own = counts[support.y] - support.weight
             is_left = own > ALONE_SHARE * support.weight
-            left[rows, support.y] = np.where(is_left, own, left.min(axis=1))
+            others = least_of_others(counts, support.y)
+            left[rows, support.y] = np.where(is_left, own, others)
             shares = left / left.sum(axis=1, keepdims=True)
             base, targets = np.log(shares), 1.0 * (support.y[:, None] == classes)
         ridge = settings["regularization_"]
