@@ -119,8 +119,8 @@ def left_out(classifier: FewShotClassifier, what: str) -> NDArray[np.intp]:
     ValueError
         If the classifier keeps no rows that are left out.
     """
-    if hasattr(classifier, "support_codes_"):
-        return np.flatnonzero(classifier.support_codes_ >= 0)
+    if (kept := kept_rows(classifier)) is not None:
+        return kept
     name = type(classifier).__name__
     if "store_left_out" in classifier.get_params(deep=False):
         raise ValueError(
@@ -132,6 +132,13 @@ def left_out(classifier: FewShotClassifier, what: str) -> NDArray[np.intp]:
         "CMMClassifier, GaussianDiscriminantClassifier and ProKeRClassifier do, with "
         "store_left_out=True."
     )
+
+
+def kept_rows(classifier: FewShotClassifier) -> NDArray[np.intp] | None:
+    """Return the rows of the support that were left out; None if none is kept."""
+    if not hasattr(classifier, "support_codes_"):
+        return None
+    return np.flatnonzero(classifier.support_codes_ >= 0)
 
 
 def read_codes(
@@ -188,9 +195,9 @@ def judged_proba(
     ndarray of shape (n, n_classes)
     """
     proba = classifier.predict_proba(features)
-    if not hasattr(classifier, "support_codes_"):
+    kept = kept_rows(classifier)
+    if kept is None:
         return proba
-    kept = np.flatnonzero(classifier.support_codes_ >= 0)
     support = classifier.support_features_[kept].astype(features.dtype, copy=False)
     for rows in gen_batches(len(features), BLOCK):
         cosines = features[rows] @ support.T
