@@ -145,7 +145,8 @@ class Support:
         """
         order = row_order(self.text)
         rank = np.argsort(order)
-        return replace(self, y=rank[self.y], text=self.text[order]), rank
+        y, text, seen = rank[self.y], self.text[order], self.seen[order]
+        return replace(self, y=y, text=text, seen=seen), rank
 
     def image_margin(self) -> float:
         """Return how far scaled cosines set a class mean above the others."""

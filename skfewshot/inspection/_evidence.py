@@ -20,7 +20,7 @@ from skfewshot._base import FewShotClassifier, as_rows
 
 
 def evidence_of(
-    classifier: FewShotClassifier, features: NDArray
+    classifier: FewShotClassifier, features: NDArray, logits: NDArray
 ) -> tuple[NDArray, NDArray]:
     """Return the parts of the logits that the texts have, and that the images have.
 
@@ -30,6 +30,8 @@ def evidence_of(
         Fitted.
     features : ndarray of shape (n, n_features)
         Unit rows.
+    logits : ndarray of shape (n, n_classes)
+        Theirs.
 
     Returns
     -------
@@ -53,7 +55,7 @@ def evidence_of(
     if classifier.prototype_source_ == "image":
         # The class means that stand in for texts are of images.
         texts = np.zeros_like(texts)
-    images = classifier._logits(features) - texts
+    images = logits - texts
     images -= as_rows(_intercepts(classifier), features)
     return texts, images
 

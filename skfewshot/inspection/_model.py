@@ -119,8 +119,8 @@ def left_out(classifier: FewShotClassifier, what: str) -> NDArray[np.intp]:
     ValueError
         If the classifier keeps no rows that are left out.
     """
-    if hasattr(classifier, "support_codes_"):
-        return np.flatnonzero(classifier.support_codes_ >= 0)
+    if (kept := kept_rows(classifier)) is not None:
+        return kept
     name = type(classifier).__name__
     if "store_left_out" in classifier.get_params(deep=False):
         raise ValueError(
@@ -132,6 +132,13 @@ def left_out(classifier: FewShotClassifier, what: str) -> NDArray[np.intp]:
         "CMMClassifier, GaussianDiscriminantClassifier and ProKeRClassifier do, with "
         "store_left_out=True."
     )
+
+
+def kept_rows(classifier: FewShotClassifier) -> NDArray[np.intp] | None:
+    """Return the rows of the support that were left out; None if none is kept."""
+    if not hasattr(classifier, "support_codes_"):
+        return None
+    return np.flatnonzero(classifier.support_codes_ >= 0)
 
 
 def read_codes(
@@ -188,9 +195,9 @@ def judged_proba(
     ndarray of shape (n, n_classes)
     """
     proba = classifier.predict_proba(features)
-    if not hasattr(classifier, "support_codes_"):
+    kept = kept_rows(classifier)
+    if kept is None:
         return proba
-    kept = np.flatnonzero(classifier.support_codes_ >= 0)
     support = classifier.support_features_[kept].astype(features.dtype, copy=False)
     for rows in gen_batches(len(features), BLOCK):
         cosines = features[rows] @ support.T
@@ -207,3 +214,26 @@ def check_share(name: str, value: Any) -> float:
     if value in (0.0, 1.0):
         raise ValueError(f"{name} must be above 0 and below 1; got {value!r}.")
     return value
+
+
+def value_reached(values: NDArray, share: NDArray, level: float) -> float | None:
+    """Return the least value that the next one is not above with a probability.
+
+    Parameters
+    ----------
+    values : ndarray of shape (n,)
+    share : ndarray of shape (n,)
+        How many rows each value stands for.
+    level : float
+        The probability, above 0 and below 1.
+
+    Returns
+    -------
+    float or None
+        One of the values; None where the next one may be above all, as there are too
+        few.
+    """
+    order = np.argsort(values, kind="stable")
+    wanted = level * (share.sum(dtype=float) + 1) * (1 - 1e-12)
+    reached = np.cumsum(share[order], dtype=float) >= wanted
+    return float(values[order[reached.argmax()]]) if reached.any() else None

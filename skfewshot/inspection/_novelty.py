@@ -8,7 +8,12 @@ from numpy.typing import NDArray
 from skfewshot._base import FewShotClassifier
 from skfewshot._left_out import novelty_of
 from skfewshot._sklearn import warn_user
-from skfewshot.inspection._model import check_share, left_out, resolve
+from skfewshot.inspection._model import (
+    check_share,
+    left_out,
+    resolve,
+    value_reached,
+)
 
 
 def novelty_score(model: Any, X: Any) -> NDArray:
@@ -136,14 +141,12 @@ def novelty_threshold(model: Any, *, false_alarms: float = 0.05) -> float:
 def _threshold(classifier: FewShotClassifier, false_alarms: float) -> float:
     rows = left_out(classifier, "novelty_threshold")
     scores = classifier.left_out_novelty_[rows]
-    share = classifier.support_shares_[rows].astype(float)
-    order = np.argsort(scores, kind="stable")
-    wanted = (1 - false_alarms) * (share.sum() + 1) * (1 - 1e-12)
-    reached = np.cumsum(share[order]) >= wanted
-    if not reached.any():
-        warn_user(
-            f"false_alarms={false_alarms} takes {np.ceil(1 / false_alarms - 1):.0f} "
-            f"images, and the support has {share.sum():.0f}: alarms may be more."
-        )
-        return float(scores[order[-1]])
-    return float(scores[order[reached.argmax()]])
+    share = classifier.support_shares_[rows]
+    found = value_reached(scores, share, 1 - false_alarms)
+    if found is not None:
+        return found
+    warn_user(
+        f"false_alarms={false_alarms} takes {np.ceil(1 / false_alarms - 1):.0f} "
+        f"images, and the support has {share.sum():.0f}: alarms may be more."
+    )
+    return float(scores.max())

@@ -7,7 +7,12 @@ from numpy.typing import NDArray
 
 from skfewshot._base import FewShotClassifier
 from skfewshot._sklearn import show, warn_user
-from skfewshot.inspection._model import check_share, left_out, resolve
+from skfewshot.inspection._model import (
+    check_share,
+    left_out,
+    resolve,
+    value_reached,
+)
 
 
 def predict_set(
@@ -157,7 +162,5 @@ def least_of(values: NDArray, share: NDArray, coverage: float) -> float:
     float
         0 where the next one may be below all, as there are too few.
     """
-    order = np.argsort(-values, kind="stable")
-    wanted = coverage * (share.sum(dtype=float) + 1) * (1 - 1e-12)
-    reached = np.cumsum(share[order], dtype=float) >= wanted
-    return float(values[order[reached.argmax()]]) if reached.any() else 0.0
+    found = value_reached(-values, share, coverage)
+    return 0.0 if found is None else -found

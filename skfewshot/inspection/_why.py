@@ -11,7 +11,7 @@ from skfewshot._base import FewShotClassifier
 from skfewshot._sklearn import check_number
 from skfewshot.cmm import CMMClassifier
 from skfewshot.inspection._evidence import evidence_of
-from skfewshot.inspection._model import BLOCK, resolve
+from skfewshot.inspection._model import BLOCK, kept_rows, resolve
 
 
 class Explanation(NamedTuple):
@@ -115,8 +115,8 @@ def explain(
     found = resolve(model, X)
     classifier = found.classifier
     features, unread = found.features()
-    texts, images = evidence_of(classifier, features)
     logits = classifier._logits(features)
+    texts, images = evidence_of(classifier, features, logits)
     parts = texts, images, logits - texts - images
     first, second = np.argsort(-logits, axis=1, kind="stable")[:, :2].T
     proba, rows = softmax(logits, axis=1), np.arange(len(logits))
@@ -155,11 +155,11 @@ def _support_of(
         kept, unread = resolve(model, support).features()
         index = np.flatnonzero(~unread)
         return kept[index], index
-    if not hasattr(classifier, "support_codes_"):
+    known = kept_rows(classifier)
+    if known is None:
         width = classifier.n_features_in_
         return np.empty((0, width), classifier.text_features_.dtype), np.empty(0, int)
-    index = np.flatnonzero(classifier.support_codes_ >= 0)
-    return classifier.support_features_[index], index
+    return classifier.support_features_[known], known
 
 
 def _nearest(

@@ -151,6 +151,12 @@ def some_classes(support: Support, most: int) -> tuple[Support, NDArray]:
     return support.of_rows(held), classes
 
 
+def least_of_others(counts: NDArray, y: NDArray) -> NDArray:
+    """Return, for each label in `y`, the smallest count of the other classes."""
+    least, next_least = np.argsort(counts, kind="stable")[:2]
+    return np.where(y == least, counts[next_least], counts[least])
+
+
 def _objective(
     weights: NDArray, fixed: NDArray, learned: NDArray, y: NDArray, share: NDArray
 ) -> tuple[float, NDArray]:

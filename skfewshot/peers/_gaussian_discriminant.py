@@ -1,6 +1,6 @@
 """GDA: linear discriminants of the images beside the texts."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from numbers import Real
 from typing import Any, ClassVar
 
@@ -18,7 +18,13 @@ from skfewshot._docs import shared_docs
 from skfewshot._left_out import left_out_attributes
 from skfewshot._sklearn import Interval, StrOptions
 from skfewshot._spread import likely_scale, margin_of
-from skfewshot.peers._closed_form import ALONE_SHARE, FACTOR, fit_blend, judging_rows
+from skfewshot.peers._closed_form import (
+    ALONE_SHARE,
+    FACTOR,
+    fit_blend,
+    judging_rows,
+    least_of_others,
+)
 
 # Rows that are left out to judge by.
 _MOST_ROWS = 2048
@@ -190,8 +196,7 @@ class GaussianDiscriminantClassifier(FewShotClassifier):
         if self.store_left_out:
             logits = alpha * all_left_out_scores(model, F, support.y, weight)
             logits += text_weight * support.logit_scale * F @ support.text.T
-            kept = replace(support, seen=np.argsort(rank))
-            fitted |= left_out_attributes(kept, logits[:, rank].astype(dtype))
+            fitted |= left_out_attributes(support, logits[:, rank].astype(dtype))
         return fitted
 
     def _logits(self, features: NDArray) -> NDArray:
@@ -389,10 +394,8 @@ def all_left_out_scores(
         is_left &= rest > _LEAST_SCATTER * model.scatter.sum()
     total = model.counts.sum()
     scores = F @ coef.T + intercept + np.log(total / (total - weight))[:, None]
-    others = np.tile(np.where(model.counts > 0, model.counts, np.inf), (len(y), 1))
-    rows = np.arange(len(y))
-    others[rows, y] = np.inf
-    scores[rows, y] = np.log(others.min(axis=1) / (total - weight))
+    others = least_of_others(np.where(model.counts > 0, model.counts, np.inf), y)
+    scores[np.arange(len(y)), y] = np.log(others / (total - weight))
     if is_left.any():
         some = F[is_left], y[is_left], weight[is_left]
         scores[is_left] = left_out_scores(model, *some)

@@ -1,7 +1,6 @@
 """ProKeR: kernel ridge regression of what zero-shot CLIP leaves unexplained."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from numbers import Real
 from typing import Any, ClassVar
 
@@ -28,6 +27,7 @@ from skfewshot.peers._closed_form import (
     fit_blend,
     judging_rows,
     kernel_product,
+    least_of_others,
     some_classes,
 )
 
@@ -208,8 +208,7 @@ class ProKeRClassifier(FewShotClassifier):
         }
         if self.store_left_out:
             logits = self._left_out_logits(support, counts, settings)[:, rank]
-            kept = replace(support, seen=np.argsort(rank))
-            fitted |= left_out_attributes(kept, logits.astype(dtype))
+            fitted |= left_out_attributes(support, logits.astype(dtype))
         return fitted
 
     def _left_out_logits(
@@ -221,10 +220,10 @@ class ProKeRClassifier(FewShotClassifier):
         if support.text_seen:
             # The class shares, too, are those without the row.
             left = np.tile(counts, (len(rows), 1))
-            left[rows, support.y] = np.inf
             own = counts[support.y] - support.weight
             is_left = own > ALONE_SHARE * support.weight
-            left[rows, support.y] = np.where(is_left, own, left.min(axis=1))
+            others = least_of_others(counts, support.y)
+            left[rows, support.y] = np.where(is_left, own, others)
             shares = left / left.sum(axis=1, keepdims=True)
             base, targets = np.log(shares), 1.0 * (support.y[:, None] == classes)
         ridge = settings["regularization_"]
