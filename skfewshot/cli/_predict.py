@@ -66,15 +66,16 @@ def run(arguments: argparse.Namespace) -> int:
     from skfewshot.clip._progress import is_watched, progress
 
     parts = shared.load_parts(arguments)
+    by = _by(parts, arguments)
     names = shared.images_in(arguments.images)
     images, total = iter(names), None
     if shared.STDIN not in arguments.images:
         listed = list(dict.fromkeys(names))
         images, total = iter(listed), len(listed)
-    rows = _Rows(parts, arguments)
+    rows = _Rows(parts, arguments, by)
     size = parts.before[0].batch_size
     n_read = n_lost = 0
-    with open_table(arguments.csv, COLUMNS, _by(arguments)) as table:
+    with open_table(arguments.csv, COLUMNS, by) as table:
         n_done = len(table.done)
         show = not arguments.quiet and is_watched()
         with progress(total, show) as bar:
@@ -109,9 +110,10 @@ def _batches(
 class _Rows:
     """Rows of the table, from paths."""
 
-    def __init__(self, parts: shared.Parts, arguments: argparse.Namespace) -> None:
-        self._parts, self._arguments = parts, arguments
-        self._by = _by(arguments)
+    def __init__(
+        self, parts: shared.Parts, arguments: argparse.Namespace, by: str
+    ) -> None:
+        self._parts, self._arguments, self._by = parts, arguments, by
         classifier = parts.classifier
         self._names = [str(name) for name in _names(classifier)]
         self._bound: float | None = None
@@ -187,11 +189,9 @@ def _number(value: Any) -> str:
     return f"{float(value):.4g}"
 
 
-def _by(arguments: argparse.Namespace) -> str:
+def _by(parts: shared.Parts, arguments: argparse.Namespace) -> str:
     """Return what decides the rows, in few letters: the model, and the options."""
-    from skfewshot.persistence._saving import model_file
-
-    found = hashlib.sha256(model_file(arguments.model).read_bytes())
+    found = hashlib.sha256(parts.file.read_bytes())
     found.update(f"{arguments.coverage} {arguments.false_alarms}".encode())
     return found.hexdigest()[:12]
 

@@ -20,11 +20,14 @@ class Parts(NamedTuple):
 
     Attributes
     ----------
+    file : pathlib.Path
+        Where it was loaded from.
     before : Pipeline
         From images to what the classifier takes.
     classifier : estimator
     """
 
+    file: Path
     before: Any
     classifier: Any
 
@@ -56,8 +59,10 @@ def load_parts(arguments: argparse.Namespace) -> Parts:
     from sklearn.pipeline import Pipeline
 
     from skfewshot import CLIPFeaturizer, load
+    from skfewshot.persistence._saving import model_file
 
-    model = load(arguments.model)
+    file = model_file(arguments.model)  # of the hub it is asked for once
+    model = load(file)
     steps = model.steps if isinstance(model, Pipeline) else []
     if len(steps) < 2 or not isinstance(steps[0][1], CLIPFeaturizer):
         raise ValueError(
@@ -69,7 +74,7 @@ def load_parts(arguments: argparse.Namespace) -> Parts:
     steps[0][1].set_params(on_error="nan", progress=False, cache=arguments.cache)
     if arguments.device is not None:
         steps[0][1].set_params(device=arguments.device)
-    return Parts(model[:-1], model[-1])
+    return Parts(file, model[:-1], model[-1])
 
 
 def images_in(paths: Sequence[str]) -> Iterator[str]:

@@ -108,9 +108,29 @@ def label_issues(model: Any, X: Any = None, y: Any = None) -> LabelIssues:
         proba = judged_proba(found.classifier, features, codes)
         rows = np.flatnonzero(~unread & (codes >= 0))
         proba, codes = proba[rows], codes[rows]
+    return ranked_issues(rows, proba, codes, found.classifier.classes_)
+
+
+def ranked_issues(
+    rows: NDArray[np.intp], proba: NDArray, codes: NDArray, classes: NDArray
+) -> LabelIssues:
+    """Rank the labels of rows whose probabilities are known.
+
+    Parameters
+    ----------
+    rows : ndarray of int, shape (n,)
+        What the rows are called.
+    proba : ndarray of shape (n, n_classes)
+        By a classifier that does not know them.
+    codes : ndarray of int, shape (n,)
+    classes : ndarray of shape (n_classes,)
+
+    Returns
+    -------
+    LabelIssues
+    """
     own = proba[np.arange(len(codes)), codes]
     order = np.argsort(own, kind="stable")
-    classes = found.classifier.classes_
     return LabelIssues(
         rows[order],
         own[order],

@@ -1,6 +1,7 @@
 """What a report says, as numbers: of images with labels that a model tells apart."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -48,15 +49,20 @@ class Findings:
     n_unread: int
     n_unlabelled: int
 
-    @property
+    @cached_property
     def predicted(self) -> NDArray[np.intp]:
         """The most probable class of each image."""
         return self.proba.argmax(axis=1)
 
-    @property
+    @cached_property
     def own(self) -> NDArray:
         """The probability of the label of each image."""
         return self.proba[np.arange(len(self.codes)), self.codes]
+
+    @cached_property
+    def counts(self) -> NDArray[np.intp]:
+        """How many images each class has."""
+        return np.bincount(self.codes, minlength=self.proba.shape[1])
 
     @property
     def accuracy(self) -> float:
@@ -66,9 +72,9 @@ class Findings:
     def recalls(self) -> NDArray:
         """Return the share of each class that is right; NaN where it has no image."""
         n_classes = self.proba.shape[1]
-        counts = np.bincount(self.codes, minlength=n_classes)
         right = np.bincount(self.codes[self.predicted == self.codes], None, n_classes)
-        return np.divide(right, counts, np.full(n_classes, np.nan), where=counts > 0)
+        recalls = np.full(n_classes, np.nan)
+        return np.divide(right, self.counts, recalls, where=self.counts > 0)
 
 
 def read_findings(model: Any, X: Any, y: Any) -> Findings:
@@ -125,14 +131,13 @@ def confusions(found: Findings) -> list[Pair]:
     """
     n_classes = found.proba.shape[1]
     wrong = np.flatnonzero(found.predicted != found.codes)
-    counts = np.bincount(found.codes, minlength=n_classes)
     pair = found.codes[wrong] * n_classes + found.predicted[wrong]
     pairs = []
     for key in np.unique(pair):
         images = wrong[pair == key]
         of, taken_for = divmod(int(key), n_classes)
         images = images[np.argsort(found.own[images], kind="stable")]
-        pairs.append(Pair(of, taken_for, len(images) / counts[of], images))
+        pairs.append(Pair(of, taken_for, len(images) / found.counts[of], images))
     return sorted(pairs, key=lambda pair: (-len(pair.images), -pair.share))
 
 
@@ -143,7 +148,7 @@ def classes_alike(found: Findings) -> list[Pair]:
     `ALIKE` and more are returned.
     """
     n_classes = found.proba.shape[1]
-    counts = np.bincount(found.codes, minlength=n_classes)
+    counts = found.counts
     given = np.zeros((n_classes, n_classes))
     np.add.at(given, found.codes, found.proba)
     given /= np.maximum(counts, 1)[:, None]

@@ -173,7 +173,7 @@ def reliability(points: Sequence[tuple[float, float, int]]) -> str:
 
 
 class Pictures:
-    """Small pictures of images, made when they are shown.
+    """Small pictures of images, made when they are first shown.
 
     Parameters
     ----------
@@ -187,6 +187,7 @@ class Pictures:
 
     def __init__(self, images: Any, n_images: int, argument: str) -> None:
         self._images = None if images is None else as_images(images)
+        self._made: dict[int, tuple[str, str]] = {}
         if self._images is None:
             return
         if not hasattr(self._images, "__len__"):
@@ -202,14 +203,20 @@ class Pictures:
 
     def figure(self, index: int, caption: str) -> str:
         """Return a picture and its caption, which is markup."""
+        if index not in self._made:  # one image may be in several parts of a page
+            self._made[index] = self._make(index)
+        shown, file = self._made[index]
+        if file:
+            caption += f'<br><span class="file">{name(file)}</span>'
+        return f"<figure>{shown}<figcaption>{caption}</figcaption></figure>"
+
+    def _make(self, index: int) -> tuple[str, str]:
+        """Return a picture, and the name of its file."""
         item = None if self._images is None else self._images[int(index)]
         file = ""
         if isinstance(item, str | os.PathLike) and len(str(item)) < 4096:
             file = os.path.basename(os.fspath(item))
-        if file:
-            caption += f'<br><span class="file">{name(file)}</span>'
-        shown = self._image(item, index, file)
-        return f"<figure>{shown}<figcaption>{caption}</figcaption></figure>"
+        return self._image(item, index, file), file
 
     def _image(self, item: Any, index: int, file: str) -> str:
         if item is None:

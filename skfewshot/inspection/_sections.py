@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from skfewshot import __version__
 from skfewshot._sklearn import show_estimator
 from skfewshot.inspection import _page as make
-from skfewshot.inspection._doubt import label_issues
+from skfewshot.inspection._doubt import ranked_issues
 from skfewshot.inspection._findings import (
     ALIKE,
     Findings,
@@ -61,8 +61,7 @@ class Sections:
     def head(self, title: str, coverage: float) -> str:
         """Return the title, and the numbers that matter most."""
         found = self.found
-        counts = np.bincount(found.codes, minlength=len(self.class_names))
-        has = counts[counts > 0]
+        has = found.counts[found.counts > 0]
         shots = " to ".join(dict.fromkeys(map(str, (has.min(), has.max()))))
         loss = -np.log(np.maximum(found.own, np.finfo(float).tiny)).mean()
         values = [
@@ -95,8 +94,7 @@ class Sections:
     def classes(self) -> str:
         """Return shots and recall a class, the worst first."""
         found = self.found
-        counts = np.bincount(found.codes, minlength=len(self.class_names))
-        recalls = found.recalls()
+        counts, recalls = found.counts, found.recalls()
         order = np.lexsort((counts, np.nan_to_num(recalls, nan=2.0)))
         most = counts.max()
         rows = [
@@ -142,14 +140,15 @@ class Sections:
         found = self.found
         if not found.is_left_out:
             return ""
-        labels = found.classifier.classes_[found.codes]
-        issues = label_issues(found.classifier, found.features, labels)
+        every = np.arange(len(found.codes))
+        classes = found.classifier.classes_
+        issues = ranked_issues(every, found.proba, found.codes, classes)
         places = issues.rows[issues.is_issue]
         title = "Doubtful labels"
         if not len(places):
             return make.section(title, "No label is likely to be wrong.")
         intro = (
-            f"{len(places)} of {len(labels)} labels may be wrong, or the image shows "
+            f"{len(places)} of {len(every)} labels may be wrong, or the image shows "
             "something else as well; the most doubtful first (label_issues)."
         )
         return make.section(title, intro, self._figures(places, self._seen_as))
