@@ -6,6 +6,8 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
+from skfewshot import CMMClassifier, GaussianDiscriminantClassifier, ProKeRClassifier
+
 
 class Task(NamedTuple):
     """Support rows, their classes, texts, queries and theirs, and rows of none."""
@@ -32,6 +34,14 @@ def make_inspected(make_task: Callable) -> Callable:
         )
 
     return make
+
+
+@pytest.fixture(
+    params=[CMMClassifier, GaussianDiscriminantClassifier, ProKeRClassifier]
+)
+def kind(request: pytest.FixtureRequest) -> type:
+    """Return each class that keeps rows left out in turn."""
+    return request.param
 
 
 @pytest.fixture

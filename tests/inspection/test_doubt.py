@@ -4,11 +4,9 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
-from skfewshot import CMMClassifier, GaussianDiscriminantClassifier, ProKeRClassifier
+from skfewshot import CMMClassifier
 from skfewshot.inspection import label_issues
 
-KEEPING = [CMMClassifier, GaussianDiscriminantClassifier, ProKeRClassifier]
-keeping = pytest.mark.parametrize("kind", KEEPING)
 PLANTED = [3, 17, 40, 61]
 
 
@@ -21,7 +19,6 @@ def noisy(make_inspected):
     return task._replace(y=y)
 
 
-@keeping
 def test_planted_errors_come_first(kind, noisy):
     model = kind(noisy.text, store_left_out=True).fit(noisy.X, noisy.y)
     issues = label_issues(model)
@@ -37,7 +34,6 @@ def test_planted_errors_come_first(kind, noisy):
     assert_allclose(issues.proba, own)
 
 
-@keeping
 def test_images_that_were_fitted_on_are_judged_without_them(kind, noisy):
     model = kind(noisy.text, store_left_out=True).fit(noisy.X, noisy.y)
     expected = label_issues(model)
@@ -84,7 +80,6 @@ def test_what_cannot_be_judged(noisy):
         label_issues(CMMClassifier(noisy.text).fit(noisy.X, noisy.y), noisy.X, noisy.y)
 
 
-@keeping
 @pytest.mark.parametrize("noise", [0.8, 1.2])
 def test_cleanlab_has_the_same_order_and_issues(kind, noise, make_inspected):
     cleanlab = pytest.importorskip("cleanlab.filter")

@@ -19,7 +19,6 @@ from skfewshot import (
     CLIPFeaturizer,
     CMMClassifier,
     GaussianDiscriminantClassifier,
-    ProKeRClassifier,
     TipAdapterClassifier,
 )
 from skfewshot.datasets import make_object_images
@@ -29,9 +28,6 @@ from skfewshot.inspection import (
     novelty_threshold,
 )
 from skfewshot.persistence import TRUSTED_TYPES
-
-KEEPING = [CMMClassifier, GaussianDiscriminantClassifier, ProKeRClassifier]
-keeping = pytest.mark.parametrize("kind", KEEPING)
 
 
 def test_the_score_is_that_of_the_equation(classifier, task):
@@ -53,14 +49,12 @@ def test_of_two_classes_all_logits_count(task):
     assert not np.allclose(scores, -one)
 
 
-@keeping
 def test_other_classes_are_newer(kind, task):
     model = kind(task.text).fit(task.X, task.y)
     scores = novelty_score(model, np.vstack([task.queries, task.others]))
     assert roc_auc_score(np.arange(640) >= 320, scores) > 0.7
 
 
-@keeping
 @pytest.mark.parametrize("false_alarms", [0.05, 0.2])
 def test_alarms_are_as_many_as_asked(kind, false_alarms, make_inspected):
     found = []
@@ -111,7 +105,6 @@ def test_models_that_are_not_fitted_or_wrapped(task):
 # The classifier that says so
 
 
-@keeping
 def test_unknown_takes_the_place_of_a_class(kind, task):
     names = np.array(list("hgfedcba"))
     texts = dict(zip(names, task.text, strict=True))

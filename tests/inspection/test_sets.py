@@ -11,20 +11,15 @@ from skfewshot import (
     CLIPFeaturizer,
     CMMClassifier,
     GaussianDiscriminantClassifier,
-    ProKeRClassifier,
 )
 from skfewshot.datasets import make_object_images
 from skfewshot.inspection import predict_set
-
-KEEPING = [CMMClassifier, GaussianDiscriminantClassifier, ProKeRClassifier]
-keeping = pytest.mark.parametrize("kind", KEEPING)
 
 
 def held(sets, y):
     return sets[np.arange(len(y)), y].mean()
 
 
-@keeping
 @pytest.mark.parametrize("coverage", [0.6, 0.8, 0.9])
 def test_sets_hold_their_class_as_often_as_asked(kind, coverage, make_inspected):
     found = []
@@ -75,7 +70,6 @@ def test_sets_are_those_of_refits_without_each_row(
     assert 1 < expected.sum(axis=1).mean() < 5
 
 
-@keeping
 def test_more_coverage_is_larger_sets(kind, task):
     model = kind(task.text, store_left_out=True).fit(task.X, task.y)
     sets = [predict_set(model, task.queries, coverage=c) for c in (0.5, 0.8, 0.95)]
@@ -114,7 +108,6 @@ def test_too_few_rows_are_said_to_be_too_few(make_inspected):
         assert predict_set(model, task.queries).all()
 
 
-@keeping
 def test_copies_count_once_and_weights_count_rows(kind, task):
     model = kind(task.text, store_left_out=True)
     expected = predict_set(model.fit(task.X, task.y), task.queries)
