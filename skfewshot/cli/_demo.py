@@ -3,6 +3,8 @@
 import argparse
 from pathlib import Path
 
+from skfewshot.cli._shared import at_least_one
+
 HELP = "compare methods on rendered images, or on yours"
 DESCRIPTION = """Compare zero-shot CLIP, a linear probe and Cross-Modal Mapping on a few
 images of each class, rendered ones or your own; or, with --multilabel, with
@@ -40,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--shots",
-        type=_positive,
+        type=at_least_one,
         nargs="+",
         metavar="K",
         help="images of each label; 1 2 4 8 16 by default, 1 5 with --multilabel",
@@ -74,10 +76,3 @@ def run(arguments: argparse.Namespace) -> int:
     demo.run(arguments).savefig(arguments.out, dpi=120)
     print(f"\nPicture saved as {arguments.out}")
     return 0
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{value} is not at least 1")
-    return value

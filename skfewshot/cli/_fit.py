@@ -5,13 +5,14 @@ import csv
 import os
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import compress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from skfewshot.cli._shared import (
     add_embedding_options,
     complain,
+    embed,
     images_of_folder,
-    reasons,
     say,
     unread,
 )
@@ -224,18 +225,12 @@ def _estimators(
 
 def _embed(featurizer: "CLIPFeaturizer", paths: Sequence[str]) -> Any:
     """Embed images, and tell of those that cannot be read."""
-    import warnings
-
     import numpy as np
 
     from skfewshot.clip import EmbeddingArray, encoder_of
 
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*could not be read")
-        X = featurizer.fit_transform(np.array(list(paths), dtype=object))
-    lost = [path for path, is_lost in zip(paths, unread(X), strict=True) if is_lost]
-    for path, reason in zip(lost, reasons(lost), strict=True):
-        complain(path, f"left out: {reason}")
+    X = embed(featurizer.fit_transform, paths)
+    complain(list(compress(paths, unread(X))), "left out: ")
     # The cache is this machine's: the model is to know nothing of it.
     encoder = encoder_of(X)
     return EmbeddingArray(np.asarray(X), encoder and replace(encoder, cache=None))

@@ -127,7 +127,7 @@ class _Rows:
 
     def of(self, paths: Sequence[str]) -> list[list[object]]:
         """Return a row for each path."""
-        X = shared.embed(self._parts.before, paths)
+        X = shared.embed(self._parts.before.transform, paths)
         lost = shared.unread(X)
         rows: list[list[object]] = [[path, *[""] * 6, self._by] for path in paths]
         bad = [path for path, is_lost in zip(paths, lost, strict=True) if is_lost]

@@ -3,7 +3,7 @@
 import argparse
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -49,9 +49,10 @@ def say(arguments: argparse.Namespace, text: str) -> None:
         print(text, file=sys.stderr)
 
 
-def complain(path: str, reason: str) -> None:
-    """Tell of a file that could not be read."""
-    print(f"skfewshot: {path}: {reason}", file=sys.stderr)
+def complain(paths: Sequence[str], about: str = "") -> None:
+    """Tell of files that cannot be read, and why."""
+    for path, reason in zip(paths, reasons(paths), strict=True):
+        print(f"skfewshot: {path}: {about}{reason}", file=sys.stderr)
 
 
 def load_parts(arguments: argparse.Namespace) -> Parts:
@@ -100,7 +101,15 @@ def images_of_folder(folder: str, what: str) -> list[str]:
     return list(images_in([folder]))
 
 
-def embed(before: Any, paths: Sequence[str]) -> Any:
+def at_least_one(text: str) -> int:
+    """Read a number from an option."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value} is not at least 1")
+    return value
+
+
+def embed(method: Callable[..., Any], paths: Sequence[str]) -> Any:
     """Embed images; those that cannot be read are rows of NaN, without a word."""
     import warnings
 
@@ -108,7 +117,7 @@ def embed(before: Any, paths: Sequence[str]) -> Any:
 
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*could not be read")
-        return before.transform(np.array(list(paths), dtype=object))
+        return method(np.array(list(paths), dtype=object))
 
 
 def unread(X: Any) -> "NDArray[np.bool_]":

@@ -18,7 +18,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help="as 'skfewshot fit' saved it")
     parser.add_argument("folder", metavar="FOLDER", help="images without labels")
     parser.add_argument(
-        "-n", type=_count, default=10, help="how many; %(default)s by default"
+        "-n",
+        type=shared.at_least_one,
+        default=10,
+        help="how many; %(default)s by default",
     )
     shared.add_embedding_options(parser)
 
@@ -37,20 +40,12 @@ def run(arguments: argparse.Namespace) -> int:
         shared.images_of_folder(arguments.folder, "FOLDER"), dtype=object
     )
     shared.say(arguments, f"Embedding {len(paths)} images ...")
-    X = shared.embed(parts.before, paths)
+    X = shared.embed(parts.before.transform, paths)
     lost = shared.unread(X)
-    for path, reason in zip(paths[lost], shared.reasons(paths[lost]), strict=True):
-        shared.complain(path, reason)
+    shared.complain(paths[lost])
     if lost.all():
         raise ValueError(f"None of the images of {arguments.folder} could be read.")
     n = min(arguments.n, int((~lost).sum()))
     for path in paths[~lost][suggest(parts.classifier, X[~lost], n)]:
         print(path)
     return 0
-
-
-def _count(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not at least 1")
-    return value

@@ -122,7 +122,7 @@ class Report:
         drawing = Sections(found, make.Pictures(images, n_rows, "images"), n_shown)
         title = "What the classifier learned" if title is None else title
         parts = [
-            drawing.head(title, coverage),
+            drawing.head(title),
             drawing.classes(),
             drawing.mistakes(),
             drawing.doubtful(),

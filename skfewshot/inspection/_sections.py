@@ -58,7 +58,7 @@ class Sections:
             f'<span class="bad">{self.class_names[other]}?</span> {share}'
         )
 
-    def head(self, title: str, coverage: float) -> str:
+    def head(self, title: str) -> str:
         """Return the title, and the numbers that matter most."""
         found = self.found
         has = found.counts[found.counts > 0]
