@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from skfewshot.cmm._paper import OnEpoch
-    from skfewshot.cmm._solver import Solution
+    from skfewshot.cmm._solution import Solution
 
 
 # Of the logits that are trained where there is no text; photographs have 20 to 30.
