@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from skfewshot._base import Support
+from skfewshot._support import Support
 from skfewshot.cmm._gaussian import (
     GaussianModel,
     Sample,

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from skfewshot._base import Support
+from skfewshot._support import Support
 from skfewshot.cmm._labelled import (
     Fit,
     Levels,
