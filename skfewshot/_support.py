@@ -1,7 +1,6 @@
 """What a method learns from, the one record on the way, and how a solver gets it."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -12,7 +11,7 @@ from numpy.typing import NDArray
 from skfewshot._copies import merge_near_copies
 from skfewshot._rows import row_order
 from skfewshot._spread import spread_of
-from skfewshot._torch import fork_safe_threads, import_torch, resolve_device, to_tensor
+from skfewshot._torch import import_torch, resolve_device, to_tensor, training
 
 #: Reports fitted attributes, made when asked for; True asks to stop.
 Report = Callable[[Callable[[], dict[str, Any]]], bool]
@@ -127,18 +126,6 @@ class Support:
             unlabelled=to(self.unlabelled),
             unlabelled_weight=to(self.unlabelled_weight),
         )
-
-
-@contextmanager
-def training() -> Iterator[None]:
-    """Let torch compute as a solver needs it, wherever `fit` is called from.
-
-    That may be inside a caller's inference mode, whose tensors could not be used
-    outside it, or where no gradients are recorded.
-    """
-    torch = import_torch()
-    with fork_safe_threads(), torch.inference_mode(False), torch.enable_grad():
-        yield
 
 
 def train(

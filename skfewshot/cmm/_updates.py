@@ -16,12 +16,13 @@ from skfewshot._labels import (
     with_class,
 )
 from skfewshot._left_out import LEFT_OUT
-from skfewshot._rows import as_numpy, plain, unit_rows
+from skfewshot._rows import as_numpy, plain
 from skfewshot._sklearn import show
 from skfewshot._text import resolve_prototypes
 from skfewshot._unlabelled import split_unlabelled, unlabelled_rows, with_gaps
 from skfewshot._unread import without_unread
 from skfewshot.clip._texts import warn_of_same
+from skfewshot.cmm._solution import prototypes_of
 
 if TYPE_CHECKING:
     from skfewshot.cmm._classifier import CMMClassifier
@@ -35,12 +36,6 @@ _OF_CLASSES = (
 )
 # What is known of a fit that images added later do not change.
 _OF_THE_FIT = ("prototype_source_", "encoder_", "n_features_in_", "feature_names_in_")
-
-
-def prototypes_of(texts: NDArray, fitted: Mapping[str, Any]) -> NDArray:
-    """Return the prototypes of classes without rows, from their texts."""
-    means = texts @ fitted["text_map_"] + fitted["text_map_intercept_"]
-    return unit_rows(means @ fitted["map_"])
 
 
 def with_new_class(model: "CMMClassifier", name: Any, features: Any) -> dict[str, Any]:
