@@ -24,15 +24,10 @@ from skfewshot.multilabel._prior_state import (
     read_prior,
     save_prior,
 )
+from skfewshot.multilabel._reading import read_labelled, split_tokens
 from skfewshot.multilabel._scoring import QUERY_SCORINGS, Scorer
 from skfewshot.multilabel._selection import SELECTIONS
-from skfewshot.multilabel._tokens import (
-    FeatureMap,
-    Support,
-    feature_means,
-    read_labelled,
-    split_tokens,
-)
+from skfewshot.multilabel._tokens import FeatureMap, Support, feature_means
 from skfewshot.multilabel._words import find_label_vectors
 
 #: Constraints of the parameters that the classifier has too.
