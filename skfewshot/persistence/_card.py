@@ -13,7 +13,7 @@ from sklearn.pipeline import Pipeline
 import skfewshot
 from skfewshot._sklearn import show_estimator
 from skfewshot.clip._embedding import EncoderIdentity
-from skfewshot.clip._featurizer import CLIPFeaturizer
+from skfewshot.clip._featurizer import takes_images
 from skfewshot.clip._sources import TINY, hub_repository
 from skfewshot.metrics import expected_calibration_error
 
@@ -99,7 +99,7 @@ def _what_it_is(model: Any, last: Any, classes: Any) -> str:
     kind = f"`{type(last).__name__}` of skfewshot {skfewshot.__version__}"
     if classes is None:
         return f"A fitted {kind}."
-    what = "images" if _takes_images(model) else "embeddings of images"
+    what = "images" if takes_images(model) else "embeddings of images"
     counts = getattr(last, "class_count_", np.zeros(0))
     learned = ""
     if np.any(counts):
@@ -113,13 +113,8 @@ def _what_it_is(model: Any, last: Any, classes: Any) -> str:
     )
 
 
-def _takes_images(model: Any) -> bool:
-    inner = getattr(model, "best_estimator_", getattr(model, "estimator_", model))
-    return isinstance(inner, Pipeline) and isinstance(inner[0], CLIPFeaturizer)
-
-
 def _use(model: Any, last: Any) -> str:
-    if _takes_images(model):
+    if takes_images(model):
         return 'model.predict(["photo.jpg"])'
     if hasattr(last, "predict"):
         return "model.predict(X)  # embeddings of the encoder below, one a row"
