@@ -40,6 +40,9 @@ _TEXT_WEIGHT, _IMAGE_WEIGHT, _WEIGHT_POWER = 0.78, 0.45, 0.2
 SURPRISE, _LEAST_SURPRISE, _SURPRISE_POWER = 0.8, 0.2, 0.35
 # ... of images, more by this share where no text is trusted.
 _ALONE = 0.45
+# Classes from which on that image weight holds. Prototypes of C classes less their mean
+# are at cosines of -1 / (C - 1), so that fewer classes are further apart.
+_MANY_CLASSES = 25
 _TEXT_SPREAD, _IMAGE_SPREAD = 0.5, 0.4
 # Standard deviation of the intercepts of the classes.
 _INTERCEPT_SPREAD = 1.0
@@ -228,6 +231,7 @@ def find_weights(
     growth *= share ** (_SURPRISE_POWER * trust)
     text, image = _TEXT_WEIGHT / growth, _IMAGE_WEIGHT * _MAPPED_SCALE * growth
     image *= 1 + _ALONE * (1 - trust)
+    image *= min(1.0, (1 - 1 / frozen.shape[1]) / (1 - 1 / _MANY_CLASSES))
 
     def weights(x: Tensor) -> tuple[Tensor, Tensor]:
         a = text * (_TEXT_SPREAD * x[0]).exp()
