@@ -1,6 +1,5 @@
 """The few-shot classifier: reads a support, and derives all predictions from logits."""
 
-import warnings
 from abc import ABCMeta, abstractmethod
 from collections.abc import Callable
 from numbers import Real
@@ -12,12 +11,12 @@ from sklearn.base import ClassifierMixin
 from sklearn.callback import CallbackSupportMixin
 from sklearn.metrics import accuracy_score
 from sklearn.utils import column_or_1d, gen_batches
-from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from skfewshot._copies import merge_views, read_groups
 from skfewshot._labels import (
     check_several,
+    check_targets,
     plain_labels,
     single_labels,
     with_extra_classes,
@@ -286,7 +285,7 @@ class FewShotClassifier(
             # What else might have said how the classes are called warns by itself.
             told = self.class_names is not None or self.prompt_templates is not None
             warn_of_lost_encoder(X, rows, y, told=told)
-        _check_targets(y)
+        check_targets(y)
         return rows, y, check_weight(sample_weight, rows)
 
     def _read_labels(self, y: Any) -> NDArray:
@@ -297,7 +296,7 @@ class FewShotClassifier(
                 f"{name} requires y to be passed, but the target y is None."
             )
         y = column_or_1d(single_labels(y, name))
-        _check_targets(y)
+        check_targets(y)
         return y
 
     def _check_before_embedding(self, y: Any) -> None:
@@ -463,14 +462,6 @@ class FewShotClassifier(
 def has_no_images(X: Any) -> bool:
     """Say whether X is None, or the empty embeddings that a featurizer makes of it."""
     return X is None or (encoder_of(X) is not None and len(X) == 0)
-
-
-def _check_targets(y: Any) -> None:
-    """Refuse labels that are not classes, such as measurements."""
-    with warnings.catch_warnings(), reading("y"):
-        # Half as many classes as rows is no hint of regression: it is one shot.
-        warnings.filterwarnings("ignore", "The number of unique classes")
-        check_classification_targets(y)
 
 
 def _kept_support(
