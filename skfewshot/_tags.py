@@ -55,7 +55,8 @@ def split_tags(column: Iterable[Any], sep: str = ";") -> Tags:
     Warns
     -----
     UserWarning
-        If tags are the same but for case.
+        If tags are the same but for case, or look like lists with something else
+        between.
 
     Examples
     --------
@@ -80,6 +81,7 @@ def split_tags(column: Iterable[Any], sep: str = ";") -> Tags:
             f"as 'cat{sep} dog'."
         )
     _warn_of_case(names)
+    _warn_of_other_separators(names, sep)
     place = {name: number for number, name in enumerate(names)}
     indicator = np.zeros((len(entries), len(names)), dtype=np.int64)
     for row, tags in zip(indicator, entries, strict=True):
@@ -118,16 +120,37 @@ def _warn_of_case(names: list[str]) -> None:
         )
 
 
-def warn_of_tags(classes: NDArray) -> None:
-    """Warn where the classes of a single-label classifier look like lists of tags.
+def _warn_of_other_separators(names: list[str], sep: str) -> None:
+    lists = _lists_of_tags(names)
+    if lists:
+        warn_user(
+            f"Tags look like lists themselves, such as {lists[:_SHOWN]}, and each is a "
+            f"label of its own. Between two tags {sep!r} was expected (sep)."
+        )
 
-    That is where parts of them, between the same separators, are parts of others too.
-    Commas stand in names as well ("Labrador, black"): of these the parts have to be
-    fewer than the classes, or classes by themselves.
-    """
+
+def warn_of_tags(classes: NDArray) -> None:
+    """Warn where the classes of a single-label classifier look like lists of tags."""
     names = classes.tolist()
     if not all(isinstance(name, str) for name in names):
         return
+    lists = _lists_of_tags(names)
+    if lists:
+        warn_user(
+            f"{len(lists)} of the {len(names)} classes look like lists of tags, "
+            f"such as {lists[:_SHOWN]}, and each is learned as a class of its "
+            "own. For several labels an image see "
+            "skfewshot.datasets.split_tags and MultiLabelPrototypeClassifier."
+        )
+
+
+def _lists_of_tags(names: list[str]) -> list[str]:
+    """Return the names that look like lists of tags.
+
+    That is where parts of them, between the same separators, are parts of others too.
+    Commas stand in names as well ("Labrador, black"): of these the parts have to be
+    fewer than the names, or names by themselves.
+    """
     for sep in _SEPARATORS:
         split = {name: {part.strip() for part in name.split(sep)} for name in names}
         lists = [name for name in names if len(split[name]) > 1]
@@ -139,10 +162,5 @@ def warn_of_tags(classes: NDArray) -> None:
         if sep == "," and not alone and len(counts) >= len(names):
             continue
         if shared:
-            warn_user(
-                f"{len(shared)} of the {len(names)} classes look like lists of tags, "
-                f"such as {shared[:_SHOWN]}, and each is learned as a class of its "
-                "own. For several labels an image see "
-                "skfewshot.datasets.split_tags and MultiLabelPrototypeClassifier."
-            )
-            return
+            return shared
+    return []

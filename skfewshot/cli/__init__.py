@@ -86,7 +86,8 @@ def _in_few_words(run: Callable[..., int], arguments: argparse.Namespace) -> int
         warnings.showwarning = show_warning
         try:
             status = run(arguments)
-            sys.stdout.flush()
+            if sys.stdout is not None:  # a job without one may write files
+                sys.stdout.flush()
             return status
         except KeyboardInterrupt:
             _complain("interrupted")

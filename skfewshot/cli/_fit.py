@@ -124,12 +124,19 @@ def _check(arguments: argparse.Namespace) -> None:
             raise ValueError(
                 f"--{name} does not go with --tags: it is for one label an image."
             )
-    output = arguments.output
-    if not output.endswith(".skops") and os.path.isfile(output):
-        raise ValueError(
-            f"-o {output} is a file; wanted is one that ends in .skops, or a folder."
-        )
-    for name in filter(None, (output, arguments.report)):
+    from skfewshot.persistence._saving import check_target
+
+    written = {"-o": arguments.output, "--report": arguments.report}
+    written = {option: name for option, name in written.items() if name is not None}
+    for option, name in written.items():
+        if not name:
+            raise ValueError(f"{option} is empty; wanted is the name of a file.")
+    check_target(arguments.output)
+    if "--report" in written and os.path.isdir(arguments.report):
+        raise IsADirectoryError(f"--report {arguments.report} is a folder.")
+    if len({os.path.realpath(name) for name in written.values()}) < len(written):
+        raise ValueError("-o and --report name the same file; wanted are two.")
+    for name in written.values():
         parent = os.path.dirname(os.path.abspath(name))
         os.makedirs(parent, exist_ok=True)
         if not os.access(parent, os.W_OK):
@@ -164,7 +171,8 @@ def read_tags(path: str) -> dict[str, list[str]]:
     Raises
     ------
     ValueError
-        If the columns are not there, a row has no path, or there is none.
+        If the columns are not there, a row has no path or more cells than there are
+        columns, or there is no row or no tag.
     """
     tags: dict[str, list[str]] = {}
     with open(path, encoding="utf-8-sig", newline="") as file:
@@ -176,17 +184,26 @@ def read_tags(path: str) -> dict[str, list[str]]:
                     f"{path} has the columns {columns}; wanted are path and tags, in "
                     "the first line, with commas between."
                 )
+            if len(set(columns)) < len(columns):
+                raise ValueError(f"{path} has columns of one name, of {columns}.")
             rows.fieldnames = columns
             for row in rows:
+                line = f"{path}, line {rows.line_num},"
                 name = (row["path"] or "").strip()
                 if not name:
-                    raise ValueError(f"{path}, line {rows.line_num}, has no path.")
+                    raise ValueError(f"{line} has no path.")
+                if None in row:
+                    raise ValueError(
+                        f"{line} has more cells than there are columns: between tags "
+                        "stand semicolons, and round a path with commas quotes."
+                    )
+                name = os.path.normpath(name)  # a/b.png and ./a/b.png are one image
                 found = (tag.strip() for tag in (row["tags"] or "").split(";"))
                 tags.setdefault(name, []).extend(filter(None, found))
         except (UnicodeDecodeError, csv.Error) as error:
             raise ValueError(f"{path} is no CSV file in UTF-8: {error}") from error
-    if not tags:
-        raise ValueError(f"{path} has no row.")
+    if not any(tags.values()):
+        raise ValueError(f"{path} has no {'tag in its rows' if tags else 'row'}.")
     return tags
 
 
@@ -230,7 +247,10 @@ def _embed(featurizer: "CLIPFeaturizer", paths: Sequence[str]) -> Any:
     from skfewshot.clip import EmbeddingArray, encoder_of
 
     X = embed(featurizer.fit_transform, paths)
-    complain(list(compress(paths, unread(X))), "left out: ")
+    lost = unread(X)
+    complain(list(compress(paths, lost)), "left out: ")
+    if lost.all():
+        raise ValueError("None of the images could be read.")
     # The cache is this machine's: the model is to know nothing of it.
     encoder = encoder_of(X)
     return EmbeddingArray(np.asarray(X), encoder and replace(encoder, cache=None))

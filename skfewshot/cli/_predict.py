@@ -44,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--coverage",
-        type=_share,
+        type=shared.share,
         metavar="SHARE",
         default=0.9,
         help="share of the sets that are to hold the right label; %(default)s by "
@@ -52,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--false-alarms",
-        type=_share,
+        type=shared.share,
         metavar="SHARE",
         default=0.05,
         help="share of the images of the classes that may be called unknown; "
@@ -114,16 +114,8 @@ class _Rows:
         self, parts: shared.Parts, arguments: argparse.Namespace, by: str
     ) -> None:
         self._parts, self._arguments, self._by = parts, arguments, by
-        classifier = parts.classifier
-        self._names = [str(name) for name in _names(classifier)]
-        self._bound: float | None = None
-        self._has_left_out = hasattr(classifier, "support_codes_")
-        if self._has_left_out:
-            from skfewshot.inspection import novelty_threshold
-
-            self._bound = float(
-                novelty_threshold(classifier, false_alarms=arguments.false_alarms)
-            )
+        self._names = [str(name) for name in _names(parts.classifier)]
+        self._bound = self._bound_of(parts.classifier)
 
     def of(self, paths: Sequence[str]) -> list[list[object]]:
         """Return a row for each path."""
@@ -140,6 +132,19 @@ class _Rows:
                 row[1:6] = next(told)
         return rows
 
+    def _bound_of(self, classifier: Any) -> float | None:
+        """Return the novelty of what is unknown, where left-out rows tell of it."""
+        from skfewshot.inspection import novelty_threshold
+        from skfewshot.inspection._model import kept_rows, resolve
+
+        try:
+            known = kept_rows(resolve(classifier).classifier)
+        except TypeError:  # several labels an image, or a classifier of others
+            return None
+        if known is None:
+            return None
+        return novelty_threshold(classifier, false_alarms=self._arguments.false_alarms)
+
     def _told(self, X: Any) -> Iterator[list[object]]:
         """Give label, probability, set, novelty and unknown of each row."""
         classifier = self._parts.classifier
@@ -152,18 +157,20 @@ class _Rows:
             return
         sets, novelty = self._doubts(X)
         for i, row in enumerate(proba):
-            best = row.argmax()
-            cells: list[object] = [self._names[best], _number(row[best]), "", "", ""]
-            if sets is not None:
+            # Not always the most probable: a classifier may say that it is none.
+            label = str(predicted[i])
+            is_label = label in self._names
+            best = self._names.index(label) if is_label else row.argmax()
+            cells: list[object] = [label, _number(row[best]), "", "", ""]
+            if self._bound is not None:
                 cells[2] = self._joined([c for c in (-row).argsort() if sets[i, c]])
-            if novelty is not None and self._bound is not None:
                 cells[3] = _number(novelty[i])
                 cells[4] = "yes" if novelty[i] > self._bound else "no"
             yield cells
 
     def _doubts(self, X: Any) -> tuple[Any, Any]:
         """Return sets and novelty, where left-out rows of the support tell of them."""
-        if not self._has_left_out:
+        if self._bound is None:
             return None, None
         from skfewshot.inspection import novelty_score, predict_set
 
@@ -197,16 +204,9 @@ def _by(parts: shared.Parts, arguments: argparse.Namespace) -> str:
 
 
 def _summary(n_read: int, n_lost: int, n_done: int) -> str:
-    text = f"{n_read} images classified"
+    text = f"{n_read} image{'s' * (n_read != 1)} classified"
     if n_lost:
         text += f", {n_lost} could not be read"
     if n_done:
         text += f"; {n_done} had a row already"
     return text
-
-
-def _share(text: str) -> float:
-    value = float(text)
-    if not 0 < value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
-    return value

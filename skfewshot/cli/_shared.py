@@ -1,11 +1,12 @@
 """What the commands share: options, finding images, embedding them, saying so."""
 
 import argparse
+import io
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
 
 if TYPE_CHECKING:
     import numpy as np
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
 
 #: In place of a path: paths on the standard input, one a line.
 STDIN = "-"
+#: Paths may hold bytes that are no UTF-8: they come out as they went in.
+PATH_ERRORS = "surrogateescape"
 
 
 class Parts(NamedTuple):
@@ -71,6 +74,11 @@ def load_parts(arguments: argparse.Namespace) -> Parts:
             "images; wanted is a Pipeline of a CLIPFeaturizer and a classifier, as "
             "'skfewshot fit' saves it."
         )
+    if not hasattr(model, "predict_proba"):
+        raise ValueError(
+            f"{arguments.model} ends in {type(steps[-1][1]).__name__}, which has no "
+            "probabilities; wanted is a classifier with predict_proba."
+        )
     # A file that cannot be read is no reason to stop, and the bar is the command's.
     steps[0][1].set_params(on_error="nan", progress=False, cache=arguments.cache)
     if arguments.device is not None:
@@ -80,18 +88,43 @@ def load_parts(arguments: argparse.Namespace) -> Parts:
 
 def images_in(paths: Sequence[str]) -> Iterator[str]:
     """Give files as they are, the images below folders, and those that stdin names."""
-    from skfewshot.datasets._folder import images_below
+    from skfewshot.datasets._folder import images_below, warn_of_problems
 
     for path in paths:
         if path == STDIN:
-            yield from filter(None, (line.rstrip("\r\n") for line in sys.stdin))
+            yield from filter(None, (line.rstrip("\r\n") for line in _stdin()))
         elif os.path.isdir(path):
-            found = list(images_below(Path(path), []))
+            problems: list[str] = []
+            found = list(images_below(Path(path), problems))
+            warn_of_problems(path, problems)
             if not found:
                 raise ValueError(f"{path} has no images, nor have the folders in it.")
             yield from found
         else:
             yield path
+
+
+def _stdin() -> TextIO:
+    if sys.stdin is None:
+        raise ValueError(
+            f"{STDIN} takes paths from the standard input, which is closed."
+        )
+    as_it_is(sys.stdin)
+    return sys.stdin
+
+
+def stdout() -> TextIO:
+    """Return the standard output, which takes any path."""
+    if sys.stdout is None:
+        raise ValueError("The standard output is closed, and there the result goes.")
+    as_it_is(sys.stdout)
+    return sys.stdout
+
+
+def as_it_is(file: TextIO) -> None:
+    """Let paths that are no UTF-8 come out of a file, or into it, as they are."""
+    if isinstance(file, io.TextIOWrapper):  # no double of a test or a notebook
+        file.reconfigure(errors=PATH_ERRORS)
 
 
 def images_of_folder(folder: str, what: str) -> list[str]:
@@ -102,10 +135,24 @@ def images_of_folder(folder: str, what: str) -> list[str]:
 
 
 def at_least_one(text: str) -> int:
-    """Read a number from an option."""
-    value = int(text)
+    """Read a number of things from an option."""
+    try:
+        value = int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number") from None
     if value < 1:
         raise argparse.ArgumentTypeError(f"{value} is not at least 1")
+    return value
+
+
+def share(text: str) -> float:
+    """Read a share from an option."""
+    try:
+        value = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number") from None
+    if not 0 < value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
     return value
 
 

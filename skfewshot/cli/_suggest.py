@@ -32,8 +32,11 @@ def run(arguments: argparse.Namespace) -> int:
 
     from skfewshot.clip._progress import is_watched
     from skfewshot.inspection import suggest
+    from skfewshot.inspection._model import resolve
 
     parts = shared.load_parts(arguments)
+    resolve(parts.classifier)  # what has several labels is refused before the work
+    out = shared.stdout()
     show = not arguments.quiet and is_watched()
     parts.before[0].set_params(progress=show)
     paths: Any = np.array(
@@ -47,5 +50,5 @@ def run(arguments: argparse.Namespace) -> int:
         raise ValueError(f"None of the images of {arguments.folder} could be read.")
     n = min(arguments.n, int((~lost).sum()))
     for path in paths[~lost][suggest(parts.classifier, X[~lost], n)]:
-        print(path)
+        print(path, file=out)
     return 0

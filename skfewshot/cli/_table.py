@@ -3,14 +3,12 @@
 import csv
 import io
 import os
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
-# Paths may hold bytes that are no UTF-8: they come out as they went in.
-_ERRORS = "surrogateescape"
+from skfewshot.cli._shared import PATH_ERRORS, stdout
 
 
 class Table:
@@ -58,14 +56,14 @@ def open_table(path: str | None, columns: Sequence[str], by: str) -> Iterator[Ta
         If the file has other columns, or rows that something else made.
     """
     if path is None:
-        if hasattr(sys.stdout, "reconfigure"):
-            sys.stdout.reconfigure(errors=_ERRORS)
-        table = Table(sys.stdout, columns, set())
+        table = Table(stdout(), columns, set())
         table.write([columns])
         yield table
         return
-    done = _rows_of(path, columns, by)
-    with open(path, "a", encoding="utf-8", errors=_ERRORS, newline="") as file:
+    # What is there but no file, a pipe or a device, has no rows to go on from.
+    is_new = os.path.exists(path) and not os.path.isfile(path)
+    done = None if is_new else _rows_of(path, columns, by)
+    with open(path, "a", encoding="utf-8", errors=PATH_ERRORS, newline="") as file:
         table = Table(file, columns, done or set())
         if done is None:
             table.write([columns])
@@ -82,9 +80,9 @@ def _rows_of(path: str, columns: Sequence[str], by: str) -> set[str] | None:
     except FileNotFoundError:
         return None
     whole = _whole_rows(content)
-    text = whole.decode("utf-8", _ERRORS)
+    text = whole.decode("utf-8", PATH_ERRORS)
     rows = list(csv.reader(io.StringIO(text, newline="")))
-    header = rows[0] if rows else content.decode("utf-8", _ERRORS).split(",")
+    header = rows[0] if rows else content.decode("utf-8", PATH_ERRORS).split(",")
     is_ours = header == list(columns) if rows else _begins(content, columns)
     if not is_ours:
         raise ValueError(

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.callback import CallbackSupportMixin
+from sklearn.pipeline import Pipeline
 from sklearn.utils import Tags
 
 from skfewshot._sklearn import (
@@ -591,3 +592,27 @@ def _check_labels(y: Any, n_images: int | None, X: Any = None) -> None:
                 f"goes into y: {line}."
             )
         check(y)
+
+
+def takes_images(model: Any) -> bool:
+    """Return whether a fitted model starts from images: by a featurizer, first of all.
+
+    Parameters
+    ----------
+    model : estimator
+        A pipeline, maybe with others in it and round it.
+
+    Returns
+    -------
+    bool
+    """
+    while not isinstance(model, CLIPFeaturizer):
+        if isinstance(model, Pipeline) and model.steps:
+            model = model.steps[0][1]
+            continue
+        names = ("best_estimator_", "estimator_", "estimator")
+        name = next((name for name in names if hasattr(model, name)), None)
+        if name is None:
+            return False
+        model = getattr(model, name)
+    return True

@@ -119,12 +119,17 @@ def load_folder(path: str | os.PathLike) -> ImageFolder:
         paths += found
         names += [inner.name] * len(found)
     _check(folder, folders, files, names)
-    if problems:
-        more = f"; and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
-        warn_user(f"Left out of {str(path)!r}: {'; '.join(problems[:_SHOWN])}{more}.")
+    warn_of_problems(path, problems)
     data = ImageFolder(np.array(paths, dtype=object), np.array(names))
     data.problems = problems
     return data
+
+
+def warn_of_problems(path: str | os.PathLike, problems: list[str]) -> None:
+    """Warn of what was left out of a folder, if anything was."""
+    if problems:
+        more = f"; and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
+        warn_user(f"Left out of {str(path)!r}: {'; '.join(problems[:_SHOWN])}{more}.")
 
 
 def _check(

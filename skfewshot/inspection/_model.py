@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import softmax
 from sklearn.frozen import FrozenEstimator
 from sklearn.pipeline import Pipeline
 from sklearn.utils import _safe_indexing, column_or_1d, gen_batches
@@ -176,6 +177,15 @@ def read_codes(
     return codes
 
 
+def proba_of(classifier: FewShotClassifier, features: NDArray) -> NDArray:
+    """Return the probabilities of unit rows, shape (n, n_classes)."""
+    parts = [
+        softmax(classifier._logits(features[rows]), axis=1)
+        for rows in gen_batches(len(features), BLOCK)
+    ]
+    return np.concatenate(parts)
+
+
 def judged_proba(
     classifier: FewShotClassifier, features: NDArray, codes: NDArray
 ) -> NDArray:
@@ -194,7 +204,7 @@ def judged_proba(
     -------
     ndarray of shape (n, n_classes)
     """
-    proba = classifier.predict_proba(features)
+    proba = proba_of(classifier, features)
     kept = kept_rows(classifier)
     if kept is None:
         return proba

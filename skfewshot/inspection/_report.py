@@ -6,11 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from numpy.typing import ArrayLike
-from sklearn.pipeline import Pipeline
 
 from skfewshot._files import replacing
 from skfewshot._sklearn import check_number
-from skfewshot.clip._featurizer import CLIPFeaturizer
+from skfewshot.clip._featurizer import takes_images
 from skfewshot.inspection import _page as make
 from skfewshot.inspection._findings import read_findings
 from skfewshot.inspection._model import check_share, resolve
@@ -45,8 +44,8 @@ class Report:
     y : array-like of shape (n_samples,)
         Their labels; None, NaN and the like are none.
     images : sequence of images, default=None
-        The pictures of the rows of `X`, such as paths. None takes `X`, if `model` is a
-        pipeline of a :class:`~skfewshot.CLIPFeaturizer`, and else shows none.
+        The pictures of the rows of `X`, such as paths. None takes `X`, if `model`
+        starts with a :class:`~skfewshot.CLIPFeaturizer`, and else shows none.
     X_pool : array-like of shape (n_pool, ...), default=None
         Images without labels, of which some are suggested to be labelled next.
     pool_images : sequence of images, default=None
@@ -112,10 +111,7 @@ class Report:
         coverage = check_share("coverage", coverage)
         n_shown = check_number("n_shown", n_shown, 1)
         found = read_findings(model, X, y)
-        takes_images = isinstance(model, Pipeline) and isinstance(
-            model.steps[0][1], CLIPFeaturizer
-        )
-        if takes_images:
+        if takes_images(model):
             images = X if images is None else images
             pool_images = X_pool if pool_images is None else pool_images
         n_rows = len(y)  # type: ignore[arg-type]
@@ -133,9 +129,11 @@ class Report:
             drawing.sets(coverage),
         ]
         if X_pool is not None:
-            pool = resolve(model, X_pool)
-            shown = make.Pictures(pool_images, len(pool.X), "pool_images")
-            parts.append(next_to_label(pool.classifier, pool.X, shown, n_shown))
+            features, unread = resolve(model, X_pool).features()
+            shown = make.Pictures(pool_images, len(features), "pool_images")
+            parts.append(
+                next_to_label(found.classifier, features, unread, shown, n_shown)
+            )
         parts.append(settings(model, found))
         self.html: str = make.page(title, parts)
 

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skfewshot import __version__
+from skfewshot._base import FewShotClassifier
 from skfewshot._sklearn import show_estimator
 from skfewshot.inspection import _page as make
 from skfewshot.inspection._doubt import ranked_issues
@@ -22,8 +23,9 @@ from skfewshot.inspection._findings import (
     copies,
     untrusted_names,
 )
+from skfewshot.inspection._model import proba_of
 from skfewshot.inspection._sets import least_probabilities
-from skfewshot.inspection._suggest import suggest
+from skfewshot.inspection._suggest import best_to_label
 from skfewshot.metrics import expected_calibration_error
 
 # Classes in the table before the rest is folded, and pairs of classes.
@@ -267,21 +269,27 @@ class Sections:
 
 
 def next_to_label(
-    classifier: Any, X: Any, pictures: make.Pictures, n_shown: int
+    classifier: FewShotClassifier,
+    features: NDArray,
+    unread: NDArray[np.bool_],
+    pictures: make.Pictures,
+    n_shown: int,
 ) -> str:
     """Return which images to label next, and what they are taken for."""
-    chosen = suggest(classifier, X, min(n_shown, len(X)))
-    proba = classifier.predict_proba(X[chosen])
+    title, rows = "What to label next", np.flatnonzero(~unread)
+    if not len(rows):
+        return make.section(title, "None of the images without labels could be read.")
+    chosen = rows[best_to_label(classifier, features[rows], min(n_shown, len(rows)))]
     names = [make.name(c) for c in classifier.classes_]
     figures = [
         (row, f"{names[p.argmax()]}? {make.percent(p.max())}")
-        for row, p in zip(chosen, proba, strict=True)
+        for row, p in zip(chosen, proba_of(classifier, features[chosen]), strict=True)
     ]
     intro = (
-        f"Of {len(X)} images without labels these would teach most, the first most of "
-        "all: the classifier doubts them, and many others are like them."
+        f"Of {len(rows)} images without labels these would teach most, the first most "
+        "of all: the classifier doubts them, and many others are like them."
     )
-    return make.section("What to label next", intro, pictures.grid(figures))
+    return make.section(title, intro, pictures.grid(figures))
 
 
 def settings(model: Any, found: Findings) -> str:

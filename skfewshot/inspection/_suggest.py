@@ -7,11 +7,12 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import softmax
 from sklearn.utils import check_array, gen_batches
 
+from skfewshot._base import FewShotClassifier
 from skfewshot._labels import single_labels
 from skfewshot._rows import check_rows, float_types, unit_rows
 from skfewshot._sklearn import check_number
 from skfewshot._unread import unread_rows, with_filled_rows
-from skfewshot.inspection._model import resolve
+from skfewshot.inspection._model import read_codes, resolve
 
 # Images are alike when they are as near as this many pairs in C are, for C classes, of
 # which each makes one pair in C.
@@ -59,8 +60,8 @@ def suggest(
     Raises
     ------
     ValueError
-        If `n` is below 1 or above the number of images that could be read, or `X_pool`
-        is not what `model` predicts from.
+        If `n` is below 1 or above the number of images that could be read, `X_pool` is
+        not what `model` predicts from, or `y` holds labels that it does not know.
     TypeError
         If `model` is no such classifier.
 
@@ -107,50 +108,73 @@ def suggest(
     (3,)
     """
     n = check_number("n", n, 1)
-    features, doubt, n_classes = _read(model, X_pool, y)
-    readable = np.flatnonzero(doubt >= 0)
+    classifier, features, unread = _read(model, X_pool)
+    codes = None
+    if y is not None:
+        if classifier is None:
+            raise ValueError("y says nothing to model=None, which knows no classes.")
+        labels = single_labels(y, type(classifier).__name__)
+        codes = read_codes(classifier, labels, len(labels))
+    readable = np.flatnonzero(~unread)
     if n > len(readable):
         raise ValueError(
             f"n={n} is above the number of images of X_pool that could be read, "
             f"{len(readable)}."
         )
-    features, doubt = features[readable], doubt[readable]
-    width = alike_distance(features, _PAIRS / (n_classes or n))
-    return readable[most_covering(features, doubt, n, width)]
+    return readable[best_to_label(classifier, features[readable], n, codes)]
 
 
-def _read(model: Any, X: Any, y: Any) -> tuple[NDArray, NDArray, int]:
-    """Return rows as the model maps them, their doubt, and the number of classes.
+def _read(
+    model: Any, X: Any
+) -> tuple[FewShotClassifier | None, NDArray, NDArray[np.bool_]]:
+    """Return the classifier, unit rows, and which are of unreadable images."""
+    if model is not None:
+        inspected = resolve(model, X)
+        return inspected.classifier, *inspected.features()
+    unread = unread_rows(X)
+    rows = check_rows(with_filled_rows(X, unread))
+    rows = check_array(rows, dtype=float_types(rows), input_name="X_pool")
+    none = np.zeros(len(rows), dtype=bool)
+    return None, unit_rows(rows), none if unread is None else unread
 
-    The doubt of an image that could not be read is negative. Of no model the number of
-    classes is 0.
+
+def best_to_label(
+    classifier: FewShotClassifier | None,
+    features: NDArray,
+    n: int,
+    codes: NDArray[np.intp] | None = None,
+) -> NDArray[np.intp]:
+    """Return the rows to label next; see :func:`suggest`.
+
+    Parameters
+    ----------
+    classifier : FewShotClassifier or None
+    features : ndarray of shape (n_pool, n_features)
+        Unit rows.
+    n : int
+        At most ``n_pool``.
+    codes : ndarray of int, default=None
+        The classes that have images, where those count that have none.
+
+    Returns
+    -------
+    ndarray of int, shape (n,)
     """
-    if model is None:
-        if y is not None:
-            raise ValueError("y says nothing to model=None, which knows no classes.")
-        unread = unread_rows(X)
-        rows = check_rows(with_filled_rows(X, unread))
-        rows = unit_rows(
-            check_array(rows, dtype=float_types(rows), input_name="X_pool")
-        )
-        doubt, n_classes = np.ones(len(rows), rows.dtype), 0
-        if unread is not None:
-            doubt[unread] = -1
-        return rows, doubt, n_classes
-    inspected = resolve(model, X)
-    classifier, (rows, is_unread) = inspected.classifier, inspected.features()
-    factor = np.ones(len(classifier.classes_), rows.dtype)
-    if y is not None:
-        labels = np.asarray(single_labels(y, type(classifier).__name__))
-        factor[~np.isin(classifier.classes_, labels)] += _NO_IMAGES
+    if classifier is None:
+        doubt = np.ones(len(features), features.dtype)
+        width = alike_distance(features, _PAIRS / n)
+        return most_covering(features, doubt, n, width)
+    factor = np.ones(len(classifier.classes_), features.dtype)
+    if codes is not None:
+        factor[np.bincount(codes, minlength=len(factor)) == 0] += _NO_IMAGES
     parts = []
-    for block in gen_batches(len(rows), _BLOCK):
-        p = softmax(classifier._logits(rows[block]), axis=1)
+    for block in gen_batches(len(features), _BLOCK):
+        p = softmax(classifier._logits(features[block]), axis=1)
         parts.append((1 - np.square(p).sum(axis=1)).clip(0) * (p @ factor))
-    doubt = np.concatenate(parts)
-    doubt[is_unread] = -1
     mapped = getattr(classifier, "_mapped", None)
-    return rows if mapped is None else mapped(rows), doubt, len(factor)
+    features = features if mapped is None else mapped(features)
+    width = alike_distance(features, _PAIRS / len(factor))
+    return most_covering(features, np.concatenate(parts), n, width)
 
 
 def _evenly_spaced(n_rows: int, most: int) -> NDArray[np.intp]:

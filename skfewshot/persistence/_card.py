@@ -2,6 +2,7 @@
 
 import json
 import os
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,12 +13,14 @@ from sklearn.pipeline import Pipeline
 import skfewshot
 from skfewshot._sklearn import show_estimator
 from skfewshot.clip._embedding import EncoderIdentity
-from skfewshot.clip._featurizer import CLIPFeaturizer
+from skfewshot.clip._featurizer import takes_images
 from skfewshot.clip._sources import TINY, hub_repository
 from skfewshot.metrics import expected_calibration_error
 
 #: Rows of the table of classes; names beyond that are counted.
 _MOST_CLASSES = 1000
+# What the front matter of every card says.
+_LIBRARY = ("library_name", "skfewshot")
 #: The licence of the weights of OpenAI's tag, and of all of LAION's on the hub.
 _OPENAI, _LAION, _MIT = "openai", "laion/", "MIT"
 
@@ -60,6 +63,16 @@ def model_card(model: BaseEstimator, name: str, weights_license: str | None) -> 
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
+def is_card(path: Path) -> bool:
+    """Return whether a file is the card of a model, as it was made or edited."""
+    begins = path.read_bytes()[:1000].decode("utf-8", "replace")
+    return begins.startswith("---") and _line(*_LIBRARY) in begins
+
+
+def _line(key: str, value: Any) -> str:
+    return f"{key}: {json.dumps(value)}"
+
+
 def _innermost(model: Any) -> Any:
     """Return the classifier in a pipeline, a search or another estimator."""
     inner = model[-1] if isinstance(model, Pipeline) else model
@@ -71,14 +84,14 @@ def _innermost(model: Any) -> Any:
 
 def _front_matter(encoder: EncoderIdentity | None, classes: Any) -> str:
     """Return what the hub reads: JSON values, which are YAML too."""
-    about: dict[str, Any] = {"library_name": "skfewshot"}
+    about: dict[str, Any] = dict([_LIBRARY])
     if classes is not None:
         about["pipeline_tag"] = "image-classification"
     about["tags"] = ["skfewshot", "skops", "few-shot", "clip"]
     repository = None if encoder is None else _repository(encoder)
     if repository:
         about["base_model"] = repository
-    lines = [f"{key}: {json.dumps(value)}" for key, value in about.items()]
+    lines = [_line(key, value) for key, value in about.items()]
     return "\n".join(["---", *lines, "---"])
 
 
@@ -86,7 +99,7 @@ def _what_it_is(model: Any, last: Any, classes: Any) -> str:
     kind = f"`{type(last).__name__}` of skfewshot {skfewshot.__version__}"
     if classes is None:
         return f"A fitted {kind}."
-    what = "images" if _takes_images(model) else "embeddings of images"
+    what = "images" if takes_images(model) else "embeddings of images"
     counts = getattr(last, "class_count_", np.zeros(0))
     learned = ""
     if np.any(counts):
@@ -100,13 +113,8 @@ def _what_it_is(model: Any, last: Any, classes: Any) -> str:
     )
 
 
-def _takes_images(model: Any) -> bool:
-    inner = getattr(model, "best_estimator_", getattr(model, "estimator_", model))
-    return isinstance(inner, Pipeline) and isinstance(inner[0], CLIPFeaturizer)
-
-
 def _use(model: Any, last: Any) -> str:
-    if _takes_images(model):
+    if takes_images(model):
         return 'model.predict(["photo.jpg"])'
     if hasattr(last, "predict"):
         return "model.predict(X)  # embeddings of the encoder below, one a row"

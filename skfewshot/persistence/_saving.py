@@ -1,8 +1,8 @@
 """Fitted models to files and back, by skops, which runs no code of a file."""
 
 import os
-import zipfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from skfewshot._files import replacing
 from skfewshot.clip._sources import HF_HUB, in_hub_cache, reach_hub
-from skfewshot.persistence._card import model_card
+from skfewshot.persistence._card import is_card, model_card
 
 #: Names of all types of this package that a saved estimator may hold, for
 #: ``skops.io.load(file, trusted=TRUSTED_TYPES)``.
@@ -33,6 +33,8 @@ TRUSTED_TYPES = (
 )
 #: The files of a saved model.
 MODEL, CARD = "model.skops", "README.md"
+#: What a model alone ends in.
+SUFFIX = ".skops"
 
 
 def save(
@@ -76,8 +78,9 @@ def save(
     sklearn.exceptions.NotFittedError
         If it is not fitted.
     ValueError
-        If it holds types that would not be loaded, such as functions, or `path` is a
-        file that does not end in ``.skops``.
+        If it holds types that would not be loaded, such as functions; or if `path` is
+        a file that does not end in ``.skops``, a folder that does, or one with a
+        ``README.md`` that is no card.
     ImportError
         If skops is not installed.
 
@@ -104,13 +107,7 @@ def save(
     if not isinstance(model, BaseEstimator):
         raise TypeError(f"model must be a fitted estimator; got {model!r:.80}.")
     check_is_fitted(model)
-    path = Path(path).expanduser()
-    is_file = path.suffix == ".skops"
-    if not is_file and path.exists() and not path.is_dir():
-        raise ValueError(
-            f"path={str(path)!r} is a file; wanted is a folder, or a file that ends in "
-            "'.skops'."
-        )
+    path, is_file = check_target(path)
     content = io.dumps(model)
     unknown = set(io.get_untrusted_types(data=content))
     unknown -= {*TRUSTED_TYPES, *_names(trusted)}
@@ -131,6 +128,29 @@ def save(
         text.write_text(card, encoding="utf-8")
         partial.write_bytes(content)
     return path
+
+
+def check_target(path: str | os.PathLike) -> tuple[Path, bool]:
+    """Return where a model is saved, and whether that is a file; see :func:`save`."""
+    path = Path(path).expanduser()
+    is_file = path.suffix == SUFFIX
+    if is_file and path.is_dir():
+        raise ValueError(
+            f"path={str(path)!r} is a folder; wanted is a file, or a folder that does "
+            f"not end in {SUFFIX!r}."
+        )
+    if not is_file and path.exists() and not path.is_dir():
+        raise ValueError(
+            f"path={str(path)!r} is a file; wanted is a folder, or a file that ends in "
+            f"{SUFFIX!r}."
+        )
+    card = path / CARD
+    if not is_file and card.is_file() and not is_card(card):
+        raise ValueError(
+            f"path={str(path)!r} has a {CARD} that is no card of a model, and would be "
+            f"lost; wanted is another folder, or a file that ends in {SUFFIX!r}."
+        )
+    return path, is_file
 
 
 def load(path: str | os.PathLike, *, trusted: Iterable[str] = ()) -> Any:
@@ -169,18 +189,30 @@ def load(path: str | os.PathLike, *, trusted: Iterable[str] = ()) -> Any:
     io = _skops_io()
     file = model_file(path)
     known = {*TRUSTED_TYPES, *_names(trusted)}
-    try:
+    with _damage_named(file):
         unknown = set(io.get_untrusted_types(file=file)) - known
-    except (zipfile.BadZipFile, KeyError, ValueError) as error:
-        raise ValueError(
-            f"{str(file)!r} is no model that skops saved, or damaged: {error!r:.200}"
-        ) from error
     if unknown:
         raise ValueError(
             f"{str(file)!r} holds types that are not trusted, {sorted(unknown)[:10]}. "
             "If you know them, and who made the file, name them in trusted=."
         )
-    return io.load(file, trusted=sorted(known))
+    with _damage_named(file):
+        model = io.load(file, trusted=sorted(known))
+        check_is_fitted(model)
+    return model
+
+
+@contextmanager
+def _damage_named(file: Path) -> Iterator[None]:
+    """Say of which file it is that skops cannot read it, whatever it trips over."""
+    try:
+        yield
+    except (ImportError, OSError, Warning):  # a warning that is an error is no damage
+        raise
+    except Exception as error:
+        raise ValueError(
+            f"{str(file)!r} is no model that skops saved, or damaged: {error!r:.200}"
+        ) from error
 
 
 def model_file(path: str | os.PathLike) -> Path:

@@ -1,5 +1,6 @@
 """``skfewshot fit``: folders and tables of tags to models."""
 
+import os
 import warnings
 
 import numpy as np
@@ -9,6 +10,7 @@ from PIL import Image
 import skfewshot
 from skfewshot import CLIPFeaturizer, CMMClassifier
 from skfewshot.cli import main
+from skfewshot.cli._fit import read_tags
 
 TINY = ("--model", "tiny")
 
@@ -135,11 +137,35 @@ def test_mistakes(photos, scenes, in_folder, capsys):
         "path,tags\n,cat\n": "line 2, has no path",
         "path,tags\na.png,\n": "no tag",
         b"path,tags\n\xff\xfe,cat\n": "no CSV file in UTF-8",
+        "path,tags\na.png,cat\nb.png,cat,dog\n": "line 3, has more cells",
+        "path,tags,Tags\na.png,cat,dog\n": "columns of one name",
+        "path,tags\ngone.png,cat\n": "None of the images could be read",
     }.items():
         raw = content if isinstance(content, bytes) else content.encode()
         (in_folder / "t.csv").write_bytes(raw)
         assert wanted in error_of(capsys, *fit, "--tags", "t.csv")
     assert not (in_folder / "m.skops").exists()
+
+
+def test_a_path_that_is_written_in_two_ways_is_one(in_folder):
+    lines = ["path,tags", "a.png,cat", "./a.png,dog", "in/../a.png,", "in//b.png,"]
+    (in_folder / "t.csv").write_text("\n".join(lines))
+    found = read_tags("t.csv")
+    assert found == {"a.png": ["cat", "dog"], os.path.join("in", "b.png"): []}
+
+
+def test_where_nothing_can_be_written(photos, in_folder, capsys):
+    (in_folder / "folder.skops").mkdir()
+    fit = ("fit", photos, *TINY, "-q")
+    assert "-o is empty" in error_of(capsys, *fit, "-o", "")
+    assert "is a folder" in error_of(capsys, *fit, "-o", "folder.skops")
+    fit += ("-o", "m.skops", "--report")
+    assert "--report is empty" in error_of(capsys, *fit, "")
+    assert "--report folder.skops is a folder" in error_of(capsys, *fit, "folder.skops")
+    assert "name the same file" in error_of(capsys, *fit, "./m.skops")
+    (in_folder / "README.md").write_text("# Mine")
+    assert "README.md that is no card" in error_of(capsys, "fit", photos, "-o", ".")
+    assert sorted(os.listdir()) == ["README.md", "folder.skops"]
 
 
 def test_usage(capsys):

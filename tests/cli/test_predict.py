@@ -3,16 +3,29 @@
 import csv
 import io
 import os
+import shutil
 import subprocess
 import sys
+import threading
 
 import numpy as np
 import pytest
+from PIL import Image
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.svm import SVC
 
 import skfewshot
+from skfewshot import CLIPFeaturizer, CMMClassifier
 from skfewshot.cli import _shared, main
 from skfewshot.cli._predict import COLUMNS
-from skfewshot.inspection import novelty_score, novelty_threshold, predict_set
+from skfewshot.datasets import load_folder
+from skfewshot.inspection import (
+    RejectingClassifier,
+    novelty_score,
+    novelty_threshold,
+    predict_set,
+)
 
 
 def rows_of(path):
@@ -141,10 +154,94 @@ def test_mistakes(model, new, in_folder, capsys, make_task):
     capsys.readouterr()
     assert main(["predict", "c.skops", str(new)]) == 1
     assert "does not start from images" in capsys.readouterr().err
-    for wrong in (["--coverage", "1.5"], ["--false-alarms", "x"]):
+    for *wrong, message in (
+        ("--coverage", "1.5", "1.5 is not between 0 and 1"),
+        ("--false-alarms", "x", "'x' is no number"),
+    ):
         with pytest.raises(SystemExit) as stopped:
             main(["predict", str(model), str(new), *wrong])
         assert stopped.value.code == 2
+        assert message in capsys.readouterr().err
+
+
+def test_a_classifier_of_others(photos, new, in_folder, capsys):
+    paths, names = load_folder(photos)
+    for classifier in (LogisticRegression(), SVC()):
+        model = make_pipeline(CLIPFeaturizer("tiny"), classifier).fit(paths, names)
+        skfewshot.save(model, "m.skops")
+        has_proba = hasattr(model, "predict_proba")
+        assert main(["predict", "m.skops", str(new), "-q"]) == int(not has_proba)
+        told = capsys.readouterr().err
+        assert has_proba or "has no probabilities" in told
+    assert main(["suggest", "m.skops", str(new)]) == 1
+    assert "Embedding" not in capsys.readouterr().err
+
+
+def test_what_is_unknown_to_the_classifier(photos, new, in_folder, capsys):
+    Image.new("RGB", (64, 64), (0, 255, 0)).save("green.png")
+    model = make_pipeline(
+        CLIPFeaturizer("tiny"), RejectingClassifier(CMMClassifier(), unknown="nothing")
+    )
+    model.fit(*load_folder(photos))
+    skfewshot.save(model, "m.skops")
+    images = [*map(str, sorted(new.glob("*.png"))), "green.png"]
+    assert main(["predict", "m.skops", *images, "-q", "--csv", "out.csv"]) == 0
+    rows = rows_of("out.csv")
+    assert [row["label"] for row in rows] == model.predict(images).tolist()
+    assert (rows[-1]["label"], rows[-1]["unknown"]) == ("nothing", "yes")
+    sets = predict_set(model, images)
+    joined = [{*row["set"].split("; ")} - {""} for row in rows]
+    assert joined == [{*model.classes_[held]} for held in sets]
+
+
+def test_folders_that_cannot_be_read_are_told(model, in_folder, new, capsys):
+    (in_folder / "x").mkdir()
+    shutil.copy(sorted(new.glob("*.png"))[0], "x/a.png")
+    os.symlink(in_folder / "x", in_folder / "x" / "round")
+    assert main(["predict", str(model), "x", "--csv", "out.csv"]) == 0
+    assert len(rows_of("out.csv")) == 1
+    told = capsys.readouterr().err
+    assert "round in a circle" in told and "1 image classified" in told
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="has no pipes with a name")
+def test_rows_to_a_pipe_with_a_name(model, new, in_folder):
+    os.mkfifo("pipe")
+    read: list[str] = []
+    reader = threading.Thread(target=lambda: read.append(open("pipe").read()))
+    reader.start()
+    assert main(["predict", str(model), str(new), "--csv", "pipe", "-q"]) == 0
+    reader.join()
+    assert len(read[0].splitlines()) == 8
+
+
+def test_without_the_standard_files(model, new, in_folder, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "stdin", None)
+    assert main(["predict", str(model), "-"]) == 1
+    assert "standard input, which is closed" in capsys.readouterr().err
+    monkeypatch.setattr(sys, "stdout", None)
+    for command in ("predict", "suggest"):
+        assert main([command, str(model), str(new)]) == 1
+        assert "standard output is closed" in capsys.readouterr().err
+    assert main(["predict", str(model), str(new), "--csv", "out.csv"]) == 0
+    assert len(rows_of("out.csv")) == 7
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name != "posix", reason="names may be any bytes")
+def test_names_that_are_no_utf_8_go_through_pipes(model, new, in_folder):
+    (in_folder / "x").mkdir()
+    name = os.fsencode("x/") + b"\xff.png"
+    shutil.copy(sorted(new.glob("*.png"))[0], name)
+    env = {**os.environ, "PYTHONIOENCODING": "utf-8:strict"}
+    command = [sys.executable, "-m", "skfewshot"]
+    for arguments in (["predict", model, "-", "-q"], ["suggest", model, "x", "-q"]):
+        done = subprocess.run(
+            command + list(map(str, arguments)),
+            **{"input": name + b"\n", "stdout": subprocess.PIPE, "env": env},
+            check=True,
+        )
+        assert name in done.stdout
 
 
 def test_interrupted(model, new, in_folder, capsys, monkeypatch):

@@ -109,3 +109,11 @@ def test_names_are_not_taken_for_tags(classes):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         fit(classes)
+
+
+def test_lists_with_something_else_between_are_told():
+    with pytest.warns(UserWarning, match=r"such as \['cat, dog'.*';' was expected"):
+        split_tags(["cat, dog", "dog", "cat", "dog, cat", "cat"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        split_tags(["Labrador, black; dog", "Poodle, white; dog"])

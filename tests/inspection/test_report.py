@@ -5,17 +5,21 @@ import json
 import re
 import shutil
 import subprocess
+import warnings
 from html.parser import HTMLParser
 
 import numpy as np
+import pandas as pd
+import polars as pl
 import pytest
 from PIL import Image
 from sklearn.base import clone
+from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 
 from skfewshot import CLIPFeaturizer, CMMClassifier, ProKeRClassifier
 from skfewshot.datasets import make_object_images
-from skfewshot.inspection import Report, suggest
+from skfewshot.inspection import RejectingClassifier, Report, suggest
 from skfewshot.inspection._findings import (
     calibration_bins,
     classes_alike,
@@ -249,6 +253,47 @@ def test_saved_and_in_a_notebook(report, tmp_path):
     ((tag, attributes),) = frame.tags
     assert tag == "iframe" and attributes["srcdoc"] == report.html
     assert attributes["sandbox"] == ""
+
+
+@pytest.mark.parametrize("kind", [list, pd.DataFrame, pl.DataFrame])
+def test_rows_and_a_pool_in_whatever_holds_them(kind, task):
+    names = [f"f{i}" for i in range(task.X.shape[1])]
+    more = {"columns": names} if kind is pd.DataFrame else {}
+    more = {"schema": names} if kind is pl.DataFrame else more
+    model = CMMClassifier(task.text, store_left_out=True)
+    wanted = Report(model.fit(task.X, task.y), task.X, task.y, X_pool=task.queries)
+    X, pool = kind(task.X, **more), kind(task.queries, **more)
+    model.fit(X, task.y)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = Report(model, X, task.y, X_pool=pool)
+    assert found.html == wanted.html
+
+
+@pytest.mark.filterwarnings("ignore:.*could not be read")
+def test_a_pool_of_which_few_or_none_could_be_read(pipeline, labelled, pool):
+    images, names, _ = labelled
+    read = clone(pipeline[0]).set_params(on_error="nan")
+    model = make_pipeline(read.fit(images), pipeline[-1])
+    page = Report(model, images, names, X_pool=["missing.png", *pool[:2]]).html
+    part = section(page, "What to label next")
+    assert "Of 2 images" in part and part.count("<figure>") == 2
+    part = section(
+        Report(model, images, names, X_pool=["missing.png"]).html, "What to label next"
+    )
+    assert "None of the images" in part and "<figure>" not in part
+
+
+def test_pictures_of_what_is_round_a_pipeline(pipeline, labelled):
+    images, names, _ = labelled
+    wanted = Report(pipeline, images, names).html.count("<img")
+    assert wanted
+    grid = {"cmmclassifier__logit_scale": ["auto"]}
+    search = GridSearchCV(pipeline, grid, cv=2).fit(images, names)
+    for model in (search, RejectingClassifier(pipeline).fit(images, names)):
+        assert Report(model, images, names).html.count("<img") == wanted
+    inner = make_pipeline(make_pipeline(pipeline[0]), pipeline[-1])
+    assert Report(inner, images, names).html.count("<img") == wanted
 
 
 def test_what_is_refused(pipeline, labelled):

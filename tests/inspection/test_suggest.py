@@ -148,6 +148,8 @@ def test_the_order_of_the_pool_does_not_matter(make_task, seed, n):
         (2.0, None, TypeError, "n must be an int"),
         (2, [[0, 1]], ValueError, "several labels an image"),
         (2, [0, None], ValueError, "must not be missing"),
+        (2, [0, 99], ValueError, r"labels that are none of classes_: \['99'\]"),
+        (2, ["0", "1"], ValueError, "labels that are none of classes_"),
     ],
 )
 def test_what_is_refused(pool, n, y, error, message):

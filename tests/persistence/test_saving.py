@@ -5,6 +5,7 @@ import json
 import os
 import threading
 import warnings
+import zipfile
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
@@ -213,6 +214,23 @@ def test_what_is_no_fitted_model(tmp_path, pipeline):
     with pytest.raises(ValueError, match="is a file; wanted is a folder"):
         skfewshot.save(pipeline, tmp_path / "file")
     assert os.listdir(tmp_path) == ["file"]
+    (tmp_path / "x.skops").mkdir()
+    with pytest.raises(ValueError, match=r"is a folder.*not end in '\.skops'"):
+        skfewshot.save(pipeline, tmp_path / "x.skops")
+
+
+def test_a_text_of_somebody_is_not_lost(tmp_path, pipeline):
+    card = tmp_path / "README.md"
+    card.write_text("# My project", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"README\.md that is no card"):
+        skfewshot.save(pipeline, tmp_path)
+    assert os.listdir(tmp_path) == ["README.md"]
+    assert card.read_text("utf-8") == "# My project"
+    card.unlink()
+    skfewshot.save(pipeline, tmp_path)
+    card.write_text(f"{card.read_text('utf-8')}\nMore.", encoding="utf-8")
+    skfewshot.save(pipeline, tmp_path)
+    assert not card.read_text("utf-8").endswith("More.")
 
 
 def test_types_that_nobody_trusts(make_task, tmp_path):
@@ -242,6 +260,25 @@ def test_what_cannot_be_loaded(tmp_path, pipeline):
         file.write_bytes(damaged)
         with pytest.raises(ValueError, match="no model that skops saved, or damaged"):
             skfewshot.load(file)
+
+
+@pytest.mark.parametrize("wrong", [3, "x", [], None])
+@pytest.mark.parametrize("steps", [("content",), ("content", "content")])
+def test_a_file_that_somebody_changed(tmp_path, pipeline, wrong, steps):
+    file = skfewshot.save(pipeline, tmp_path / "model.skops")
+    with zipfile.ZipFile(file) as whole:
+        parts = {name: whole.read(name) for name in whole.namelist()}
+    schema = json.loads(parts["schema.json"])
+    inner = schema
+    for step in steps[:-1]:
+        inner = inner[step]
+    inner[steps[-1]] = wrong
+    parts["schema.json"] = json.dumps(schema).encode()
+    with zipfile.ZipFile(file, "w") as changed:
+        for name, content in parts.items():
+            changed.writestr(name, content)
+    with pytest.raises(ValueError, match=r"model\.skops' is no model that skops saved"):
+        skfewshot.load(file)
 
 
 def test_another_version_is_told(pipeline, tmp_path, monkeypatch):
