@@ -218,22 +218,7 @@ class FewShotClassifier(
         features, index, weight, merged = merge_rows(*read)
         self.class_count_ = np.zeros(len(self.classes_))
         self.class_count_[seen] = np.bincount(index, weight, n_seen)
-        text = prototypes.features
-        if text is None and n_seen < len(self.classes_):
-            raise ValueError(
-                "extra_classes need texts, and there are none; pass text_features or "
-                "text_encoder."
-            )
-        if text is None:
-            text = class_means(features, index, weight, n_seen)
-        self.text_features_ = text
-        if self.logit_scale != "auto":
-            scale = float(self.logit_scale)
-        elif prototypes.features is None:
-            scale = image_scale(features, index, weight, text)
-        else:
-            scale = prototypes.logit_scale
-        self.logit_scale_ = scale
+        self._set_texts(prototypes, features, index, weight, n_seen)
         weight, copy = class_weights(
             self.class_weight, classes, index, weight, MOST_WEIGHT * len(rows)
         )
@@ -242,14 +227,39 @@ class FewShotClassifier(
             raise ValueError("class_weight gives every row of the support weight 0.")
         where = np.full(len(kept), -1)
         where[kept] = np.where(used, np.cumsum(used) - 1, -1)[merged[source]]
+        unlabelled, unlabelled_weight = merge_unlabelled(rows, weights, groups, bare)
         return Support(
-            *(features[used], index[used], weight[used], copy[used], text[seen]),
-            *merge_unlabelled(rows, weights, groups, bare),
+            *(features[used], index[used], weight[used], copy[used]),
+            text=self.text_features_[seen],
+            unlabelled=unlabelled,
+            unlabelled_weight=unlabelled_weight,
             rows=where,
             seen=seen,
             text_seen=prototypes.features is None,
-            logit_scale=scale,
+            logit_scale=self.logit_scale_,
         )
+
+    def _set_texts(
+        self,
+        prototypes: Prototypes,
+        features: NDArray,
+        index: NDArray,
+        weight: NDArray,
+        n_seen: int,
+    ) -> None:
+        """Set the texts, or class means in their place, and the scale of cosines."""
+        text, scale = prototypes.features, self.logit_scale
+        if text is None and n_seen < len(self.classes_):
+            raise ValueError(
+                "extra_classes need texts, and there are none; pass text_features or "
+                "text_encoder."
+            )
+        if text is None:
+            text = class_means(features, index, weight, n_seen)
+            if scale == "auto":
+                scale = image_scale(features, index, weight, text)
+        self.text_features_ = text
+        self.logit_scale_ = prototypes.logit_scale if scale == "auto" else float(scale)
 
     def _read_texts(self, X: Any, n_features: int | None, dtype: Any) -> Prototypes:
         """Return the texts of `classes_`, and set where they are from."""
