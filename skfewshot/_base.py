@@ -84,6 +84,17 @@ SHARED_CONSTRAINTS: dict[str, list[Any]] = {
 }
 #: Reports fitted attributes, made when asked for; True asks to stop.
 Report = Callable[[Callable[[], dict[str, Any]]], bool]
+#: The attributes that a fit keeps with ``store_left_out=True``.
+LEFT_OUT = (
+    *("left_out_proba_", "left_out_novelty_", "support_codes_"),
+    *("support_shares_", "support_features_"),
+)
+# Those that other settings or labels leave out: what an earlier fit has left there
+# would be taken for that of the last one.
+_OF_SOME_FITS = (
+    *(*LEFT_OUT, "support_", "loss_curve_", "uses_unlabeled_", "unlabeled_gain_"),
+    *("unlabeled_shares_", "unlabeled_background_"),
+)
 # Rows that are predicted at a time: few stay in a processor's cache.
 _BLOCK = 1024
 
@@ -339,6 +350,8 @@ class FewShotClassifier(
             fitted["support_"] = _kept_support(X, labels, known, sample_weight, groups)
         if getattr(self, "store_left_out", False):
             fitted["support_features_"] = unit_rows(self._check_query(X))
+        for name in _OF_SOME_FITS:
+            self.__dict__.pop(name, None)
         for name, value in fitted.items():
             setattr(self, name, value)
         context.call_on_fit_task_end(estimator=self, X=X, y=y)

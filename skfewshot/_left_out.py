@@ -8,11 +8,6 @@ from scipy.special import softmax
 
 from skfewshot._base import Support
 
-#: The attributes that a fit keeps with ``store_left_out=True``.
-LEFT_OUT = (
-    *("left_out_proba_", "left_out_novelty_", "support_codes_"),
-    *("support_shares_", "support_features_"),
-)
 # Share of the mean of all logits that novelty takes from the largest: between 0, which
 # is how near the nearest class is, and 1, how far it stands out. Chosen on validation
 # rows of DTD-47, Pets-25 and Caltech-69, 2 to 34 of the classes known.
