@@ -21,6 +21,7 @@ from skfewshot._labels import (
     single_labels,
     with_extra_classes,
 )
+from skfewshot._left_out import LEFT_OUT
 from skfewshot._rows import (
     MOST_WEIGHT,
     check_encoder,
@@ -77,6 +78,12 @@ SHARED_CONSTRAINTS: dict[str, list[Any]] = {
     "logit_scale": [StrOptions({"auto"}), Interval(Real, 1e-12, None, closed="left")],
     "class_weight": [StrOptions({"balanced"}), dict, None],
 }
+# Those that other settings or labels leave out: what an earlier fit has left there
+# would be taken for that of the last one.
+_OF_SOME_FITS = (
+    *(*LEFT_OUT, "support_", "loss_curve_", "uses_unlabeled_", "unlabeled_gain_"),
+    *("unlabeled_shares_", "unlabeled_background_"),
+)
 # Rows that are predicted at a time: few stay in a processor's cache.
 _BLOCK = 1024
 
@@ -166,6 +173,8 @@ class FewShotClassifier(
             fitted["support_"] = _kept_support(X, labels, known, sample_weight, groups)
         if getattr(self, "store_left_out", False):
             fitted["support_features_"] = unit_rows(self._check_query(X))
+        for name in _OF_SOME_FITS:
+            self.__dict__.pop(name, None)
         for name, value in fitted.items():
             setattr(self, name, value)
         context.call_on_fit_task_end(estimator=self, X=X, y=y)
