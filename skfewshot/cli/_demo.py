@@ -81,7 +81,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _picture(out: Path) -> Path:
-    """Return the file of the picture, of a format of Matplotlib, and make its folder."""
+    """Return the file of the picture, and make its folder."""
     from matplotlib.backend_bases import FigureCanvasBase
 
     if not out.suffix:
