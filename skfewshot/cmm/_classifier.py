@@ -450,8 +450,8 @@ class CMMClassifier(
         name : label
             The label that is predicted for it, of the kind of those in ``classes_``.
         features : array-like of shape (n_features,), default=None
-            Its text feature; scaled to unit norm. None has the text encoder of the
-            fitted classifier encode `name`.
+            Its text feature; scaled to unit norm. None takes what `text_features` has
+            for `name`, or has the text encoder of the fitted classifier encode it.
 
         Returns
         -------
@@ -483,7 +483,8 @@ class CMMClassifier(
         """Learn more images, as a fit on all of them would.
 
         The classifier has to keep its support, ``store_support=True``. Texts are not
-        encoded again but those of new classes. Nothing else is saved: a fit takes less
+        encoded again but those of new classes, for which :meth:`add_class` says where
+        they come from. Nothing else is saved: a fit takes less
         time than its images took to embed, and weights and intercepts that are found
         again are worth half a point of accuracy.
 

@@ -70,6 +70,8 @@ def _text_of(
     model: "CMMClassifier", label: NDArray, name: Any, features: Any
 ) -> NDArray:
     """Return the text of a new class as a fit would find it, shape (1, d)."""
+    if features is None and isinstance(model.text_features, Mapping):
+        features = model.text_features.get(name)
     # Named as a fit would name it.
     names = model.class_names
     text = resolve_prototypes(
@@ -137,7 +139,7 @@ def with_images(
             "them only with store_support=True."
         )
     old = model.support_
-    check_consistent_length(X, y)
+    check_consistent_length(X, y, groups)
     labels, new, known = _read_labels(model, y)
     X, sample_weight = without_unread(X, labels, sample_weight, known)
     rows = model._check_query(X)
@@ -186,6 +188,11 @@ def _read_labels(
 def _weight_of(weight: Any, n_rows: int) -> NDArray:
     """Return the weight of each of some rows, as `fit` takes it."""
     weight = np.asarray(1.0 if weight is None else plain(weight, "sample_weight"))
+    if weight.ndim and len(weight) != n_rows:
+        raise ValueError(
+            f"sample_weight has {len(weight)} entries; wanted are {n_rows}, one for "
+            "each image."
+        )
     return np.full(n_rows, weight) if weight.ndim == 0 else weight
 
 

@@ -218,6 +218,23 @@ def test_views_of_a_forgotten_class_are_forgotten_too(task):
     assert_allclose(model.unlabeled_shares_, refit.unlabeled_shares_, atol=1e-6)
 
 
+@pytest.mark.parametrize("labels", [NAMES, np.array([3, 1, 4, 7, 5])])
+def test_a_class_that_was_forgotten_comes_back(task, labels):
+    X, y, text = task
+    known = dict(zip(labels.tolist(), text, strict=True))
+    order = np.argsort(y == 2, kind="stable")  # its images last, as they are added
+    X, y = X[order], y[order]
+    model = CMMClassifier(known, store_support=True).fit(X, labels[y])
+    other = pickle.loads(pickle.dumps(model)).forget_class(labels[2])
+    other.add_images(X[y == 2], labels[y[y == 2]])
+    assert_same(other, model, X)
+    other.forget_class(labels[2]).add_class(labels[2])
+    wanted = CMMClassifier(known, extra_classes=labels[2:3])
+    wanted.fit(X[y != 2], labels[y[y != 2]])
+    assert_array_equal(other.classes_, wanted.classes_)
+    assert_allclose(other.text_features_, wanted.text_features_, atol=1e-6)
+
+
 def test_the_support_is_kept_only_where_it_is_asked_for(task):
     X, y, text = task
     assert not hasattr(CMMClassifier(text).fit(X, y), "support_")
@@ -253,6 +270,7 @@ def test_what_is_refused_changes_nothing(task):
         (lambda: model.add_images(X[:2], [0, 1]), "labels of one kind"),
         (lambda: model.add_images(X[:2], NAMES[:2], groups=[0, 1]), "called without"),
         (lambda: model.add_images(X[:2], NAMES[:2], [1.0]), "sample_weight"),
+        (lambda: model.add_images(X[:2], NAMES[:2], [1.0]), "1 entries; wanted are 2"),
         (lambda: model.add_images(X[:1], ["fox"]), "could encode 'fox'"),
         (lambda: model.forget_class("fox"), "name='fox' is none of the classes"),
         (lambda: model.forget_class(["cat"]), "none of the classes"),
