@@ -529,6 +529,7 @@ class MultiLabelPrototypeClassifier(ClassifierMixin, Estimator):
             text=psi,
             has_text=has_text,
             share=share,
+            has_choice=isinstance(text_weight, str),
             scorer=scorer,
             left_out=local,
             is_multilabel=self._is_multilabel,
@@ -571,6 +572,9 @@ class MultiLabelPrototypeClassifier(ClassifierMixin, Estimator):
         if found is None:
             return taught.support, left_out
         self.sharpened_, self.prototypes_ = True, found.prototypes
+        _, counts = label_sums(taught.pairs, len(taught.text))
+        shares = text_shares(found.share, counts, taught.has_text)
+        self.text_weight_ = float(shares[counts > 0].mean())
         if found.left_out is None:
             return taught.support, left_out
         share = left_out.dtype.type(1 - self.global_share_)
