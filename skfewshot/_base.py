@@ -1,6 +1,5 @@
 """The few-shot classifier: reads a support, and derives all predictions from logits."""
 
-import warnings
 from abc import ABCMeta, abstractmethod
 from collections.abc import Callable
 from numbers import Real
@@ -12,16 +11,17 @@ from sklearn.base import ClassifierMixin
 from sklearn.callback import CallbackSupportMixin
 from sklearn.metrics import accuracy_score
 from sklearn.utils import column_or_1d, gen_batches
-from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from skfewshot._copies import merge_views, read_groups
 from skfewshot._labels import (
     check_several,
+    check_targets,
     plain_labels,
     single_labels,
     with_extra_classes,
 )
+from skfewshot._left_out import LEFT_OUT
 from skfewshot._rows import (
     MOST_WEIGHT,
     check_encoder,
@@ -78,6 +78,12 @@ SHARED_CONSTRAINTS: dict[str, list[Any]] = {
     "logit_scale": [StrOptions({"auto"}), Interval(Real, 1e-12, None, closed="left")],
     "class_weight": [StrOptions({"balanced"}), dict, None],
 }
+# Those that other settings or labels leave out: what an earlier fit has left there
+# would be taken for that of the last one.
+_OF_SOME_FITS = (
+    *(*LEFT_OUT, "support_", "loss_curve_", "uses_unlabeled_", "unlabeled_gain_"),
+    *("unlabeled_shares_", "unlabeled_background_"),
+)
 # Rows that are predicted at a time: few stay in a processor's cache.
 _BLOCK = 1024
 
@@ -167,6 +173,8 @@ class FewShotClassifier(
             fitted["support_"] = _kept_support(X, labels, known, sample_weight, groups)
         if getattr(self, "store_left_out", False):
             fitted["support_features_"] = unit_rows(self._check_query(X))
+        for name in _OF_SOME_FITS:
+            self.__dict__.pop(name, None)
         for name, value in fitted.items():
             setattr(self, name, value)
         context.call_on_fit_task_end(estimator=self, X=X, y=y)
@@ -219,22 +227,7 @@ class FewShotClassifier(
         features, index, weight, merged = merge_rows(*read)
         self.class_count_ = np.zeros(len(self.classes_))
         self.class_count_[seen] = np.bincount(index, weight, n_seen)
-        text = prototypes.features
-        if text is None and n_seen < len(self.classes_):
-            raise ValueError(
-                "extra_classes need texts, and there are none; pass text_features or "
-                "text_encoder."
-            )
-        if text is None:
-            text = class_means(features, index, weight, n_seen)
-        self.text_features_ = text
-        if self.logit_scale != "auto":
-            scale = float(self.logit_scale)
-        elif prototypes.features is None:
-            scale = image_scale(features, index, weight, text)
-        else:
-            scale = prototypes.logit_scale
-        self.logit_scale_ = scale
+        self._set_texts(prototypes, features, index, weight, n_seen)
         weight, copy = class_weights(
             self.class_weight, classes, index, weight, MOST_WEIGHT * len(rows)
         )
@@ -243,14 +236,39 @@ class FewShotClassifier(
             raise ValueError("class_weight gives every row of the support weight 0.")
         where = np.full(len(kept), -1)
         where[kept] = np.where(used, np.cumsum(used) - 1, -1)[merged[source]]
+        unlabelled, unlabelled_weight = merge_unlabelled(rows, weights, groups, bare)
         return Support(
-            *(features[used], index[used], weight[used], copy[used], text[seen]),
-            *merge_unlabelled(rows, weights, groups, bare),
+            *(features[used], index[used], weight[used], copy[used]),
+            text=self.text_features_[seen],
+            unlabelled=unlabelled,
+            unlabelled_weight=unlabelled_weight,
             rows=where,
             seen=seen,
             text_seen=prototypes.features is None,
-            logit_scale=scale,
+            logit_scale=self.logit_scale_,
         )
+
+    def _set_texts(
+        self,
+        prototypes: Prototypes,
+        features: NDArray,
+        index: NDArray,
+        weight: NDArray,
+        n_seen: int,
+    ) -> None:
+        """Set the texts, or class means in their place, and the scale of cosines."""
+        text, scale = prototypes.features, self.logit_scale
+        if text is None and n_seen < len(self.classes_):
+            raise ValueError(
+                "extra_classes need texts, and there are none; pass text_features or "
+                "text_encoder."
+            )
+        if text is None:
+            text = class_means(features, index, weight, n_seen)
+            if scale == "auto":
+                scale = image_scale(features, index, weight, text)
+        self.text_features_ = text
+        self.logit_scale_ = prototypes.logit_scale if scale == "auto" else float(scale)
 
     def _read_texts(self, X: Any, n_features: int | None, dtype: Any) -> Prototypes:
         """Return the texts of `classes_`, and set where they are from."""
@@ -286,7 +304,7 @@ class FewShotClassifier(
             # What else might have said how the classes are called warns by itself.
             told = self.class_names is not None or self.prompt_templates is not None
             warn_of_lost_encoder(X, rows, y, told=told)
-        _check_targets(y)
+        check_targets(y)
         return rows, y, check_weight(sample_weight, rows)
 
     def _read_labels(self, y: Any) -> NDArray:
@@ -297,7 +315,7 @@ class FewShotClassifier(
                 f"{name} requires y to be passed, but the target y is None."
             )
         y = column_or_1d(single_labels(y, name))
-        _check_targets(y)
+        check_targets(y)
         return y
 
     def _check_before_embedding(self, y: Any) -> None:
@@ -463,14 +481,6 @@ class FewShotClassifier(
 def has_no_images(X: Any) -> bool:
     """Say whether X is None, or the empty embeddings that a featurizer makes of it."""
     return X is None or (encoder_of(X) is not None and len(X) == 0)
-
-
-def _check_targets(y: Any) -> None:
-    """Refuse labels that are not classes, such as measurements."""
-    with warnings.catch_warnings(), reading("y"):
-        # Half as many classes as rows is no hint of regression: it is one shot.
-        warnings.filterwarnings("ignore", "The number of unique classes")
-        check_classification_targets(y)
 
 
 def _kept_support(

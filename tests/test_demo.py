@@ -57,6 +57,25 @@ def test_folder_of_images(tmp_path, capsys, monkeypatch):
     assert out.exists()
 
 
+def test_the_picture_is_where_it_says(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(single, "DRAWS", 1)
+    images, names = make_object_images(2, kinds=KINDS, random_state=0, return_X_y=True)
+    for index, (pixels, name) in enumerate(zip(images, names, strict=True)):
+        (tmp_path / name).mkdir(exist_ok=True)
+        Image.fromarray(pixels).save(tmp_path / name / f"{index}.png")
+    demo = ["demo", "--images", str(tmp_path), "--shots", "1", "--out"]
+    assert main([*demo, str(tmp_path / "mine")]) == 0
+    assert f"saved as {tmp_path / 'mine.png'}\n" in capsys.readouterr().out
+    assert (tmp_path / "mine.png").exists()
+    (tmp_path / "x.png").mkdir()
+    for out, wanted in ("x.jpx", "of no format of"), ("x.png", "is a folder"):
+        assert main([*demo, str(tmp_path / out)]) == 1
+        text, told = capsys.readouterr()
+        assert wanted in told and "shots" not in text
+    assert main(["demo", "--seed", "-1"]) == 1
+    assert "--seed -1 is below 0" in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_multilabel_scenes(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(multi, "DRAWS", 2)

@@ -130,6 +130,9 @@ for label, mean in zip(labels, found.mean(axis=0), strict=True):
 # - Describe rather than name: "okapi, a striped brown animal" if in doubt. It takes
 #   texts: a classifier that was fitted without any refuses ``add_class``.
 # - Images of something else altogether still get the name of one of the classes. For
-#   "none of these" look at the probability: see the example on thresholds.
+#   "none of these" see :ref:`sphx_glr_auto_examples_plot_unknown.py`.
+# - Images that come later are learned by :meth:`~skfewshot.CMMClassifier.add_images`,
+#   and :meth:`~skfewshot.CMMClassifier.forget_class` takes a class out:
+#   :doc:`/guide/new-classes`.
 
 # sphinx_gallery_thumbnail_number = 2

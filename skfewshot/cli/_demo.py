@@ -58,6 +58,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the demo."""
+    if arguments.seed < 0:
+        raise ValueError(f"--seed {arguments.seed} is below 0.")
     shots, out = _DEFAULTS[arguments.multilabel]
     arguments.shots = arguments.shots or shots
     arguments.out = arguments.out or Path(out)
@@ -69,10 +71,25 @@ def run(arguments: argparse.Namespace) -> int:
 
     # Before the work, so that it is not for nothing.
     check_matplotlib("The picture of the demo")
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    arguments.out = _picture(arguments.out)
     import matplotlib
 
     matplotlib.use("Agg")
     demo.run(arguments).savefig(arguments.out, dpi=120)
     print(f"\nPicture saved as {arguments.out}")
     return 0
+
+
+def _picture(out: Path) -> Path:
+    """Return the file of the picture, and make its folder."""
+    from matplotlib.backend_bases import FigureCanvasBase
+
+    if not out.suffix:
+        out = out.with_name(f"{out.name}.png")
+    formats = sorted(FigureCanvasBase.get_supported_filetypes())
+    if out.suffix[1:].lower() not in formats:
+        raise ValueError(f"--out {out} is of no format of {', '.join(formats)}.")
+    if out.is_dir():
+        raise IsADirectoryError(f"--out {out} is a folder.")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    return out

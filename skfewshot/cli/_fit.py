@@ -5,7 +5,7 @@ import csv
 import os
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import compress
+from itertools import compress, zip_longest
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from skfewshot.cli._shared import (
@@ -127,17 +127,18 @@ def _check(arguments: argparse.Namespace) -> None:
     from skfewshot.persistence._saving import check_target
 
     written = {"-o": arguments.output, "--report": arguments.report}
-    written = {option: name for option, name in written.items() if name is not None}
+    paths = {}
     for option, name in written.items():
-        if not name:
-            raise ValueError(f"{option} is empty; wanted is the name of a file.")
+        if name is not None:
+            if not name:
+                raise ValueError(f"{option} is empty; wanted is the name of a file.")
+            paths[option] = os.path.realpath(os.path.expanduser(name))
     check_target(arguments.output)
-    if "--report" in written and os.path.isdir(arguments.report):
+    if os.path.isdir(paths.get("--report", "")):
         raise IsADirectoryError(f"--report {arguments.report} is a folder.")
-    if len({os.path.realpath(name) for name in written.values()}) < len(written):
+    if len(set(paths.values())) < len(paths):
         raise ValueError("-o and --report name the same file; wanted are two.")
-    for name in written.values():
-        parent = os.path.dirname(os.path.abspath(name))
+    for parent in map(os.path.dirname, paths.values()):
         os.makedirs(parent, exist_ok=True)
         if not os.access(parent, os.W_OK):
             raise PermissionError(f"{parent} may not be written to.")
@@ -177,28 +178,26 @@ def read_tags(path: str) -> dict[str, list[str]]:
     tags: dict[str, list[str]] = {}
     with open(path, encoding="utf-8-sig", newline="") as file:
         try:
-            rows = csv.DictReader(file)
-            columns = [(name or "").strip().lower() for name in rows.fieldnames or []]
-            if not {"path", "tags"} <= set(columns):
+            rows = csv.reader(file)
+            columns = [name.strip().lower() for name in next(rows, [])]
+            if columns.count("path") != 1 or columns.count("tags") != 1:
                 raise ValueError(
                     f"{path} has the columns {columns}; wanted are path and tags, in "
                     "the first line, with commas between."
                 )
-            if len(set(columns)) < len(columns):
-                raise ValueError(f"{path} has columns of one name, of {columns}.")
-            rows.fieldnames = columns
-            for row in rows:
+            for cells in filter(None, rows):
                 line = f"{path}, line {rows.line_num},"
-                name = (row["path"] or "").strip()
-                if not name:
-                    raise ValueError(f"{line} has no path.")
-                if None in row:
+                row = list(zip_longest(columns, map(str.strip, cells), fillvalue=""))
+                if any(cell for column, cell in row if not column):
                     raise ValueError(
                         f"{line} has more cells than there are columns: between tags "
                         "stand semicolons, and round a path with commas quotes."
                     )
+                name = dict(row)["path"]
+                if not name:
+                    raise ValueError(f"{line} has no path.")
                 name = os.path.normpath(name)  # a/b.png and ./a/b.png are one image
-                found = (tag.strip() for tag in (row["tags"] or "").split(";"))
+                found = (tag.strip() for tag in dict(row)["tags"].split(";"))
                 tags.setdefault(name, []).extend(filter(None, found))
         except (UnicodeDecodeError, csv.Error) as error:
             raise ValueError(f"{path} is no CSV file in UTF-8: {error}") from error

@@ -18,6 +18,7 @@ from skfewshot._rows import unit_rows
 from skfewshot._sklearn import Interval, MissingValues, StrOptions
 from skfewshot._support import Report, Support, train
 from skfewshot._torch import to_numpy, to_tensor
+from skfewshot._unread import unread_rows, with_filled_rows, with_missing
 from skfewshot.cmm._batches import answer_together
 from skfewshot.cmm._solution import Solution, attributes_of
 from skfewshot.cmm._updates import (
@@ -133,7 +134,8 @@ class CMMClassifier(
         Nats by which they make labelled rows more likely that are held out; NaN where
         none could be.
     unlabeled_shares_ : ndarray of shape (n_classes,)
-        Shares of the classes among them, shrunk; sums to one.
+        Shares of the classes among them, shrunk; sums to one. Classes that `add_class`
+        adds have none.
     unlabeled_background_ : float
         The share of those that are of no class.
     {{fitted, left_out}}
@@ -448,8 +450,8 @@ class CMMClassifier(
         name : label
             The label that is predicted for it, of the kind of those in ``classes_``.
         features : array-like of shape (n_features,), default=None
-            Its text feature; scaled to unit norm. None has the text encoder of the
-            fitted classifier encode `name`.
+            Its text feature; scaled to unit norm. None takes what `text_features` has
+            for `name`, or has the text encoder of the fitted classifier encode it.
 
         Returns
         -------
@@ -481,7 +483,8 @@ class CMMClassifier(
         """Learn more images, as a fit on all of them would.
 
         The classifier has to keep its support, ``store_support=True``. Texts are not
-        encoded again but those of new classes. Nothing else is saved: a fit takes less
+        encoded again but those of new classes, for which :meth:`add_class` says where
+        they come from. Nothing else is saved: a fit takes less
         time than its images took to embed, and weights and intercepts that are found
         again are worth half a point of accuracy.
 
@@ -516,9 +519,10 @@ class CMMClassifier(
     def forget_class(self, name: Any) -> Self:
         """Take a class out of the fitted classifier.
 
-        A class without images leaves no trace. One with images is forgotten as by a fit
-        without them if the classifier keeps its support, ``store_support=True``. Else
-        the rest stays as it is, which was learned with them.
+        If the classifier keeps its support, ``store_support=True``, a class with images
+        is forgotten as by a fit without them, and so is one without that images without
+        labels could be of. Else the rest stays as it is, which was learned with them; a
+        class that had no images of either kind leaves no trace.
 
         Parameters
         ----------
@@ -598,7 +602,7 @@ class CMMClassifier(
         Returns
         -------
         ndarray of shape (n_samples,)
-            Labels.
+            Labels; none where an image could not be read, as from `predict`.
 
         Raises
         ------
@@ -611,7 +615,8 @@ class CMMClassifier(
         --------
         transduce_proba : The probabilities, with the equations.
         """
-        return self.classes_[self.transduce_proba(X).argmax(axis=1)]
+        index = self.transduce_proba(X).argmax(axis=1)
+        return with_missing(self.classes_[index], unread_rows(X))
 
     def transduce_proba(self, X: ArrayLike) -> NDArray:
         r"""Predict the probabilities of a batch of images together.
@@ -640,7 +645,8 @@ class CMMClassifier(
         Returns
         -------
         ndarray of shape (n_samples, n_classes)
-            Each row sums to one. They depend on all rows of `X`.
+            Each row sums to one. They depend on all rows of `X` but those of images
+            that could not be read, which are NaN.
 
         Raises
         ------
@@ -649,7 +655,17 @@ class CMMClassifier(
         ValueError
             If X has another width, is not finite, or comes from another encoder.
         """
-        features = unit_rows(self._check_query(X))
+        unread = unread_rows(X)
+        features = unit_rows(self._check_query(with_filled_rows(X, unread)))
+        if unread is not None:
+            proba = np.full((len(unread), len(self.classes_)), np.nan, features.dtype)
+            if not unread.all():
+                proba[~unread] = self._together(features[~unread])
+            return proba
+        return self._together(features)
+
+    def _together(self, features: NDArray) -> NDArray:
+        """Return the probabilities of a batch of unit rows."""
         fixed = self._frozen_logits(features) + as_rows(self.intercept_, features)
         logits = answer_together(
             fixed,

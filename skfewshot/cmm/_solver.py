@@ -181,10 +181,10 @@ def _weigh_again(
         others=weight,
     )
     weights = weigh(left_out, fit.sample, fit.frozen, alpha, shots, fit.text_penalty)
-    logits = weights.text * frozen + weights.image * held_out.cosines
-    new = intercept.clone()
-    new[:n_seen] = 0
-    return weights, new + find_intercepts(logits + new, y, weight)
+    # No row is of a newcomer: against them, all others would be raised.
+    logits = weights.text * left_out.frozen + weights.image * left_out.mapped
+    found = find_intercepts(logits, y, weight)
+    return weights, torch.cat([found, intercept[n_seen:]])
 
 
 def _solution(

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 # The cosine of texts that are the same to a model.
 _SAME_TEXT = 1 - 1e-6
+# What shares are divided by at least.
+_LEAST_SHARE = 1e-9
 # What is fitted a row a class.
 _OF_CLASSES = (
     *("classes_", "class_count_", "text_features_", "prototypes_"),
@@ -57,6 +59,9 @@ def with_new_class(model: "CMMClassifier", name: Any, features: Any) -> dict[str
         "text_trust_": np.ones_like(level),
         "intercept_": level,
     }
+    if hasattr(model, "unlabeled_shares_"):
+        # Nobody has looked for it among the rows without a label.
+        added["unlabeled_shares_"] = np.zeros_like(level)
     old = {key: getattr(model, key) for key in added} | {"classes_": joined[:-1]}
     return {key: np.concatenate([old[key], added[key]])[order] for key in added}
 
@@ -65,6 +70,8 @@ def _text_of(
     model: "CMMClassifier", label: NDArray, name: Any, features: Any
 ) -> NDArray:
     """Return the text of a new class as a fit would find it, shape (1, d)."""
+    if features is None and isinstance(model.text_features, Mapping):
+        features = model.text_features.get(name)
     # Named as a fit would name it.
     names = model.class_names
     text = resolve_prototypes(
@@ -102,10 +109,22 @@ def without_class(model: "CMMClassifier", name: Any) -> dict[str, Any]:
     fitted = {key: getattr(model, key)[stays] for key in _OF_CLASSES}
     classes, texts = fitted["classes_"], fitted["text_features_"]
     check_several(classes, type(model).__name__)
+    gone = 0.0
+    if hasattr(model, "unlabeled_shares_"):
+        shares = model.unlabeled_shares_
+        gone = float(shares[~stays][0])
+        fitted["unlabeled_shares_"] = shares[stays] / max(1 - gone, _LEAST_SHARE)
     support = getattr(model, "support_", None)
-    if support is None or name not in support["y"].tolist():
+    if support is None:
         return fitted
     kept = np.array([label != name for label in support["y"].tolist()])
+    # Also a class that has a name only takes rows without a label from others.
+    if kept.all() and not gone:
+        return fitted
+    if support["groups"] is not None:
+        # Other views of its photographs had its label, and would be without one.
+        bare = np.array([label is None for label in support["y"].tolist()])
+        kept &= ~(bare & np.isin(support["groups"], support["groups"][~kept]))
     support = {k: v if v is None else v[kept] for k, v in support.items()}
     return _fitted_again(model, support, classes, texts)
 
@@ -120,7 +139,7 @@ def with_images(
             "them only with store_support=True."
         )
     old = model.support_
-    check_consistent_length(X, y)
+    check_consistent_length(X, y, groups)
     labels, new, known = _read_labels(model, y)
     X, sample_weight = without_unread(X, labels, sample_weight, known)
     rows = model._check_query(X)
@@ -169,6 +188,11 @@ def _read_labels(
 def _weight_of(weight: Any, n_rows: int) -> NDArray:
     """Return the weight of each of some rows, as `fit` takes it."""
     weight = np.asarray(1.0 if weight is None else plain(weight, "sample_weight"))
+    if weight.ndim and len(weight) != n_rows:
+        raise ValueError(
+            f"sample_weight has {len(weight)} entries; wanted are {n_rows}, one for "
+            "each image."
+        )
     return np.full(n_rows, weight) if weight.ndim == 0 else weight
 
 

@@ -107,8 +107,11 @@ class MultiLabelPrototypeClassifier(ClassifierMixin, Estimator):
 
     where :math:`v_{jl}` is the mean of an image's best features for the label and
     :math:`u_{jl}` is 1 for the surest images: twice, the second time by the prototypes
-    that the first gave. This is where labels compete for patches, and only if it does
-    not raise the loss of known entries left out. Discriminants learn from known entries
+    that the first gave. With so many images a prototype needs less of its text, unless
+    they show the same few things: the text's share is found anew on known images, each
+    left out with the half of the surest that is most like it. This is where labels
+    compete for patches, and only if it does not raise the loss of known entries left
+    out. Discriminants learn from known entries
     alone: what images without labels added to them measured as nothing beside patches,
     and as a loss without.
 
@@ -157,10 +160,10 @@ class MultiLabelPrototypeClassifier(ClassifierMixin, Estimator):
         Share of the text, from 0 to 1, in the prototype of a label with the mean number
         of images; it is :math:`\kappa / (\kappa + n_l)` for one with :math:`n_l`.
         ``"auto"`` starts from 0.6, or from what a prior learned, and moves to the share
-        by which left-out images are told apart best as far as they are enough to say;
-        with a prior that has the paper's network it is 0. A discriminant takes a number
-        as the share of :math:`\gamma \psi_l` in a mixture with what the images alone
-        would give.
+        by which left-out images are told apart best as far as they are enough to say,
+        anew where unknown entries have a part in prototypes; with a prior that has the
+        paper's network it is 0. A discriminant takes a number as the share of
+        :math:`\gamma \psi_l` in a mixture with what the images alone would give.
     query_scoring : str, default="auto"
         ``"local"`` is the mean logit of a label's best patches; ``"competitive"`` that
         of the log odds that a patch shows the label and not another, or background;

@@ -132,12 +132,15 @@ def solve(
     of_whole, left_out = Global(), taught.left_out
     if settings["query_scoring"] == "combined":
         of_whole, left_out = _learn_global(taught, settings["text_weight"])
-    _, counts = label_sums(taught.pairs, len(text))
-    shares = text_shares(taught.share, counts, has_text)
-    prototypes, sharpened = mix(taught.pairs, text, shares), None
+    sharpened = None
     if images.known is not None and taught.scorer.scoring == "competitive":
         sharpened = sharpen(taught, images.mapped(feature_map))
-    if sharpened is not None:
+    _, counts = label_sums(taught.pairs, len(text))
+    share = taught.share if sharpened is None else sharpened.share
+    shares = text_shares(share, counts, has_text)
+    if sharpened is None:
+        prototypes = mix(taught.pairs, text, shares)
+    else:
         prototypes = sharpened.prototypes
         support, left_out = _left_out_with(sharpened, taught, left_out, of_whole.share)
     calibration, thresholds = calibrate(left_out, support, is_multilabel, thresholds)
@@ -182,6 +185,7 @@ def _teach(
         text=text,
         has_text=has_text,
         share=share,
+        has_choice=isinstance(settings["text_weight"], str),
         scorer=scorer,
         left_out=local,
         is_multilabel=is_multilabel,

@@ -138,7 +138,8 @@ def test_mistakes(photos, scenes, in_folder, capsys):
         "path,tags\na.png,\n": "no tag",
         b"path,tags\n\xff\xfe,cat\n": "no CSV file in UTF-8",
         "path,tags\na.png,cat\nb.png,cat,dog\n": "line 3, has more cells",
-        "path,tags,Tags\na.png,cat,dog\n": "columns of one name",
+        "path,tags,,\na.png,cat,,\nb.png,cat,,dog\n": "line 3, has more cells",
+        "path,tags,Tags\na.png,cat,dog\n": "wanted are path and tags",
         "path,tags\ngone.png,cat\n": "None of the images could be read",
     }.items():
         raw = content if isinstance(content, bytes) else content.encode()
@@ -152,6 +153,12 @@ def test_a_path_that_is_written_in_two_ways_is_one(in_folder):
     (in_folder / "t.csv").write_text("\n".join(lines))
     found = read_tags("t.csv")
     assert found == {"a.png": ["cat", "dog"], os.path.join("in", "b.png"): []}
+
+
+def test_what_a_spreadsheet_leaves_is_no_tag(in_folder):
+    lines = ["Path , who, TAGS,,", "a.png,me,cat ; dog,,", "", "b.png, you, ,,,"]
+    (in_folder / "t.csv").write_text("\n".join(lines), encoding="utf-8-sig")
+    assert read_tags("t.csv") == {"a.png": ["cat", "dog"], "b.png": []}
 
 
 def test_where_nothing_can_be_written(photos, in_folder, capsys):
