@@ -109,9 +109,11 @@ def main():
         cells = []
         for name in runs[0]:
             mean = np.mean([found[name] for found in runs], axis=0)
-            cells.append("{} {:.1f}, .{:03.0f}, {:.3f}".format(
-                name, mean[0], 1000 * mean[1], mean[2]
-            ))
+            cells.append(
+                "{} {:.1f}, .{:03.0f}, {:.3f}".format(
+                    name, mean[0], 1000 * mean[1], mean[2]
+                )
+            )
         named = "with" if has_names else "without"
         head = f"{n_classes}, {shots}, {named}"
         print(f"| {head} | {len(runs)} | {'; '.join(cells)} |", flush=True)
