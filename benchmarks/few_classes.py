@@ -110,9 +110,7 @@ def main():
         for name in runs[0]:
             mean = np.mean([found[name] for found in runs], axis=0)
             cells.append(
-                "{} {:.1f}, .{:03.0f}, {:.3f}".format(
-                    name, mean[0], 1000 * mean[1], mean[2]
-                )
+                f"{name} {mean[0]:.1f}, .{1000 * mean[1]:03.0f}, {mean[2]:.3f}"
             )
         named = "with" if has_names else "without"
         head = f"{n_classes}, {shots}, {named}"

@@ -101,6 +101,16 @@ def test_one_shot_without_text_is_better_than_guessing(draw, n_classes, signal):
     assert np.mean(losses) < np.log(n_classes) + 0.01
 
 
+@pytest.mark.parametrize("shots", [4, 8])
+def test_two_classes_that_are_hard_to_tell_apart(draw, shots):
+    """Their prototypes are opposite; logits are not to be so sure for that."""
+    losses = []
+    for seed in range(8):
+        X, y, _, queries, labels = draw(shots, seed, n_classes=2, signal=0.4)
+        losses.append(log_loss(CMMClassifier(None).fit(X, y), queries, labels))
+    assert np.mean(losses) < np.log(2)
+
+
 @pytest.mark.parametrize("with_text", [True, False])
 def test_wrong_labels_cost_less_than_weighted_fully(draw, with_text):
     X, y, text, queries, labels = draw(8)
