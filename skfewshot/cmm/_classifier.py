@@ -129,7 +129,7 @@ class CMMClassifier(
         The intercept of classes without rows.
     uses_unlabeled_ : bool
         Whether rows without labels were learned from; this and the following only where
-        labels were missing.
+        labels were missing, and `alpha` is not 0.
     unlabeled_gain_ : float
         Nats by which they make labelled rows more likely that are held out; NaN where
         none could be.
@@ -253,9 +253,10 @@ class CMMClassifier(
     Labelled rows that have others of their class are held out in four parts, and the
     pool is labelled anew without them. :math:`a`, :math:`b` and the intercepts are
     found again by these rows, as above, with :math:`\bar n` the weight of all rows of a
-    class. If they make the labels of the held-out rows less likely than a fit to
-    labelled rows alone does, by more than a standard error, the unlabelled rows are
-    left alone. Where no class has two rows :math:`a`, :math:`b` and the intercepts are
+    class; for the intercepts the classes without labelled rows are left out. If these
+    rows' labels become less likely than by a fit to labelled rows alone, by more than a
+    standard error, the unlabelled rows are left alone. Where no class has two rows
+    :math:`a`, :math:`b` and the intercepts are
     kept, but multiplied by :math:`1 - 0.3 \, \epsilon \, u / (u + \bar n)` for *u*
     weighted unlabelled rows a class and their mean doubt
     :math:`\epsilon = 1 - \max_c r_{uc}` in the first round, as mistakes that are

@@ -106,6 +106,10 @@ def _what_it_is(model: Any, last: Any, classes: Any) -> str:
         fewest, most = _number(counts.min()), _number(counts.max())
         shots = fewest if fewest == most else f"{fewest} to {most}"
         learned = f", learned from {shots} image{'s' * (shots != '1')} of each"
+    shares = getattr(last, "unlabeled_shares_", None)
+    if shares is not None and getattr(last, "uses_unlabeled_", True):
+        learned += " and" if learned else ", learned"
+        learned += " from images without labels"
     return (
         f"Classifies {what} into {len(classes)} classes{learned}, by a {kind} on "
         "frozen CLIP embeddings. Probabilities are those of these classes, and add up "

@@ -17,7 +17,12 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 
 import skfewshot
-from skfewshot import CLIPFeaturizer, CMMClassifier, MultiLabelPrototypeClassifier
+from skfewshot import (
+    CLIPFeaturizer,
+    CMMClassifier,
+    MultiLabelPrototypeClassifier,
+    ZeroShotClassifier,
+)
 from skfewshot.clip import _sources
 from skfewshot.datasets import make_object_images, make_scenes
 from skfewshot.inspection import RejectingClassifier
@@ -71,6 +76,22 @@ def test_a_pipeline_comes_back_and_its_card_says_what_it_is(
         assert f"| {kind} | 4 |" in text
     assert pipeline[0].encoder_.fingerprint in text
     assert "BSD-3-Clause" in text
+
+
+def test_a_card_says_that_images_had_no_label(images_and_names, tmp_path):
+    images, names = images_and_names
+    X = CLIPFeaturizer("tiny").fit_transform(images)
+    labels = np.asarray(names, dtype=object)
+    labels[[names.tolist().index(kind) for kind in KINDS]] = None
+    zero_shot = ZeroShotClassifier(extra_classes=KINDS).fit(X, [None] * len(X))
+    models = [CMMClassifier().fit(X, labels), zero_shot, CMMClassifier().fit(X, names)]
+    texts = []
+    for number, model in enumerate(models):
+        skfewshot.save(model, tmp_path / str(number))
+        texts.append(front_matter(tmp_path / str(number))[1])
+    assert "of each and from images without labels" in texts[0]
+    assert "3 classes, learned from images without labels" in texts[1]
+    assert "without labels" not in texts[2]
 
 
 def test_what_is_round_a_classifier(images_and_names, tmp_path):
