@@ -52,7 +52,7 @@ CONSTANTS = {
         ("cmm._scales", "_WRONG_TEXT", -30.0),
         ("cmm._scales", "_WRONG_TEXT_SPREAD", 0.0),
     ),
-    "CMM, nothing stands in": (("cmm._solver", "_SLOPES", (0.0, 0.0)),),
+    "CMM, nothing stands in": (("cmm._labelled", "_SLOPES", (0.0, 0.0)),),
     "CMM, all labels trusted": (("cmm._solver", "_DOUBT", 2.0),),
     "CMM, near copies kept": (("_copies", "_NEAR_COPY", 0.0),),
     "CMM, as published, map alone": (("cmm._paper", "_TRAINED", ("map",)),),

@@ -1,11 +1,7 @@
 """The few-shot classifier: reads a support, and derives all predictions from logits."""
 
-import warnings
 from abc import ABCMeta, abstractmethod
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from functools import partial
+from collections.abc import Callable
 from numbers import Real
 from typing import Any, Self
 
@@ -15,16 +11,17 @@ from sklearn.base import ClassifierMixin
 from sklearn.callback import CallbackSupportMixin
 from sklearn.metrics import accuracy_score
 from sklearn.utils import column_or_1d, gen_batches
-from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from skfewshot._copies import merge_near_copies, merge_views, read_groups
+from skfewshot._copies import merge_views, read_groups
 from skfewshot._labels import (
     check_several,
+    check_targets,
     plain_labels,
     single_labels,
     with_extra_classes,
 )
+from skfewshot._left_out import LEFT_OUT
 from skfewshot._rows import (
     MOST_WEIGHT,
     check_encoder,
@@ -37,7 +34,6 @@ from skfewshot._rows import (
     merge_rows,
     plain,
     reading,
-    row_order,
     unit_rows,
 )
 from skfewshot._sklearn import (
@@ -48,7 +44,8 @@ from skfewshot._sklearn import (
     _fit_context,
     has_callbacks,
 )
-from skfewshot._spread import image_scale, spread_of
+from skfewshot._spread import image_scale
+from skfewshot._support import Report, Support
 from skfewshot._tags import warn_of_tags
 from skfewshot._text import (
     Prototypes,
@@ -56,7 +53,6 @@ from skfewshot._text import (
     resolve_prototypes,
     warn_of_lost_encoder,
 )
-from skfewshot._torch import fork_safe_threads, import_torch, resolve_device, to_tensor
 from skfewshot._unlabelled import (
     all_labelled,
     merge_unlabelled,
@@ -82,176 +78,14 @@ SHARED_CONSTRAINTS: dict[str, list[Any]] = {
     "logit_scale": [StrOptions({"auto"}), Interval(Real, 1e-12, None, closed="left")],
     "class_weight": [StrOptions({"balanced"}), dict, None],
 }
-#: Reports fitted attributes, made when asked for; True asks to stop.
-Report = Callable[[Callable[[], dict[str, Any]]], bool]
+# Those that other settings or labels leave out: what an earlier fit has left there
+# would be taken for that of the last one.
+_OF_SOME_FITS = (
+    *(*LEFT_OUT, "support_", "loss_curve_", "uses_unlabeled_", "unlabeled_gain_"),
+    *("unlabeled_shares_", "unlabeled_background_"),
+)
 # Rows that are predicted at a time: few stay in a processor's cache.
 _BLOCK = 1024
-
-
-@dataclass(frozen=True)
-class Support:
-    """The rows that a method learns from, checked, merged and in order.
-
-    Its arrays are NumPy; those of `on_device` are tensors.
-
-    Attributes
-    ----------
-    features : array of shape (n_support, n_features)
-        Unit rows, in the dtype of X.
-    y : array of int, shape (n_support,)
-        Class indices in ``[0, n_classes)``.
-    weight : array of shape (n_support,)
-        Sample weight times class weight; all positive.
-    copy : array of shape (n_support,)
-        The weight that one copy of a row has: that of its class. Near copies, once
-        merged, are one copy of all their weight.
-    text : array of shape (n_classes, n_features)
-        Unit-norm starting prototypes.
-    unlabelled : array of shape (n_unlabelled, n_features)
-        Unit rows without a label, in the dtype of X.
-    unlabelled_weight : array of shape (n_unlabelled,)
-        Sample weight; all positive.
-    rows : ndarray of int, shape (n_samples,)
-        Which row of the support each row of X is in, with its copies or views; -1 is
-        none, for rows of weight zero and those without a label.
-    seen : ndarray of int, shape (n_classes,)
-        Where the classes are in ``classes_``, which may have more than have rows.
-    text_seen : bool
-        Whether `text` are class means of the support, which say nothing more.
-    logit_scale : float
-    """
-
-    features: Any
-    y: Any
-    weight: Any
-    copy: Any
-    text: Any
-    unlabelled: Any
-    unlabelled_weight: Any
-    rows: NDArray
-    seen: NDArray
-    text_seen: bool
-    logit_scale: float
-
-    def in_own_order(self) -> tuple["Support", NDArray]:
-        """Put the classes in an order that their names do not change, as rows have one.
-
-        Returns
-        -------
-        support : Support
-            With classes reordered.
-        rank : ndarray of shape (n_classes,)
-            Where each class went.
-        """
-        order = row_order(self.text)
-        rank = np.argsort(order)
-        y, text, seen = rank[self.y], self.text[order], self.seen[order]
-        return replace(self, y=y, text=text, seen=seen), rank
-
-    def image_margin(self) -> float:
-        """Return how far scaled cosines set a class mean above the others."""
-        return self.logit_scale * spread_of(self.text)
-
-    def without_near_copies(self) -> "Support":
-        """Return the support with one row a class in the place of near copies."""
-        merged = merge_near_copies(self.features, self.y, self.weight)
-        features, y, weight, index = merged
-        of_class = np.zeros(len(self.text), self.copy.dtype)
-        of_class[self.y] = self.copy
-        is_merged = np.bincount(index) > 1
-        copy = np.where(is_merged, np.maximum(of_class[y], weight), of_class[y])
-        rows = np.where(self.rows >= 0, index[self.rows], -1)
-        return replace(
-            self, features=features, y=y, weight=weight, copy=copy, rows=rows
-        )
-
-    def of_rows(self, rows: Any) -> "Support":
-        """Return the support with some of its labelled rows; all classes stay."""
-        return replace(
-            self,
-            features=self.features[rows],
-            y=self.y[rows],
-            weight=self.weight[rows],
-            copy=self.copy[rows],
-        )
-
-    def of_classes_with_rows(self) -> "Support":
-        """Return the support without classes all of whose rows have weight zero."""
-        kept, y = np.unique(self.y, return_inverse=True)
-        return replace(self, y=y, text=self.text[kept], seen=self.seen[kept])
-
-    def on_device(self, device: Any) -> "Support":
-        """Return the support with tensors in the place of arrays.
-
-        `device` is None, a str or a torch.device, as the estimators have it.
-        """
-        torch = import_torch()
-        to = partial(to_tensor, device=resolve_device(device))
-        return replace(
-            self,
-            features=to(self.features),
-            y=to(self.y, dtype=torch.int64),
-            weight=to(self.weight),
-            copy=to(self.copy),
-            text=to(self.text),
-            unlabelled=to(self.unlabelled),
-            unlabelled_weight=to(self.unlabelled_weight),
-        )
-
-
-@contextmanager
-def training() -> Iterator[None]:
-    """Let torch compute as a solver needs it, wherever `fit` is called from.
-
-    That may be inside a caller's inference mode, whose tensors could not be used
-    outside it, or where no gradients are recorded.
-    """
-    torch = import_torch()
-    with fork_safe_threads(), torch.inference_mode(False), torch.enable_grad():
-        yield
-
-
-def train(
-    support: Support,
-    device: Any,
-    solve: Callable[..., Any],
-    arrays: Callable[[Any, NDArray], dict[str, Any]],
-    report: Report | None,
-) -> dict[str, Any]:
-    """Solve on a device, and return what that fits, by attribute.
-
-    Parameters
-    ----------
-    support : Support
-    device : None, str or torch.device
-    solve : callable
-        ``solve(support, on_iteration)`` with the support in tensors gives a solution
-        with a ``loss_curve`` and ``n_iter``. After each iteration it is to call
-        ``on_iteration(iteration, loss, state)``, unless that is None; ``state()`` gives
-        the solution so far, and True asks to stop.
-    arrays : callable
-        ``arrays(solution, rank)`` gives attributes by name; the class at index c of the
-        support is row ``rank[c]`` of the solution.
-    report : callable or None
-    """
-
-    def on_iteration(iteration: int, loss: float, state: Callable[[], Any]) -> bool:
-        if report is None:
-            return False
-        return report(
-            lambda: {
-                "n_iter_": iteration,
-                "loss_curve_": [loss],
-                **arrays(state(), rank),
-            }
-        )
-
-    with training():
-        ordered, rank = support.in_own_order()
-        tensors = ordered.on_device(device)
-        solution = solve(tensors, None if report is None else on_iteration)
-    fitted = arrays(solution, rank)
-    return fitted | {"loss_curve_": solution.loss_curve, "n_iter_": solution.n_iter}
 
 
 class FewShotClassifier(
@@ -339,6 +173,8 @@ class FewShotClassifier(
             fitted["support_"] = _kept_support(X, labels, known, sample_weight, groups)
         if getattr(self, "store_left_out", False):
             fitted["support_features_"] = unit_rows(self._check_query(X))
+        for name in _OF_SOME_FITS:
+            self.__dict__.pop(name, None)
         for name, value in fitted.items():
             setattr(self, name, value)
         context.call_on_fit_task_end(estimator=self, X=X, y=y)
@@ -391,22 +227,7 @@ class FewShotClassifier(
         features, index, weight, merged = merge_rows(*read)
         self.class_count_ = np.zeros(len(self.classes_))
         self.class_count_[seen] = np.bincount(index, weight, n_seen)
-        text = prototypes.features
-        if text is None and n_seen < len(self.classes_):
-            raise ValueError(
-                "extra_classes need texts, and there are none; pass text_features or "
-                "text_encoder."
-            )
-        if text is None:
-            text = class_means(features, index, weight, n_seen)
-        self.text_features_ = text
-        if self.logit_scale != "auto":
-            scale = float(self.logit_scale)
-        elif prototypes.features is None:
-            scale = image_scale(features, index, weight, text)
-        else:
-            scale = prototypes.logit_scale
-        self.logit_scale_ = scale
+        self._set_texts(prototypes, features, index, weight, n_seen)
         weight, copy = class_weights(
             self.class_weight, classes, index, weight, MOST_WEIGHT * len(rows)
         )
@@ -415,14 +236,39 @@ class FewShotClassifier(
             raise ValueError("class_weight gives every row of the support weight 0.")
         where = np.full(len(kept), -1)
         where[kept] = np.where(used, np.cumsum(used) - 1, -1)[merged[source]]
+        unlabelled, unlabelled_weight = merge_unlabelled(rows, weights, groups, bare)
         return Support(
-            *(features[used], index[used], weight[used], copy[used], text[seen]),
-            *merge_unlabelled(rows, weights, groups, bare),
+            *(features[used], index[used], weight[used], copy[used]),
+            text=self.text_features_[seen],
+            unlabelled=unlabelled,
+            unlabelled_weight=unlabelled_weight,
             rows=where,
             seen=seen,
             text_seen=prototypes.features is None,
-            logit_scale=scale,
+            logit_scale=self.logit_scale_,
         )
+
+    def _set_texts(
+        self,
+        prototypes: Prototypes,
+        features: NDArray,
+        index: NDArray,
+        weight: NDArray,
+        n_seen: int,
+    ) -> None:
+        """Set the texts, or class means in their place, and the scale of cosines."""
+        text, scale = prototypes.features, self.logit_scale
+        if text is None and n_seen < len(self.classes_):
+            raise ValueError(
+                "extra_classes need texts, and there are none; pass text_features or "
+                "text_encoder."
+            )
+        if text is None:
+            text = class_means(features, index, weight, n_seen)
+            if scale == "auto":
+                scale = image_scale(features, index, weight, text)
+        self.text_features_ = text
+        self.logit_scale_ = prototypes.logit_scale if scale == "auto" else float(scale)
 
     def _read_texts(self, X: Any, n_features: int | None, dtype: Any) -> Prototypes:
         """Return the texts of `classes_`, and set where they are from."""
@@ -458,7 +304,7 @@ class FewShotClassifier(
             # What else might have said how the classes are called warns by itself.
             told = self.class_names is not None or self.prompt_templates is not None
             warn_of_lost_encoder(X, rows, y, told=told)
-        _check_targets(y)
+        check_targets(y)
         return rows, y, check_weight(sample_weight, rows)
 
     def _read_labels(self, y: Any) -> NDArray:
@@ -469,7 +315,7 @@ class FewShotClassifier(
                 f"{name} requires y to be passed, but the target y is None."
             )
         y = column_or_1d(single_labels(y, name))
-        _check_targets(y)
+        check_targets(y)
         return y
 
     def _check_before_embedding(self, y: Any) -> None:
@@ -635,14 +481,6 @@ class FewShotClassifier(
 def has_no_images(X: Any) -> bool:
     """Say whether X is None, or the empty embeddings that a featurizer makes of it."""
     return X is None or (encoder_of(X) is not None and len(X) == 0)
-
-
-def _check_targets(y: Any) -> None:
-    """Refuse labels that are not classes, such as measurements."""
-    with warnings.catch_warnings(), reading("y"):
-        # Half as many classes as rows is no hint of regression: it is one shot.
-        warnings.filterwarnings("ignore", "The number of unique classes")
-        check_classification_targets(y)
 
 
 def _kept_support(

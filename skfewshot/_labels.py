@@ -1,7 +1,8 @@
 """The one reader of labels: one a row, indicators of several, and classes added."""
 
 import warnings
-from collections.abc import Iterable, Sequence, Set
+from collections.abc import Iterable, Iterator, Sequence, Set
+from contextlib import contextmanager
 from dataclasses import dataclass
 from numbers import Real
 from typing import Any
@@ -10,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 from scipy.sparse import issparse
 from sklearn.utils import column_or_1d
-from sklearn.utils.multiclass import type_of_target
+from sklearn.utils.multiclass import check_classification_targets, type_of_target
 
 from skfewshot._rows import as_numpy, reading, without_mask
 from skfewshot._sklearn import show
@@ -95,6 +96,21 @@ def single_labels(y: Any, estimator: str, name: str = "y") -> Any:
             "MultiLabelPrototypeClassifier learns from such a matrix."
         )
     return y
+
+
+def check_targets(y: Any) -> None:
+    """Refuse labels that are not classes, such as measurements."""
+    with _one_shot("y"):
+        check_classification_targets(y)
+
+
+@contextmanager
+def _one_shot(name: str) -> Iterator[None]:
+    """Let scikit-learn look at labels that may be one a class."""
+    with warnings.catch_warnings(), reading(name):
+        # Half as many classes as rows is no hint of regression.
+        warnings.filterwarnings("ignore", "The number of unique classes")
+        yield
 
 
 def check_several(classes: NDArray, estimator: str, n_unlabelled: int = 0) -> None:
@@ -368,9 +384,7 @@ def read_labels(
         classes = np.arange(width) if columns is None else np.asarray(columns)
         return Labels(indicator.astype(dtype), classes, True)
     y = y.toarray() if issparse(y) else y
-    with warnings.catch_warnings(), reading(name):
-        # Half as many classes as rows is no hint of regression: it is one shot.
-        warnings.filterwarnings("ignore", "The number of unique classes")
+    with _one_shot(name):
         kind = "empty" if 0 in shape else type_of_target(y, input_name=name)
     array = np.asarray(y)
     if kind not in ("binary", "multiclass"):

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import softmax
 
-from skfewshot._base import Support
+from skfewshot._support import Support
 
 #: The attributes that a fit keeps with ``store_left_out=True``.
 LEFT_OUT = (

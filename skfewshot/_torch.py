@@ -3,8 +3,8 @@
 import os
 import sys
 import threading
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -100,6 +100,18 @@ def import_torch() -> Any:
             "safetensors."
         ) from error
     return torch
+
+
+@contextmanager
+def training() -> Iterator[None]:
+    """Let torch compute as a solver needs it, wherever `fit` is called from.
+
+    That may be inside a caller's inference mode, whose tensors could not be used
+    outside it, or where no gradients are recorded.
+    """
+    torch = import_torch()
+    with fork_safe_threads(), torch.inference_mode(False), torch.enable_grad():
+        yield
 
 
 def resolve_device(device: "str | torch.device | None" = None) -> "torch.device":

@@ -18,7 +18,7 @@ LAYERS = (
     ),
     ("multilabel",),
     ("cmm", "peers"),
-    ("_base", "_left_out"),
+    ("_base", "_left_out", "_support"),
     ("_text", "_names", "_spread"),
     ("_rows", "_labels", "_copies", "_unread", "_unlabelled", "_tags"),
     ("clip",),

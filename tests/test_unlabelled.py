@@ -286,3 +286,18 @@ def test_scores_are_of_labelled_rows(X):
     assert missing.nonzero()[0].tolist() == BARE
     again = clone(model).fit(X, y)
     assert_array_equal(again.predict_proba(X), model.predict_proba(X))
+
+
+def test_another_fit_keeps_nothing_of_the_one_before(X):
+    model = CMMClassifier(None, store_left_out=True, store_support=True)
+    model.fit(X, without(NAMES, None))
+    model.set_params(store_left_out=False, store_support=False)
+    kept = NAMES != "dog"
+    model.fit(X[kept], NAMES[kept])
+    expected = CMMClassifier(None).fit(X[kept], NAMES[kept])
+    assert set(vars(model)) == set(vars(expected))
+    with pytest.raises(ValueError, match="store_support=True"):
+        model.add_images(X, NAMES)
+    model.set_params(solver="paper", max_iter=1).fit(X, NAMES)
+    model.set_params(solver="gaussian").fit(X, NAMES)
+    assert not hasattr(model, "loss_curve_")

@@ -195,3 +195,16 @@ def test_several_labels(output):
     names = np.where(scenes.labels[:, 0] == 1, "with", "without")
     model[1].set_params(label_names=None, label_features=None).fit(Z, names)
     assert model[1].predict(Z)[[2, 9]].tolist() == [None, None]
+
+
+def test_a_batch_is_answered_without_them(data, X, kept):
+    model = CMMClassifier().fit(X, data.labels)
+    alone = model.transduce_proba(EmbeddingArray(X[kept], X.encoder))
+    found = model.transduce_proba(X)
+    assert np.isnan(found[BROKEN]).all()
+    np.testing.assert_allclose(found[kept], alone, atol=1e-6)
+    assert found.dtype == alone.dtype == X.dtype
+    labels = model.transduce(X)
+    assert labels[BROKEN].tolist() == [None] * 3
+    assert labels[kept].tolist() == model.classes_[alone.argmax(axis=1)].tolist()
+    assert model.transduce(X[BROKEN]).tolist() == [None] * 3

@@ -30,8 +30,8 @@ from skfewshot.clip._dense import DENSE_MODES
 from skfewshot.clip._embedding import EmbeddingArray, EncoderIdentity
 from skfewshot.clip._holders import as_images, line_for_targets
 from skfewshot.clip._models import CLIPModel, load_clip
+from skfewshot.clip._output import check_out
 from skfewshot.clip._passes import (
-    check_out,
     default_num_workers,
     embed_images,
     length_of,

@@ -72,8 +72,9 @@ def answer_together(
             likeness += float((r * (mapped[rows] @ prototypes.T)).sum())
             sums += r.T @ mapped[rows]
         level = log_shares(n).astype(mapped.dtype)
-        worth = 1 / (1 + float(n @ n / n.sum()) / _MOST_WORTH)
-        moved = unit_rows(max(likeness / n.sum(), 0.0) * first + worth * sums)
+        total = float(n.sum())
+        worth = 1 / (1 + float(n @ n) / total / _MOST_WORTH)
+        moved = unit_rows(max(likeness / total, 0.0) * first + worth * sums)
     parts = [fixed[rows] + scale * mapped[rows] @ moved.T for rows in blocks]
     return np.concatenate(parts) + level
 

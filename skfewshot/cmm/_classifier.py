@@ -11,22 +11,17 @@ from scipy.special import softmax
 from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
-from skfewshot._base import (
-    SHARED_CONSTRAINTS,
-    FewShotClassifier,
-    Report,
-    Support,
-    as_rows,
-    train,
-)
+from skfewshot._base import SHARED_CONSTRAINTS, FewShotClassifier, as_rows
 from skfewshot._docs import shared_docs
 from skfewshot._left_out import left_out_attributes
 from skfewshot._rows import unit_rows
 from skfewshot._sklearn import Interval, MissingValues, StrOptions
+from skfewshot._support import Report, Support, train
 from skfewshot._torch import to_numpy, to_tensor
+from skfewshot._unread import unread_rows, with_filled_rows, with_missing
 from skfewshot.cmm._batches import answer_together
+from skfewshot.cmm._solution import Solution, attributes_of
 from skfewshot.cmm._updates import (
-    prototypes_of,
     replace_fitted,
     with_images,
     with_new_class,
@@ -37,7 +32,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from skfewshot.cmm._paper import OnEpoch
-    from skfewshot.cmm._solver import Solution
 
 
 # Of the logits that are trained where there is no text; photographs have 20 to 30.
@@ -140,7 +134,8 @@ class CMMClassifier(
         Nats by which they make labelled rows more likely that are held out; NaN where
         none could be.
     unlabeled_shares_ : ndarray of shape (n_classes,)
-        Shares of the classes among them, shrunk; sums to one.
+        Shares of the classes among them, shrunk; sums to one. Classes that `add_class`
+        adds have none.
     unlabeled_background_ : float
         The share of those that are of no class.
     {{fitted, left_out}}
@@ -386,14 +381,14 @@ class CMMClassifier(
             support,
             self.device,
             self._solve,
-            lambda solution, rank: self._fitted(solution, rank, support.seen),
+            partial(self._fitted, support),
             report,
         )
         self._n_features_out = fitted["map_"].shape[1]
         if is_paper:
             return fitted
         del fitted["loss_curve_"]
-        left_out = fitted.pop("_left_out")
+        left_out = fitted.pop("_left_out", None)
         if left_out is not None:
             for name, value in fitted.items():
                 setattr(self, name, value)
@@ -405,7 +400,7 @@ class CMMClassifier(
     def _most_iterations(self) -> int:
         return self.max_iter if self.solver == "paper" else 0
 
-    def _solve(self, support: Support, on_epoch: "OnEpoch | None") -> "Solution":
+    def _solve(self, support: Support, on_epoch: "OnEpoch | None") -> Solution:
         from skfewshot.cmm._paper import Settings, solve_paper
         from skfewshot.cmm._solver import solve_gaussian
 
@@ -435,53 +430,17 @@ class CMMClassifier(
         return to_tensor(texts, device=support.features.device)
 
     def _fitted(
-        self, solution: "Solution", rank: NDArray, seen: NDArray
+        self, support: Support, solution: Solution, rank: NDArray
     ) -> dict[str, Any]:
-        """Return what predictions need of a solution, by attribute."""
-        texts = self.text_features_
-        array = partial(to_numpy, dtype=texts.dtype)
-        fitted: dict[str, Any] = {
-            "map_": array(solution.map),
-            "map_intercept_": array(solution.map_intercept),
-            "text_map_": array(solution.text_map),
-            "text_map_intercept_": array(solution.text_map_intercept),
-            "alpha_": solution.alpha,
-            "temperature_": solution.temperature,
-            "newcomer_intercept_": solution.newcomer,
-        }
-        # Classes without rows have what their texts give them.
-        prototypes = prototypes_of(texts, fitted)
-        prototypes[seen] = unit_rows(array(solution.prototypes)[rank])
-        frozen, trust = texts.copy(), np.ones_like(texts[:, 0])
-        if self.solver == "gaussian" and self.prototype_source_ == "image":
-            # Class means are no texts, also of classes whose rows weigh nothing.
-            frozen[:], trust[:] = 0, 0
-        frozen[seen] = array(solution.frozen)[rank]
-        trust[seen] = array(solution.trust)[rank]
-        intercept = np.full_like(trust, solution.newcomer)
-        intercept[seen] = array(solution.intercept)[rank]
-        left_out, unlabelled = solution.left_out, solution.unlabelled
-        if unlabelled is not None:
-            shares, found = np.zeros_like(trust), array(unlabelled.shares)
-            fresh = np.setdiff1d(np.arange(len(trust)), seen)[: len(found) - len(seen)]
-            shares[seen], shares[fresh] = found[rank], found[len(seen) :]
-            if unlabelled.is_used:
-                prototypes[fresh] = unit_rows(array(unlabelled.prototypes))
-                intercept[fresh] = array(unlabelled.intercept)
-            fitted |= {
-                "uses_unlabeled_": unlabelled.is_used,
-                "unlabeled_gain_": unlabelled.gain,
-                "unlabeled_shares_": shares,
-                "unlabeled_background_": unlabelled.background,
-            }
-        if self.solver == "gaussian":
-            fitted["_left_out"] = None if left_out is None else array(left_out)[:, rank]
-        return fitted | {
-            "prototypes_": prototypes,
-            "frozen_prototypes_": frozen,
-            "text_trust_": trust,
-            "intercept_": intercept,
-        }
+        """Return attributes, and the logits of rows left out if there are any."""
+        fitted = attributes_of(
+            *(solution, rank, support.seen, self.text_features_),
+            has_text=self.prototype_source_ != "image",
+        )
+        if solution.left_out is not None:
+            logits = to_numpy(solution.left_out, dtype=self.text_features_.dtype)
+            fitted["_left_out"] = logits[:, rank]
+        return fitted
 
     def add_class(self, name: Any, features: ArrayLike | None = None) -> Self:
         """Add a class that has no images to the fitted classifier, without a new fit.
@@ -560,9 +519,10 @@ class CMMClassifier(
     def forget_class(self, name: Any) -> Self:
         """Take a class out of the fitted classifier.
 
-        A class without images leaves no trace. One with images is forgotten as by a fit
-        without them if the classifier keeps its support, ``store_support=True``. Else
-        the rest stays as it is, which was learned with them.
+        If the classifier keeps its support, ``store_support=True``, a class with images
+        is forgotten as by a fit without them, and so is one without that images without
+        labels could be of. Else the rest stays as it is, which was learned with them; a
+        class that had no images of either kind leaves no trace.
 
         Parameters
         ----------
@@ -642,7 +602,7 @@ class CMMClassifier(
         Returns
         -------
         ndarray of shape (n_samples,)
-            Labels.
+            Labels; none where an image could not be read, as from `predict`.
 
         Raises
         ------
@@ -655,7 +615,8 @@ class CMMClassifier(
         --------
         transduce_proba : The probabilities, with the equations.
         """
-        return self.classes_[self.transduce_proba(X).argmax(axis=1)]
+        index = self.transduce_proba(X).argmax(axis=1)
+        return with_missing(self.classes_[index], unread_rows(X))
 
     def transduce_proba(self, X: ArrayLike) -> NDArray:
         r"""Predict the probabilities of a batch of images together.
@@ -684,7 +645,8 @@ class CMMClassifier(
         Returns
         -------
         ndarray of shape (n_samples, n_classes)
-            Each row sums to one. They depend on all rows of `X`.
+            Each row sums to one. They depend on all rows of `X` but those of images
+            that could not be read, which are NaN.
 
         Raises
         ------
@@ -693,7 +655,17 @@ class CMMClassifier(
         ValueError
             If X has another width, is not finite, or comes from another encoder.
         """
-        features = unit_rows(self._check_query(X))
+        unread = unread_rows(X)
+        features = unit_rows(self._check_query(with_filled_rows(X, unread)))
+        if unread is not None:
+            proba = np.full((len(unread), len(self.classes_)), np.nan, features.dtype)
+            if not unread.all():
+                proba[~unread] = self._together(features[~unread])
+            return proba
+        return self._together(features)
+
+    def _together(self, features: NDArray) -> NDArray:
+        """Return the probabilities of a batch of unit rows."""
         fixed = self._frozen_logits(features) + as_rows(self.intercept_, features)
         logits = answer_together(
             fixed,

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from skfewshot._base import Support
+from skfewshot._support import Support
 
 # Prior variance of the linear map from texts to images, in units of that of a class's
 # own deviation from it.

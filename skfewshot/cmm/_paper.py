@@ -20,9 +20,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, normalize
 
-from skfewshot._base import Support
 from skfewshot._epochs import train_epochs
-from skfewshot.cmm._solver import Solution
+from skfewshot._support import Support
+from skfewshot.cmm._solution import Solution
 
 #: After an epoch: its number, the loss, and what gives the solution so far.
 OnEpoch = Callable[[int, float, Callable[[], Solution]], bool]

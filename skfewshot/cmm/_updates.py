@@ -16,18 +16,21 @@ from skfewshot._labels import (
     with_class,
 )
 from skfewshot._left_out import LEFT_OUT
-from skfewshot._rows import as_numpy, plain, unit_rows
+from skfewshot._rows import as_numpy, plain
 from skfewshot._sklearn import show
 from skfewshot._text import resolve_prototypes
 from skfewshot._unlabelled import split_unlabelled, unlabelled_rows, with_gaps
 from skfewshot._unread import without_unread
 from skfewshot.clip._texts import warn_of_same
+from skfewshot.cmm._solution import prototypes_of
 
 if TYPE_CHECKING:
     from skfewshot.cmm._classifier import CMMClassifier
 
 # The cosine of texts that are the same to a model.
 _SAME_TEXT = 1 - 1e-6
+# What shares are divided by at least.
+_LEAST_SHARE = 1e-9
 # What is fitted a row a class.
 _OF_CLASSES = (
     *("classes_", "class_count_", "text_features_", "prototypes_"),
@@ -35,12 +38,6 @@ _OF_CLASSES = (
 )
 # What is known of a fit that images added later do not change.
 _OF_THE_FIT = ("prototype_source_", "encoder_", "n_features_in_", "feature_names_in_")
-
-
-def prototypes_of(texts: NDArray, fitted: Mapping[str, Any]) -> NDArray:
-    """Return the prototypes of classes without rows, from their texts."""
-    means = texts @ fitted["text_map_"] + fitted["text_map_intercept_"]
-    return unit_rows(means @ fitted["map_"])
 
 
 def with_new_class(model: "CMMClassifier", name: Any, features: Any) -> dict[str, Any]:
@@ -62,6 +59,9 @@ def with_new_class(model: "CMMClassifier", name: Any, features: Any) -> dict[str
         "text_trust_": np.ones_like(level),
         "intercept_": level,
     }
+    if hasattr(model, "unlabeled_shares_"):
+        # Nobody has looked for it among the rows without a label.
+        added["unlabeled_shares_"] = np.zeros_like(level)
     old = {key: getattr(model, key) for key in added} | {"classes_": joined[:-1]}
     return {key: np.concatenate([old[key], added[key]])[order] for key in added}
 
@@ -109,10 +109,22 @@ def without_class(model: "CMMClassifier", name: Any) -> dict[str, Any]:
     fitted = {key: getattr(model, key)[stays] for key in _OF_CLASSES}
     classes, texts = fitted["classes_"], fitted["text_features_"]
     check_several(classes, type(model).__name__)
+    gone = 0.0
+    if hasattr(model, "unlabeled_shares_"):
+        shares = model.unlabeled_shares_
+        gone = float(shares[~stays][0])
+        fitted["unlabeled_shares_"] = shares[stays] / max(1 - gone, _LEAST_SHARE)
     support = getattr(model, "support_", None)
-    if support is None or name not in support["y"].tolist():
+    if support is None:
         return fitted
     kept = np.array([label != name for label in support["y"].tolist()])
+    # Also a class that has a name only takes rows without a label from others.
+    if kept.all() and not gone:
+        return fitted
+    if support["groups"] is not None:
+        # Other views of its photographs had its label, and would be without one.
+        bare = np.array([label is None for label in support["y"].tolist()])
+        kept &= ~(bare & np.isin(support["groups"], support["groups"][~kept]))
     support = {k: v if v is None else v[kept] for k, v in support.items()}
     return _fitted_again(model, support, classes, texts)
 

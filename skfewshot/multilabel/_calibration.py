@@ -258,6 +258,7 @@ def choose_share(
     label_vectors: NDArray,
     scorer: Scorer,
     expected: float,
+    extra: Pairs | None = None,
 ) -> float:
     r"""Choose the text's share by how well left-out images are told apart.
 
@@ -268,6 +269,11 @@ def choose_share(
     similar one of its label is left out, or else supports that show a thing twice, as
     bursts of photographs do, would trust images too much.
 
+    Images without labels may have a part in the prototypes, as `extra`: they count
+    among a label's images, and of them the half that is most similar is left out with
+    each image. :math:`a_0` is then what labelled images alone have chosen, and 0.16 is
+    doubled.
+
     Parameters
     ----------
     support : Support
@@ -277,18 +283,24 @@ def choose_share(
         Mapped, unit rows.
     scorer : Scorer
     expected : float
+    extra : Pairs or None
     """
     _, counts = label_sums(pairs, len(label_vectors))
     n_images = np.bincount(pairs.labels, minlength=len(counts))
-    judged = n_images >= 3
-    if not judged.any():
+    n_every = n_images.copy()
+    if extra is not None:
+        n_every += np.bincount(extra.labels, minlength=len(counts))
+    judged = n_every >= 3
+    if not judged.any() or not n_images.any():
         return expected
     shares = [text_shares(a, counts, True) for a in _TRIED_SHARES]
     # Images are in an order of their own, and so the first ones are as good as any.
     support = support[:_MOST_JUDGED]
     judge = scorer.without_competition()
     scores = leave_one_out_scores(
-        support.tokens, pairs, label_vectors, shares, judge, with_nearest=True
+        *(support.tokens, pairs, label_vectors, shares, judge),
+        with_nearest=True,
+        extra=extra,
     )
     support = support.of_labels(judged)
     truth, weight = support.indicator, support.entry_weight
@@ -300,13 +312,14 @@ def choose_share(
 
     losses = np.array([loss(found) for found in scores])
     gain = loss(np.zeros_like(scores[0])) - losses[-1]
-    if judged.sum() >= 3 and gain < _LEAST_GAIN:
+    if extra is None and judged.sum() >= 3 and gain < _LEAST_GAIN:
         warn_user(
             "The label vectors tell the support's images apart no better than chance. "
             "Do their rows follow classes_, and are they by the model that embedded "
             "the images? If so, label_features=None may do better."
         )
-    away = (np.array(_TRIED_SHARES) - expected) / _SHARE_SPREAD
+    spread = _SHARE_SPREAD if extra is None else 2 * _SHARE_SPREAD
+    away = (np.array(_TRIED_SHARES) - expected) / spread
     return _TRIED_SHARES[np.argmin(losses + away**2 / 2)]
 
 

@@ -1,7 +1,6 @@
 """Few-shot prototypes of labels that show in different places of an image."""
 
 import os
-from collections.abc import Callable
 from numbers import Real
 from typing import Any, ClassVar
 
@@ -32,17 +31,8 @@ from skfewshot._unread import (
     without_unread,
 )
 from skfewshot.clip._embedding import encoder_of
-from skfewshot.multilabel._calibration import (
-    ONE_SHOT_SHARE,
-    Calibration,
-    calibrate,
-    choose_global_share,
-    choose_share,
-    read_thresholds,
-    score_left_out,
-    spread_ratio,
-)
-from skfewshot.multilabel._discriminant import Discriminant, fit_discriminant
+from skfewshot.multilabel._calibration import Calibration, read_thresholds
+from skfewshot.multilabel._discriminant import Discriminant
 from skfewshot.multilabel._prior import CONSTRAINTS, MultiLabelPrototypePrior
 from skfewshot.multilabel._prior_state import (
     check_prior,
@@ -51,28 +41,17 @@ from skfewshot.multilabel._prior_state import (
     pair_encoder,
     settings,
 )
-from skfewshot.multilabel._prototypes import (
-    Pairs,
-    centre_labels,
-    image_label_vectors,
-    label_sums,
-    make_pairs,
-    mix,
-    text_shares,
-)
-from skfewshot.multilabel._scoring import QUERY_SCORINGS, Scorer, blend, explain, score
-from skfewshot.multilabel._selection import SELECTIONS, Selection, select
-from skfewshot.multilabel._sharpening import Taught, sharpen
-from skfewshot.multilabel._tokens import (
-    FeatureMap,
-    Support,
-    Tokens,
-    feature_means,
+from skfewshot.multilabel._prototypes import centre_labels, image_label_vectors
+from skfewshot.multilabel._reading import (
     read_array,
     read_partial_labels,
     read_support,
     split_tokens,
 )
+from skfewshot.multilabel._scoring import QUERY_SCORINGS, Scorer, blend, explain, score
+from skfewshot.multilabel._selection import SELECTIONS
+from skfewshot.multilabel._solver import Solution, solve
+from skfewshot.multilabel._tokens import FeatureMap, Support, Tokens, feature_means
 from skfewshot.multilabel._words import find_label_vectors
 
 #: What gensim's word vectors have, whatever their version.
@@ -128,8 +107,11 @@ class MultiLabelPrototypeClassifier(ClassifierMixin, Estimator):
 
     where :math:`v_{jl}` is the mean of an image's best features for the label and
     :math:`u_{jl}` is 1 for the surest images: twice, the second time by the prototypes
-    that the first gave. This is where labels compete for patches, and only if it does
-    not raise the loss of known entries left out. Discriminants learn from known entries
+    that the first gave. With so many images a prototype needs less of its text, unless
+    they show the same few things: the text's share is found anew on known images, each
+    left out with the half of the surest that is most like it. This is where labels
+    compete for patches, and only if it does not raise the loss of known entries left
+    out. Discriminants learn from known entries
     alone: what images without labels added to them measured as nothing beside patches,
     and as a loss without.
 
@@ -178,10 +160,10 @@ class MultiLabelPrototypeClassifier(ClassifierMixin, Estimator):
         Share of the text, from 0 to 1, in the prototype of a label with the mean number
         of images; it is :math:`\kappa / (\kappa + n_l)` for one with :math:`n_l`.
         ``"auto"`` starts from 0.6, or from what a prior learned, and moves to the share
-        by which left-out images are told apart best as far as they are enough to say;
-        with a prior that has the paper's network it is 0. A discriminant takes a number
-        as the share of :math:`\gamma \psi_l` in a mixture with what the images alone
-        would give.
+        by which left-out images are told apart best as far as they are enough to say,
+        anew where unknown entries have a part in prototypes; with a prior that has the
+        paper's network it is 0. A discriminant takes a number as the share of
+        :math:`\gamma \psi_l` in a mixture with what the images alone would give.
     query_scoring : str, default="auto"
         ``"local"`` is the mean logit of a label's best patches; ``"competitive"`` that
         of the log odds that a patch shows the label and not another, or background;
@@ -420,38 +402,25 @@ class MultiLabelPrototypeClassifier(ClassifierMixin, Estimator):
             any_width=self.prior is not None,
         )
         self.prototype_source_, self.encoder_ = found.source, found.encoder
-        encode = None
-        if self.prior is not None:
-            check_prior(self.prior, found, tokens.whole.shape[1])
-        chosen = settings(self)
-        self.scale_, n_select = chosen["scale"], chosen["n_select"]
-        self.label_vectors_ = psi = self._learn_maps(found.features, support)
-        feature_map = self._feature_map()
-        selection = select(
-            support, feature_map, psi, chosen["selection"], n_select, self.scale_
+        prior, encode = self.prior, None
+        if prior is not None:
+            check_prior(prior, found, tokens.whole.shape[1])
+        self.label_vectors_ = self._learn_maps(found.features, support)
+        if prior is not None:
+            given = prior, self.label_vectors_, found.features, self.device
+            encode = pair_encoder(*given)
+        solution = solve(
+            images,
+            self._feature_map(),
+            self.label_vectors_,
+            settings(self),
+            has_text=found.source != "image",
+            is_multilabel=self._is_multilabel,
+            thresholds=thresholds,
+            encode=encode,
+            expected_shares=None if prior is None else prior.text_shares,
         )
-        self.selected_ = [selection.of_label(i, rows) for i in range(len(psi))]
-        if self.prior is not None:
-            encode = pair_encoder(self.prior, psi, found.features, self.device)
-
-        def pairs_of(support: Support, selection: Selection) -> Pairs:
-            given = psi, self.scale_, chosen["pooling"], encode
-            return make_pairs(support, selection, *given)
-
-        mapped = support.mapped(feature_map)
-        scoring = _local_scoring(chosen["query_scoring"], mapped)
-        scorer = Scorer(self.scale_, scoring, n_select)
-        pairs = pairs_of(mapped, selection)
-        taught, left_out = self._learn_scores(
-            mapped, pairs, psi, scorer, chosen, pairs_of
-        )
-        if images.known is not None and scoring == "competitive":
-            every = images.mapped(feature_map)
-            mapped, left_out = self._sharpen(taught, every, left_out)
-        fitted, self.thresholds_ = calibrate(
-            left_out, mapped, self._is_multilabel, thresholds
-        )
-        self.slope_, self.biases_ = fitted.slope, fitted.bias
+        self._keep(solution, rows)
         return self
 
     def _check_before_embedding(self, y: Any) -> None:
@@ -478,103 +447,21 @@ class MultiLabelPrototypeClassifier(ClassifierMixin, Estimator):
             return map_labels(state, vectors)
         return map_labels(state, centre_labels(vectors))
 
-    def _text_share(
-        self, mapped: Support, pairs: Pairs, psi: NDArray, scorer: Scorer, share: Any
-    ) -> float:
-        """Return the text's share in the prototype of a label with the mean count."""
-        if not isinstance(share, str):
-            return float(share)
-        expected = ONE_SHOT_SHARE
-        if self.prior is not None:
-            _, counts = label_sums(pairs, len(psi))
-            mean_count = counts[counts > 0].mean(keepdims=True)
-            expected = float(self.prior.text_shares(mean_count)[0])
-        return choose_share(mapped, pairs, psi, scorer, expected)
-
-    def _learn_scores(
-        self,
-        mapped: Support,
-        pairs: Pairs,
-        psi: NDArray,
-        scorer: Scorer,
-        chosen: dict[str, Any],
-        pairs_of: Callable[[Support, Selection], Pairs],
-    ) -> tuple[Taught, NDArray]:
-        """Set how images are scored; return that, and the scores of left-out images."""
-        has_text, share = self.prototype_source_ != "image", 0.0
-        text_weight = chosen["text_weight"]
-        if has_text:
-            share = self._text_share(mapped, pairs, psi, scorer, text_weight)
-        _, counts = label_sums(pairs, len(psi))
-        shares = text_shares(share, counts, has_text)
-        self.text_weight_ = float(shares[counts > 0].mean())
-        self.prototypes_ = mix(pairs, psi, shares)
-        self.coef_: Any = None
-        self.intercept_: Any = None
-        self.text_scale_ = self.global_share_ = 0.0
-        self.sharpened_ = False
-        is_combined = chosen["query_scoring"] == "combined"
-        local: Any = None
-        # An only local feature is the global one, which the discriminants know better.
-        if not is_combined or mapped.tokens.parts.shape[1] > 1:
-            scorer, local = score_left_out(mapped, pairs, psi, shares, scorer)
+    def _keep(self, solution: Solution, rows: NDArray) -> None:
+        """Set what predictions need; `rows` of X are the images."""
+        n_labels = len(self.classes_)
+        self.selected_ = [solution.selection.of_label(i, rows) for i in range(n_labels)]
+        self.prototypes_, self.sharpened_ = solution.prototypes, solution.is_sharpened
+        self.text_weight_ = solution.text_weight
+        scorer, (found, text_scale, share) = solution.scorer, solution.of_whole
+        self.scale_, self._query_scoring = scorer.scale, scorer.scoring
+        self._n_pooled = scorer.n_top
         self.background_, self.sharpness_ = scorer.background, scorer.sharpness
-        self._query_scoring, self._n_pooled = scorer.scoring, scorer.n_top
-        left_out = local
-        if is_combined:
-            left_out = self._learn_discriminant(mapped, psi, local, text_weight)
-        taught = Taught(
-            support=mapped,
-            pairs=pairs,
-            text=psi,
-            has_text=has_text,
-            share=share,
-            scorer=scorer,
-            left_out=local,
-            is_multilabel=self._is_multilabel,
-            make_pairs=pairs_of,
-        )
-        return taught, left_out
-
-    def _learn_discriminant(
-        self,
-        mapped: Support,
-        psi: NDArray,
-        local: NDArray | None,
-        share: float | str,
-    ) -> NDArray:
-        """Set what the global feature says, and how far it counts beside `local`."""
-        has_text = self.prototype_source_ != "image"
-        found, scores, self.text_scale_ = fit_discriminant(
-            mapped.tokens.whole,
-            mapped.expected,
-            mapped.weight,
-            psi if has_text else None,
-            None if isinstance(share, str) else float(share),
-        )
-        self.global_share_ = 1.0
-        if local is not None:
-            factor = spread_ratio(local, scores, mapped.entry_weight)
-            found, scores = found.times(factor), scores.dtype.type(factor) * scores
-            self.global_share_ = choose_global_share(
-                local, scores, mapped, self._is_multilabel, has_text
-            )
-            scores = blend(local, scores, self.global_share_)
-        self.coef_, self.intercept_ = found.coef, found.intercept
-        return scores
-
-    def _sharpen(
-        self, taught: Taught, images: Support, left_out: NDArray
-    ) -> tuple[Support, NDArray]:
-        """Let unknown entries have a part; return left-out images and their scores."""
-        found = sharpen(taught, images)
-        if found is None:
-            return taught.support, left_out
-        self.sharpened_, self.prototypes_ = True, found.prototypes
-        if found.left_out is None:
-            return taught.support, left_out
-        share = left_out.dtype.type(1 - self.global_share_)
-        return found.judged, left_out + share * (found.left_out - taught.left_out)
+        self.coef_: Any = None if found is None else found.coef
+        self.intercept_: Any = None if found is None else found.intercept
+        self.text_scale_, self.global_share_ = text_scale, share
+        fitted, self.thresholds_ = solution.calibration, solution.thresholds
+        self.slope_, self.biases_ = fitted.slope, fitted.bias
 
     def _feature_map(self) -> FeatureMap:
         return FeatureMap(self.part_mean_, self.whole_mean_, **self._map)
@@ -741,11 +628,3 @@ class MultiLabelPrototypeClassifier(ClassifierMixin, Estimator):
         tags.classifier_tags.multi_label = True
         tags.input_tags.three_d_array = True
         return tags
-
-
-def _local_scoring(scoring: str, support: Support) -> str:
-    """Return how local features are scored."""
-    if scoring not in ("competitive", "combined"):
-        return scoring
-    # All labels of an image would have to share its only local feature.
-    return "local" if support.tokens.parts.shape[1] == 1 else "competitive"

@@ -13,7 +13,7 @@ from sklearn.utils.metadata_routing import UNUSED
 from sklearn.utils.validation import check_is_fitted
 
 from skfewshot._sklearn import Estimator, HasMethods, Interval, StrOptions, _fit_context
-from skfewshot._torch import fork_safe_threads, import_torch, resolve_device
+from skfewshot._torch import import_torch, resolve_device, training
 from skfewshot.clip._embedding import encoder_of
 from skfewshot.multilabel._prior_state import (
     STEPS,
@@ -24,15 +24,10 @@ from skfewshot.multilabel._prior_state import (
     read_prior,
     save_prior,
 )
+from skfewshot.multilabel._reading import read_labelled, split_tokens
 from skfewshot.multilabel._scoring import QUERY_SCORINGS, Scorer
 from skfewshot.multilabel._selection import SELECTIONS
-from skfewshot.multilabel._tokens import (
-    FeatureMap,
-    Support,
-    feature_means,
-    read_labelled,
-    split_tokens,
-)
+from skfewshot.multilabel._tokens import FeatureMap, Support, feature_means
 from skfewshot.multilabel._words import find_label_vectors
 
 #: Constraints of the parameters that the classifier has too.
@@ -397,7 +392,7 @@ class MultiLabelPrototypePrior(CallbackSupportMixin, Estimator):
         return self
 
     def _train(self, support: Support, vectors: NDArray, X: Any) -> None:
-        torch = import_torch()
+        import_torch()
 
         from skfewshot.multilabel._episodes import BaseSet
         from skfewshot.multilabel._training import train_prior
@@ -417,7 +412,7 @@ class MultiLabelPrototypePrior(CallbackSupportMixin, Estimator):
         means = feature_means(support.tokens, support.weight)
         if not self.residual:
             means = np.zeros_like(means[0]), np.zeros_like(means[1])
-        with fork_safe_threads(), torch.inference_mode(False), torch.enable_grad():
+        with training():
             base = BaseSet(
                 support,
                 vectors,

@@ -232,6 +232,7 @@ def leave_one_out_scores(
     shares: Sequence[NDArray],
     scorer: Scorer,
     with_nearest: bool = False,
+    extra: Pairs | None = None,
 ) -> NDArray:
     """Score each support image by prototypes to which it did not contribute.
 
@@ -255,14 +256,19 @@ def leave_one_out_scores(
     with_nearest : bool, default=False
         Whether to leave out the most similar other image of the label, too: it may show
         the same thing once more.
+    extra : Pairs or None
+        What further images say of labels, which are not scored. With each image the
+        half of them is left out that is most similar to it, as they may show the same
+        thing many times.
 
     Returns
     -------
     ndarray of shape (n_shares, N, L)
     """
     n_labels = len(text)
-    image = unit_rows(label_sums(pairs, n_labels)[0])
-    others, alone = _other_images(pairs, n_labels, with_nearest)
+    every = pairs if extra is None else joined(pairs, extra)
+    image = unit_rows(label_sums(every, n_labels)[0])
+    others, alone = _other_images(pairs, n_labels, with_nearest, extra)
     has_text = np.any(shares)
     if not has_text:
         others = np.where(alone[:, None], image[pairs.labels], others)
@@ -294,8 +300,41 @@ def leave_one_out_scores(
     return scores
 
 
+def joined(one: Pairs, other: Pairs) -> Pairs:
+    """Return the pairs of both."""
+    names = "images", "labels", "vectors", "weight"
+    both = ((getattr(one, name), getattr(other, name)) for name in names)
+    return Pairs(*(np.concatenate(fields) for fields in both))
+
+
+def farther_half(pairs: Pairs, extra: Pairs) -> NDArray:
+    """Return for each pair the sum over the half of `extra` that is least like it.
+
+    Parameters
+    ----------
+    pairs, extra : Pairs
+
+    Returns
+    -------
+    ndarray of shape (n_pairs, d)
+        Of the same label and weighted; of an odd number the middle one is in it. Zeros
+        where `extra` says nothing of the label.
+    """
+    unit, unit_extra = unit_rows(pairs.vectors), unit_rows(extra.vectors)
+    sums = np.zeros_like(pairs.vectors)
+    for label in np.intersect1d(pairs.labels, extra.labels):
+        members = np.flatnonzero(pairs.labels == label)
+        of_label = np.flatnonzero(extra.labels == label)
+        likeness = unit[members] @ unit_extra[of_label].T
+        order = np.argsort(likeness, axis=1, kind="stable")
+        share = np.zeros_like(likeness)
+        np.put_along_axis(share, order[:, : (len(of_label) + 1) // 2], 1, axis=1)
+        sums[members] = (share * extra.weight[of_label]) @ extra.vectors[of_label]
+    return sums
+
+
 def _other_images(
-    pairs: Pairs, n_labels: int, with_nearest: bool
+    pairs: Pairs, n_labels: int, with_nearest: bool, extra: Pairs | None
 ) -> tuple[NDArray, NDArray]:
     """Return for each pair what the label's other images say, and if there are none."""
     sums, counts = label_sums(pairs, n_labels)
@@ -309,4 +348,8 @@ def _other_images(
     rest = counts[pairs.labels] - left_weight
     # What is left by rounding errors is nothing.
     alone = rest <= 1e-6 * counts[pairs.labels]
-    return unit_rows(sums[pairs.labels] - left), alone
+    others = sums[pairs.labels] - left
+    if extra is not None:
+        others = np.where(alone[:, None], 0, others) + farther_half(pairs, extra)
+        alone = alone & ~np.isin(pairs.labels, extra.labels)
+    return unit_rows(others), alone

@@ -9,9 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit, softmax
 
-from skfewshot.multilabel._calibration import Calibration, fit_calibration
+from skfewshot.multilabel._calibration import (
+    Calibration,
+    choose_share,
+    fit_calibration,
+)
 from skfewshot.multilabel._prototypes import (
     Pairs,
+    joined,
     label_sums,
     mix,
     nearest_of_label,
@@ -42,6 +47,8 @@ class Taught:
     has_text : bool
     share : float
         The text's share, see :func:`~skfewshot.multilabel._prototypes.text_shares`.
+    has_choice : bool
+        Whether the share is to be found, and not given.
     scorer : Scorer
         By which labels compete for local features. Without competition, the surest
         features of a label would be those that show any.
@@ -58,6 +65,7 @@ class Taught:
     text: NDArray
     has_text: bool
     share: float
+    has_choice: bool
     scorer: Scorer
     support: Support
     left_out: NDArray
@@ -76,6 +84,8 @@ class Sharpened(NamedTuple):
     Attributes
     ----------
     prototypes : ndarray of shape (L, d)
+    share : float
+        The text's share in them.
     left_out : ndarray of shape (N, L) or None
         How the images of which something is known are scored without them; None where
         too little can be left out.
@@ -84,6 +94,7 @@ class Sharpened(NamedTuple):
     """
 
     prototypes: NDArray
+    share: float
     left_out: NDArray | None
     judged: Support
 
@@ -96,7 +107,13 @@ def sharpen(taught: Taught, images: Support) -> Sharpened | None:
     label do, with the weight :math:`p_{jl}`: of those of which it is not known whether
     they have it, as many as are expected to, :math:`\sum_j p_{jl}`, but at most
     :data:`MOST_SUREST`. This is done twice, the second time by the prototypes that the
-    first gave. The text keeps its share.
+    first gave.
+
+    With so many images a prototype needs less of its text, unless these show the same
+    few things again and again. The text's share is chosen anew, see
+    :func:`~skfewshot.multilabel._calibration.choose_share`, by images of which
+    something is known, each left out together with the half of the surest images that
+    is most similar to it.
 
     The images of which something is known are left out of this by turns, a fifth of
     them at a time, and with each the most similar image of its label, as supports that
@@ -116,12 +133,32 @@ def sharpen(taught: Taught, images: Support) -> Sharpened | None:
     Sharpened or None
         None where they are not taken.
     """
-    before, after, judged = left_out_scores(taught, images, with_nearest=True)
+    share = sharpened_share(taught, images)
+    before, after, judged = left_out_scores(taught, images, share, with_nearest=True)
     if _can_judge(judged) and not _is_better(taught, judged, before, after):
         return None
-    prototypes = learn(taught, images, np.ones(len(judged.weight), bool), taught.pairs)
-    _, left_out, judged = left_out_scores(taught, images)
-    return Sharpened(prototypes[1], left_out if _can_judge(judged) else None, judged)
+    everything = np.ones(len(judged.weight), bool), taught.pairs
+    prototypes = learn(taught, images, share, *everything)[1]
+    _, left_out, judged = left_out_scores(taught, images, share)
+    known = left_out if _can_judge(judged) else None
+    return Sharpened(prototypes, share, known, judged)
+
+
+def sharpened_share(taught: Taught, images: Support) -> float:
+    """Return the text's share in prototypes in which the surest images have a part.
+
+    Parameters
+    ----------
+    taught : Taught
+    images : Support
+        All of them, mapped.
+    """
+    if not (taught.has_text and taught.has_choice):
+        return taught.share
+    prototypes = _prototypes(taught, taught.pairs)
+    extra = surest_pairs(taught, images, taught.pairs, prototypes)
+    given = taught.support, taught.pairs, taught.text, taught.scorer, taught.share
+    return choose_share(*given, extra)
 
 
 def _can_judge(judged: Support) -> bool:
@@ -139,7 +176,7 @@ def _is_better(taught: Taught, judged: Support, old: NDArray, new: NDArray) -> b
 
 
 def left_out_scores(
-    taught: Taught, images: Support, with_nearest: bool = False
+    taught: Taught, images: Support, share: float, with_nearest: bool = False
 ) -> tuple[NDArray, NDArray, Support]:
     """Score the images of which something is known by what the others teach.
 
@@ -148,6 +185,8 @@ def left_out_scores(
     taught : Taught
     images : Support
         All of them, mapped.
+    share : float
+        The text's, with the unknown entries.
     with_nearest : bool, default=False
         Whether to leave out of prototypes, with an image, the most similar other one of
         each of its labels.
@@ -176,7 +215,7 @@ def left_out_scores(
         if not taught.has_text:
             judged[rows] &= label_sums(pairs, n_labels)[1] > 0
         tokens = support.tokens[rows]
-        for index, prototypes in enumerate(learn(taught, images, kept, pairs)):
+        for index, prototypes in enumerate(learn(taught, images, share, kept, pairs)):
             given = prototypes, taught.scorer
             scores[index, rows] = score(tokens, lambda mapped: mapped, *given)
     before, after = scores
@@ -213,7 +252,7 @@ def _without(pairs: Pairs, left_out: NDArray, with_nearest: bool = False) -> Pai
 
 
 def learn(
-    taught: Taught, images: Support, kept: NDArray, pairs: Pairs
+    taught: Taught, images: Support, share: float, kept: NDArray, pairs: Pairs
 ) -> tuple[NDArray, NDArray]:
     """Return the prototypes without and with the unknown entries, shape (L, d).
 
@@ -222,6 +261,8 @@ def learn(
     taught : Taught
     images : Support
         All of them, mapped.
+    share : float
+        The text's, with the unknown entries.
     kept : ndarray of bool
         Which of the images of which something is known may teach.
     pairs : Pairs
@@ -232,9 +273,10 @@ def learn(
     inside[has_known] = kept
     images = images[inside]
     before = after = _prototypes(taught, pairs)
+    sharpened = replace(taught, share=share)
     for _ in range(N_ROUNDS):
         extra = surest_pairs(taught, images, pairs, after)
-        after = _prototypes(taught, pairs, extra)
+        after = _prototypes(sharpened, pairs, extra)
     return before, after
 
 
@@ -255,20 +297,14 @@ def _prototypes(taught: Taught, pairs: Pairs, extra: Pairs | None = None) -> NDA
     n_labels = len(taught.text)
     _, counts = label_sums(pairs, n_labels)
     if extra is not None:
-        # What the surest say of a label counts as one image where there is no other.
-        has_extra = np.bincount(extra.labels, minlength=n_labels) > 0
-        counts = np.where((counts == 0) & has_extra, counts.dtype.type(1), counts)
-        pairs = _joined(pairs, extra)
+        # Where there is no other image, the surest count as one, if they add up to one.
+        surest = np.minimum(label_sums(extra, n_labels)[1], counts.dtype.type(1))
+        counts = np.where(counts == 0, surest, counts)
+        pairs = joined(pairs, extra)
     if not counts.any():
         return taught.text
     shares = text_shares(taught.share, counts, taught.has_text)
     return mix(pairs, taught.text, shares)
-
-
-def _joined(one: Pairs, other: Pairs) -> Pairs:
-    names = "images", "labels", "vectors", "weight"
-    both = ((getattr(one, name), getattr(other, name)) for name in names)
-    return Pairs(*(np.concatenate(fields) for fields in both))
 
 
 def surest_pairs(

@@ -7,17 +7,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from skfewshot._base import (
-    SHARED_CONSTRAINTS,
-    FewShotClassifier,
-    Report,
-    Support,
-    as_rows,
-    train,
-)
+from skfewshot._base import SHARED_CONSTRAINTS, FewShotClassifier, as_rows
 from skfewshot._docs import shared_docs
 from skfewshot._rows import unit_rows
 from skfewshot._sklearn import Interval
+from skfewshot._support import Report, Support, train
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize
 from scipy.special import log_softmax
 
-from skfewshot._base import Support
+from skfewshot._support import Support
 
 #: Range of the weight of the fixed part.
 FIXED_RANGE = (0.2, 2.0)

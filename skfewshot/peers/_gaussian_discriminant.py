@@ -7,17 +7,12 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from skfewshot._base import (
-    SHARED_CONSTRAINTS,
-    FewShotClassifier,
-    Report,
-    Support,
-    as_rows,
-)
+from skfewshot._base import SHARED_CONSTRAINTS, FewShotClassifier, as_rows
 from skfewshot._docs import shared_docs
 from skfewshot._left_out import left_out_attributes
 from skfewshot._sklearn import Interval, StrOptions
 from skfewshot._spread import likely_scale, margin_of
+from skfewshot._support import Report, Support
 from skfewshot.peers._closed_form import (
     ALONE_SHARE,
     FACTOR,

@@ -5,7 +5,7 @@ from typing import Any
 from torch import Tensor
 from torch.nn.functional import cross_entropy, normalize
 
-from skfewshot._base import Support
+from skfewshot._support import Support
 
 
 def mean_cross_entropy(logits: Tensor, y: Tensor, weight: Tensor) -> Tensor:

@@ -7,17 +7,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from numpy.typing import NDArray
 
-from skfewshot._base import (
-    SHARED_CONSTRAINTS,
-    FewShotClassifier,
-    Report,
-    Support,
-    as_rows,
-    train,
-)
+from skfewshot._base import SHARED_CONSTRAINTS, FewShotClassifier, as_rows
 from skfewshot._docs import shared_docs
 from skfewshot._sklearn import Interval
 from skfewshot._spread import margin_of
+from skfewshot._support import Report, Support, train
 
 if TYPE_CHECKING:
     from torch import Tensor

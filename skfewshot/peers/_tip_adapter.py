@@ -8,16 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
-from skfewshot._base import (
-    SHARED_CONSTRAINTS,
-    FewShotClassifier,
-    Report,
-    Support,
-    as_rows,
-    train,
-)
+from skfewshot._base import SHARED_CONSTRAINTS, FewShotClassifier, as_rows
 from skfewshot._docs import shared_docs
 from skfewshot._sklearn import Interval
+from skfewshot._support import Report, Support, train
 from skfewshot._torch import to_numpy
 from skfewshot.peers._closed_form import kernel_product
 

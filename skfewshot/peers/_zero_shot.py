@@ -9,8 +9,6 @@ from numpy.typing import ArrayLike, NDArray
 from skfewshot._base import (
     SHARED_CONSTRAINTS,
     FewShotClassifier,
-    Report,
-    Support,
     as_rows,
     has_no_images,
 )
@@ -19,6 +17,10 @@ from skfewshot._docs import shared_docs
 from skfewshot._labels import check_several, missing_error, with_extra_classes
 from skfewshot._rows import check_parameters, check_weight
 from skfewshot._sklearn import MissingValues
+from skfewshot._support import (
+    Report,
+    Support,
+)
 from skfewshot._unlabelled import merge_unlabelled, split_rows
 from skfewshot.peers._pool import correct_texts
 

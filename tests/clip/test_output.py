@@ -11,7 +11,7 @@ from PIL import Image
 
 from skfewshot import CLIPFeaturizer
 from skfewshot.clip import ImageReadError, encoder_of
-from skfewshot.clip._passes import Rows
+from skfewshot.clip._output import Rows
 
 CLOSE = {"rtol": 0, "atol": 2e-6}
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from skfewshot._base import Support
+from skfewshot._support import Support
 
 
 @pytest.fixture(scope="session")

@@ -12,8 +12,9 @@ from scipy.linalg import orthogonal_procrustes
 
 from skfewshot import CMMClassifier
 from skfewshot.cmm._gaussian import fit_gaussian, left_out_cosines, summarise
+from skfewshot.cmm._labelled import freeze, leave_out
 from skfewshot.cmm._scales import trust_texts
-from skfewshot.cmm._solver import freeze, leave_out, solve_gaussian, turn
+from skfewshot.cmm._solver import solve_gaussian, turn
 
 seeds = st.integers(0, 2**16)
 

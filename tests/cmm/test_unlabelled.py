@@ -334,6 +334,16 @@ def test_classes_without_rows_learn_from_the_pool(make_task):
     assert found < 0.999
 
 
+@pytest.mark.parametrize("pool", [1, 30])
+def test_classes_without_rows_are_not_outvoted_by_those_that_have_some(make_task, pool):
+    X, y, U, *_, text = planted(make_task, shots=4, pool=pool)
+    kept = y < 3
+    model = fit(text, X[kept], y[kept], U, extra_classes=[3, 4])
+    assert model.unlabeled_gain_ == model.unlabeled_gain_
+    # No labelled row is of them, which says nothing of how many others are.
+    assert model.intercept_[:3].mean() == pytest.approx(0, abs=1e-3)
+
+
 def test_left_out_rows_are_held_out_of_the_pool_as_well(make_task):
     seen, unseen = [], []
     for seed in range(4):

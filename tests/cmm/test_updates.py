@@ -176,6 +176,48 @@ def test_a_class_with_images_is_forgotten_as_by_a_fit_where_they_are_kept(task):
     assert model.classes_.tolist() == NAMES[rest].tolist()
 
 
+@pytest.mark.parametrize("keep", [True, False])
+def test_shares_of_rows_without_a_label_follow_the_classes(task, keep):
+    X, y, text = task
+    labels = NAMES[y].astype(object)
+    labels[y == 3] = None
+    labels[1::3] = None
+    settings = {"store_support": keep, "extra_classes": ["dog"]}
+    model = CMMClassifier(by_name(text), **settings).fit(X, labels)
+    before = dict(zip(NAMES, model.unlabeled_shares_, strict=True))
+    model.add_class("fox", text[0] + text[1])
+    assert model.unlabeled_shares_.tolist() == [*before.values(), 0]
+    model.forget_class("fox")
+    assert model.unlabeled_shares_.tolist() == list(before.values())
+    # A class with a name only has rows of the pool, so it does leave a trace.
+    model.forget_class("dog")
+    refit = CMMClassifier(by_name(text)).fit(X, labels)
+    assert model.unlabeled_shares_.shape == (4,)
+    assert model.unlabeled_shares_.sum() == pytest.approx(1)
+    if keep:
+        assert_same(model, refit, X)
+        assert_allclose(model.unlabeled_shares_, refit.unlabeled_shares_, atol=1e-6)
+    else:
+        share = before["ant"] / (1 - before["dog"])
+        assert model.unlabeled_shares_[0] == pytest.approx(share)
+
+
+def test_views_of_a_forgotten_class_are_forgotten_too(task):
+    X, y, text = task
+    labels, groups = NAMES[y].astype(object), np.arange(len(y)) // 2
+    labels[1::2] = None  # which the other view of the photograph has
+    bare = X[y == 0][:2] + 0.1
+    X, groups = np.concatenate([X, bare]), np.r_[groups, 50, 51]
+    labels = np.r_[labels, [None, None]]
+    model = CMMClassifier(by_name(text), store_support=True)
+    model.fit(X, labels, groups=groups).forget_class("cat")
+    stays = np.r_[y != 2, True, True]
+    refit = CMMClassifier(by_name(text))
+    refit.fit(X[stays], labels[stays], groups=groups[stays])
+    assert_same(model, refit, X)
+    assert_allclose(model.unlabeled_shares_, refit.unlabeled_shares_, atol=1e-6)
+
+
 @pytest.mark.parametrize("labels", [NAMES, np.array([3, 1, 4, 7, 5])])
 def test_a_class_that_was_forgotten_comes_back(task, labels):
     X, y, text = task

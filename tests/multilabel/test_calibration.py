@@ -277,6 +277,35 @@ def test_the_share_has_the_least_documented_cost(unit, seed, expected):
     assert found == pytest.approx(min(costs, key=costs.get))
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_images_without_labels_have_a_say_in_the_share(unit, seed):
+    support, pairs, text = make_support(unit, seed)
+    rng = np.random.default_rng(seed)
+    labels = np.repeat([0, 1], 5)
+    vectors = text[labels] + rng.normal(size=(10, 8))
+    extra = Pairs(np.arange(10), labels, vectors, rng.random(10))
+    local = Scorer(20.0, "local", 2)
+    # One image of the last label is too few to judge it by.
+    only = pairs.labels != 2
+    only[np.flatnonzero(pairs.labels == 2)[0]] = True
+    pairs = Pairs(*(a[only] for a in vars(pairs).values()))
+    found = choose_share(support, pairs, text, local, 0.6, extra)
+    _, counts = label_sums(pairs, 3)
+    n_images = np.bincount(pairs.labels, minlength=3)
+    costs = {}
+    for tenths in range(11):
+        share = tenths / 10
+        tried = [text_shares(share, counts, True), np.ones(3)]
+        given = support.tokens, pairs, text, tried, local, True, extra
+        scores = leave_one_out_scores(*given)[0][:, :2]
+        fitted = fit_sigmoid(
+            scores, support.indicator[:, :2], support.weight, n_images[:2]
+        )
+        loss = fitted.loss * support.weight.sum() * 2
+        costs[share] = loss + (share - 0.6) ** 2 / (2 * 0.32**2)
+    assert found == pytest.approx(min(costs, key=costs.get))
+
+
 def test_few_images_leave_the_expected_share(unit):
     support, pairs, text = make_support(unit, 0, n=6)
     scorer = Scorer(20.0, "local", 2)

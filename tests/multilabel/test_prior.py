@@ -45,14 +45,10 @@ from skfewshot.multilabel._prototypes import (
     make_pairs,
     mix,
 )
+from skfewshot.multilabel._reading import split_tokens
 from skfewshot.multilabel._scoring import Scorer, score
 from skfewshot.multilabel._selection import select
-from skfewshot.multilabel._tokens import (
-    FeatureMap,
-    Support,
-    feature_means,
-    split_tokens,
-)
+from skfewshot.multilabel._tokens import FeatureMap, Support, feature_means
 from skfewshot.multilabel._training import average_precision
 
 ALL_STEPS = ("gate", "convolution", "attention")

@@ -260,3 +260,34 @@ def test_leaving_out_the_nearest_is_leaving_out_both():
         alone = mixed / np.linalg.norm(mixed)
         expected = slow_score(tokens, image, [alone], scorer)[0]
         assert_allclose(found[image, label], expected, rtol=1e-7, atol=1e-8)
+
+
+@pytest.mark.parametrize("n_extra", [1, 4, 7])
+def test_of_images_without_labels_the_farther_half_speaks(n_extra):
+    tokens, pairs, text = make_support(7)
+    rng = np.random.default_rng(n_extra)
+    labels = np.repeat([0, 2, 3], n_extra)
+    vectors, weight = rng.normal(size=(len(labels), 8)), rng.random(len(labels))
+    extra = Pairs(np.arange(len(labels)), labels, vectors, weight)
+    share = np.full(len(text), 0.4)
+    # Labels do not compete here, so that others do not matter.
+    found = leave_one_out_scores(tokens, pairs, text, [share], SCORERS[1], extra=extra)
+    for p, (image, label) in enumerate(zip(pairs.images, pairs.labels, strict=True)):
+        others = pairs.labels == label
+        others[p] = False
+        total = pairs.weight[others] @ pairs.vectors[others]
+        like = [unit_rows(pairs.vectors)[p] @ v for v in unit_rows(vectors)]
+        own = sorted(np.flatnonzero(labels == label), key=lambda e: like[e])
+        for e in own[: int(np.ceil(len(own) / 2))]:
+            total = total + weight[e] * vectors[e]
+        part = 0.4 if others.any() or own else 1
+        mixed = (1 - part) * unit_rows(total[None])[0] + part * text[label]
+        alone = mixed / np.linalg.norm(mixed)
+        expected = slow_score(tokens, image, [alone], SCORERS[1])[0]
+        assert_allclose(found[0, image, label], expected, rtol=1e-7, atol=1e-8)
+    # Images known to lack a label are scored by all that is said of it.
+    everything = pairs.weight @ (pairs.vectors * (pairs.labels == 2)[:, None])
+    everything = everything + weight @ (vectors * (labels == 2)[:, None])
+    whole = 0.6 * unit_rows(everything[None])[0] + 0.4 * text[2]
+    expected = slow_score(tokens, 0, [whole / np.linalg.norm(whole)], SCORERS[1])[0]
+    assert_allclose(found[0, 0, 2], expected, rtol=1e-7, atol=1e-8)

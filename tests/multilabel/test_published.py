@@ -21,9 +21,10 @@ from skfewshot.multilabel._episodes import (
 )
 from skfewshot.multilabel._interaction import PriorNetwork
 from skfewshot.multilabel._prior_state import image_maps, map_labels
+from skfewshot.multilabel._reading import split_tokens
 from skfewshot.multilabel._scoring import Scorer
 from skfewshot.multilabel._selection import select
-from skfewshot.multilabel._tokens import FeatureMap, Support, split_tokens
+from skfewshot.multilabel._tokens import FeatureMap, Support
 
 SMALL = {
     "n_components": 24,

@@ -23,6 +23,8 @@ from skfewshot.metrics import mean_average_precision, mean_average_precision_sco
 from skfewshot.model_selection import SemiSupervisedSplit
 from skfewshot.multilabel._sharpening import MOST_SUREST, surest_shares
 
+#: Seeds and numbers of images: a support, a pool without labels, a query.
+PARTS = [(0, 8), (1, 80), (2, 150)]
 KINDS = ["striped star", "plain heart", "spotted ring"]
 
 
@@ -151,6 +153,30 @@ def test_images_without_labels_tell_labels_apart(many):
     )
     assert with_pool.sharpened_
     assert better > score + 0.01
+
+
+def test_with_images_without_labels_prototypes_need_less_of_poor_texts(planted):
+    own = {"noise": 1.0, "text_noise": 3.0}
+    support, pool, query = (planted(n, seed=seed, **own) for seed, n in PARTS)
+    X = np.concatenate([support.X, pool.X])
+    Y = np.concatenate([support.Y, np.full(pool.Y.shape, np.nan)])
+    params = {"n_select": 3, "query_scoring": "competitive"}
+    alone = fit(support.X, support.Y, support.text, **params)
+    model = fit(X, Y, support.text, **params)
+    assert model.sharpened_
+    assert model.text_weight_ < alone.text_weight_
+    score, better = (
+        mean_average_precision(query.Y, model.decision_function(query.X))
+        for model in (alone, model)
+    )
+    assert better > score + 0.01
+    # A share that is given is not chosen.
+    params["text_weight"] = 0.5
+    given, alone = (
+        fit(*known, support.text, **params)
+        for known in ((X, Y), (support.X, support.Y))
+    )
+    assert given.text_weight_ == alone.text_weight_
 
 
 def test_of_a_lone_feature_only_what_is_known_teaches(many):
