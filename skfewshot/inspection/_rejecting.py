@@ -21,7 +21,8 @@ from sklearn.utils.validation import check_is_fitted
 from skfewshot._base import FewShotClassifier
 from skfewshot._labels import plain_labels, with_class
 from skfewshot._rows import plain
-from skfewshot._sklearn import Estimator, HasMethods, Interval, _fit_context
+from skfewshot._sklearn import Estimator, HasMethods, Interval, _fit_context, show
+from skfewshot._unlabelled import unlabelled_rows
 from skfewshot._unread import only_read
 from skfewshot.inspection._model import resolve
 from skfewshot.inspection._novelty import novelty_score, novelty_threshold
@@ -49,7 +50,8 @@ class RejectingClassifier(ClassifierMixin, MetaEstimatorMixin, Estimator):
     unknown : label, default=None
         What to predict then: a label of the kind of those in `y`, but none of them.
         None is ``"unknown"`` or, where labels are numbers, -1, or one less than the
-        lowest if some are negative.
+        lowest if some are negative; one less again if `estimator` has that for rows
+        without a label, ``unlabeled=``.
 
     Attributes
     ----------
@@ -127,8 +129,8 @@ class RejectingClassifier(ClassifierMixin, MetaEstimatorMixin, Estimator):
         Raises
         ------
         ValueError
-            If `estimator` cannot leave rows out, or `unknown` is one of the classes or
-            of another kind.
+            If `estimator` cannot leave rows out, or `unknown` is one of the classes, of
+            another kind, or what `estimator` calls rows without a label.
 
         Warns
         -----
@@ -142,10 +144,15 @@ class RejectingClassifier(ClassifierMixin, MetaEstimatorMixin, Estimator):
         if inner is not None and _STORE in inner.get_params(deep=False):
             inner.set_params(**{_STORE: True})
         self.estimator_ = estimator.fit(X, y, **params)
+        mark = getattr(inner, "unlabeled", None)
         unknown = self.unknown
         if unknown is None:
-            is_number = self.classes_.dtype.kind in "iuf"
-            unknown = min(-1, self.classes_.tolist()[0] - 1) if is_number else "unknown"
+            unknown = _unknown_of(self.classes_, mark)
+        if unlabelled_rows(np.array([unknown], dtype=object), mark) is not None:
+            raise ValueError(
+                f"unknown={show(unknown)} is what unlabeled= calls rows without a "
+                "label; name another."
+            )
         # With the classes in one array, so that it is of their type.
         self._labels = with_class(self.classes_, unknown, "unknown")[0]
         self.unknown_ = self._labels[-1:].tolist()[0]
@@ -278,6 +285,14 @@ class RejectingClassifier(ClassifierMixin, MetaEstimatorMixin, Estimator):
         tags = super().__sklearn_tags__()
         tags.input_tags = get_tags(self.estimator).input_tags
         return tags
+
+
+def _unknown_of(classes: NDArray, mark: Any) -> Any:
+    """Return what is called unknown where nobody says so."""
+    if classes.dtype.kind not in "iuf":
+        return "unknown"
+    unknown = min(-1, classes.tolist()[0] - 1)
+    return unknown - 1 if unlabelled_rows([unknown], mark) is not None else unknown
 
 
 def _last(estimator: Any) -> Any:

@@ -31,6 +31,19 @@ TRUSTED_TYPES = (
     "skfewshot.multilabel._classifier.MultiLabelPrototypeClassifier",
     "skfewshot.multilabel._prior.MultiLabelPrototypePrior",
 )
+# What a search of scikit-learn holds, and skops does not know: they keep settings.
+_SPLITTERS = (
+    *("KFold", "StratifiedKFold", "GroupKFold", "StratifiedGroupKFold", "LeaveOneOut"),
+    *("RepeatedKFold", "RepeatedStratifiedKFold"),
+    *("ShuffleSplit", "StratifiedShuffleSplit", "GroupShuffleSplit"),
+)
+_KNOWN_TYPES = (
+    *TRUSTED_TYPES,
+    *(f"sklearn.model_selection._split.{name}" for name in _SPLITTERS),
+    "sklearn.metrics._scorer._PassthroughScorer",
+    "sklearn.metrics._scorer._Scorer",
+    "sklearn.metrics._classification.accuracy_score",
+)
 #: The files of a saved model.
 MODEL, CARD = "model.skops", "README.md"
 #: What a model alone ends in.
@@ -110,12 +123,14 @@ def save(
     path, is_file = check_target(path)
     content = io.dumps(model)
     unknown = set(io.get_untrusted_types(data=content))
-    unknown -= {*TRUSTED_TYPES, *_names(trusted)}
+    unknown -= {*_KNOWN_TYPES, *_names(trusted)}
     if unknown:
+        inner = "model.best_estimator_ alone is what predicts. "
         raise ValueError(
             f"model holds {sorted(unknown)[:10]}, which is not of this library, and "
-            "would not be loaded unless it is trusted. If you know it, name it in "
-            "trusted=, here and in load; a lambda cannot be saved at all."
+            "would not be loaded unless it is trusted. "
+            f"{inner if hasattr(model, 'best_estimator_') else ''}If you know it, name "
+            "it in trusted=, here and in load; a lambda cannot be saved at all."
         )
     card = "" if is_file else model_card(model, path.absolute().name, weights_license)
     (path.parent if is_file else path).mkdir(parents=True, exist_ok=True)
@@ -188,7 +203,7 @@ def load(path: str | os.PathLike, *, trusted: Iterable[str] = ()) -> Any:
     """
     io = _skops_io()
     file = model_file(path)
-    known = {*TRUSTED_TYPES, *_names(trusted)}
+    known = {*_KNOWN_TYPES, *_names(trusted)}
     with _damage_named(file):
         unknown = set(io.get_untrusted_types(file=file)) - known
     if unknown:
@@ -250,7 +265,8 @@ def _downloaded(repo: str) -> Path:
 
 
 def _names(trusted: Iterable[str]) -> list[str]:
-    names = [trusted] if isinstance(trusted, str) else list(trusted)
+    names = [trusted] if isinstance(trusted, str) else trusted
+    names = list(names) if isinstance(names, Iterable) else [names]
     if not all(isinstance(name, str) for name in names):
         raise TypeError(
             f"trusted must hold the names of types, as 'module.Name'; got {names!r}."

@@ -161,6 +161,16 @@ def test_what_unknown_may_not_be_called(unknown, message, task):
         model.fit(task.X, task.y)
 
 
+def test_rows_without_a_label_are_not_called_unknown(task):
+    y = np.where(np.arange(len(task.y)) % 4 == 0, -1, task.y)
+    cmm = CMMClassifier(dict(enumerate(task.text)), unlabeled=-1)
+    model = RejectingClassifier(cmm).fit(task.X, y)
+    assert model.unknown_ == -2
+    assert set(model.predict(task.others)) & {-2} and -1 not in model.predict(task.X)
+    with pytest.raises(ValueError, match="unknown=-1 is what unlabeled= calls rows"):
+        RejectingClassifier(cmm, unknown=-1).fit(task.X, y)
+
+
 def test_what_cannot_be_rejected_by(task):
     model = RejectingClassifier(TipAdapterClassifier(task.text))
     with pytest.raises(ValueError, match="TipAdapterClassifier does not know"):

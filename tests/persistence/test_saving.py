@@ -13,6 +13,7 @@ import pytest
 import yaml
 from numpy.testing import assert_array_equal
 from sklearn.exceptions import NotFittedError
+from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 
@@ -110,6 +111,20 @@ def test_what_is_round_a_classifier(images_and_names, tmp_path):
         f"| right | {100 * right:.1f} % of 12 |" in text
         and "RejectingClassifier(" in text
     )
+
+
+@pytest.mark.parametrize("scoring", [None, "accuracy"])
+def test_a_search_comes_back(scoring, make_task, tmp_path):
+    X, y, text = make_task()
+    search = GridSearchCV(
+        CMMClassifier(text), {"logit_scale": [20.0, 50.0]}, cv=2, scoring=scoring
+    )
+    loaded = skfewshot.load(skfewshot.save(search.fit(X, y), tmp_path / "m"))
+    assert_array_equal(loaded.predict_proba(X), search.predict_proba(X))
+    assert loaded.best_params_ == search.best_params_
+    search.set_params(scoring="neg_log_loss").fit(X, y)
+    with pytest.raises(ValueError, match=r"log_loss.*best_estimator_ alone"):
+        skfewshot.save(search, tmp_path / "m")
 
 
 def test_one_file(pipeline, images_and_names, tmp_path):
@@ -268,6 +283,8 @@ def test_types_that_nobody_trusts(make_task, tmp_path):
     assert_array_equal(loaded.predict(X), model.predict(X))
     with pytest.raises(TypeError, match="trusted must hold the names"):
         skfewshot.load(folder, trusted=[threading.Event])
+    with pytest.raises(TypeError, match="trusted must hold the names"):
+        skfewshot.load(folder, trusted=3)
 
 
 def test_what_cannot_be_loaded(tmp_path, pipeline):
