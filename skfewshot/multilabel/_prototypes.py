@@ -130,9 +130,7 @@ def label_sums(pairs: Pairs, n_labels: int) -> tuple[NDArray, NDArray]:
     return sums, counts.astype(pairs.vectors.dtype)
 
 
-def text_shares(
-    share: Any, counts: NDArray, has_text: bool, mean_count: float | None = None
-) -> NDArray:
+def text_shares(share: Any, counts: NDArray, has_text: bool) -> NDArray:
     r"""Return the text's share of each label's prototype, which falls with its images.
 
     .. math:: a_l = \frac{\kappa}{\kappa + n_l}, \qquad
@@ -148,8 +146,6 @@ def text_shares(
         The images :math:`n_l` of each label. With none, the text has it all.
     has_text : bool
         Without text, images have it all.
-    mean_count : float or None
-        :math:`\bar n`; None is the mean of the counts of labels with images.
 
     Returns
     -------
@@ -157,9 +153,7 @@ def text_shares(
     """
     if not has_text:
         return np.zeros_like(counts)
-    if mean_count is None:
-        mean_count = counts[counts > 0].mean()
-    of_text = mean_count * share
+    of_text = counts[counts > 0].mean() * share
     of_all = of_text + (1 - share) * counts
     shares = of_text / np.maximum(of_all, np.finfo(counts.dtype).tiny)
     return np.where(counts > 0, shares, 1).astype(counts.dtype)

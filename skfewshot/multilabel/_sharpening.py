@@ -155,7 +155,7 @@ def sharpened_share(taught: Taught, images: Support) -> float:
     """
     if not (taught.has_text and taught.has_choice):
         return taught.share
-    prototypes = prototypes_of(taught, taught.pairs)
+    prototypes = _prototypes(taught, taught.pairs)
     extra = surest_pairs(taught, images, taught.pairs, prototypes)
     given = taught.support, taught.pairs, taught.text, taught.scorer, taught.share
     return choose_share(*given, extra)
@@ -272,11 +272,11 @@ def learn(
     inside = np.ones(len(images.weight), dtype=bool)
     inside[has_known] = kept
     images = images[inside]
-    before = after = prototypes_of(taught, pairs)
+    before = after = _prototypes(taught, pairs)
     sharpened = replace(taught, share=share)
     for _ in range(N_ROUNDS):
         extra = surest_pairs(taught, images, pairs, after)
-        after = prototypes_of(sharpened, pairs, extra)
+        after = _prototypes(sharpened, pairs, extra)
     return before, after
 
 
@@ -292,34 +292,18 @@ def _known(images: Support) -> NDArray:
     return images.known
 
 
-def prototypes_of(taught: Taught, pairs: Pairs, extra: Pairs | None = None) -> NDArray:
-    """Mix the prototypes; the text has its share by the pairs of what is known.
-
-    Parameters
-    ----------
-    taught : Taught
-    pairs : Pairs
-        Of what is known.
-    extra : Pairs or None
-        What the surest images say. Of a label without another image they count as much
-        as they weigh together, but at most as one image.
-
-    Returns
-    -------
-    ndarray of shape (L, d)
-    """
+def _prototypes(taught: Taught, pairs: Pairs, extra: Pairs | None = None) -> NDArray:
+    """Mix the prototypes; the text has its share by the pairs of what is known."""
     n_labels = len(taught.text)
-    _, known = label_sums(pairs, n_labels)
-    counts = known
+    _, counts = label_sums(pairs, n_labels)
     if extra is not None:
-        surest = np.minimum(label_sums(extra, n_labels)[1], known.dtype.type(1))
-        counts = np.where(known == 0, surest, known)
+        # What the surest say of a label counts as one image where there is no other.
+        has_extra = np.bincount(extra.labels, minlength=n_labels) > 0
+        counts = np.where((counts == 0) & has_extra, counts.dtype.type(1), counts)
         pairs = joined(pairs, extra)
     if not counts.any():
         return taught.text
-    # Guesses of one label say nothing of how many images the others have.
-    mean_count = known[known > 0].mean() if known.any() else known.dtype.type(1)
-    shares = text_shares(taught.share, counts, taught.has_text, mean_count)
+    shares = text_shares(taught.share, counts, taught.has_text)
     return mix(pairs, taught.text, shares)
 
 

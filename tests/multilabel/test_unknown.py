@@ -21,13 +21,7 @@ from skfewshot import (
 from skfewshot.datasets import make_scenes
 from skfewshot.metrics import mean_average_precision, mean_average_precision_scorer
 from skfewshot.model_selection import SemiSupervisedSplit
-from skfewshot.multilabel._prototypes import Pairs
-from skfewshot.multilabel._sharpening import (
-    MOST_SUREST,
-    Taught,
-    prototypes_of,
-    surest_shares,
-)
+from skfewshot.multilabel._sharpening import MOST_SUREST, surest_shares
 
 #: Seeds and numbers of images: a support, a pool without labels, a query.
 PARTS = [(0, 8), (1, 80), (2, 150)]
@@ -183,34 +177,6 @@ def test_with_images_without_labels_prototypes_need_less_of_poor_texts(planted):
         for known in ((X, Y), (support.X, support.Y))
     )
     assert given.text_weight_ == alone.text_weight_
-
-
-@pytest.mark.parametrize("sure", [0.2, 0.7, 30.0])
-def test_guesses_take_from_a_text_as_much_as_they_are_sure(sure):
-    rng = np.random.default_rng(0)
-    text = np.linalg.qr(rng.normal(size=(4, 2)))[0].T
-    of_known, of_guess = rng.normal(size=(2, 4))
-    one = np.array([0])
-    known = Pairs(one, one, of_known[None], np.array([2.0]))
-    guess = Pairs(one, one + 1, of_guess[None], np.array([sure]))
-    given = {"support": None, "scorer": None, "left_out": None, "make_pairs": None}
-    taught = Taught(
-        pairs=known,
-        text=text,
-        has_text=True,
-        share=0.6,
-        has_choice=True,
-        is_multilabel=True,
-        **given,
-    )
-    found = prototypes_of(taught, known, guess)
-    # By text_shares: the text counts as two images times .6 / .4.
-    kappa, count = 3.0, min(sure, 1.0)
-    share = kappa / (kappa + count)
-    wanted = (1 - share) * of_guess / np.linalg.norm(of_guess) + share * text[1]
-    assert_allclose(found[1], wanted / np.linalg.norm(wanted))
-    wanted = 0.4 * of_known / np.linalg.norm(of_known) + 0.6 * text[0]
-    assert_allclose(found[0], wanted / np.linalg.norm(wanted))
 
 
 def test_of_a_lone_feature_only_what_is_known_teaches(many):
