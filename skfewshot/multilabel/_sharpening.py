@@ -297,9 +297,9 @@ def _prototypes(taught: Taught, pairs: Pairs, extra: Pairs | None = None) -> NDA
     n_labels = len(taught.text)
     _, counts = label_sums(pairs, n_labels)
     if extra is not None:
-        # Where there is no other image, the surest count as one, if they add up to one.
-        surest = np.minimum(label_sums(extra, n_labels)[1], counts.dtype.type(1))
-        counts = np.where(counts == 0, surest, counts)
+        # What the surest say of a label counts as one image where there is no other.
+        has_extra = np.bincount(extra.labels, minlength=n_labels) > 0
+        counts = np.where((counts == 0) & has_extra, counts.dtype.type(1), counts)
         pairs = joined(pairs, extra)
     if not counts.any():
         return taught.text
