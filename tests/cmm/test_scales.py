@@ -189,16 +189,17 @@ def make_left_out(seed=0, n_classes=4, n_rows=12, skill=(3.0, 0.5), weight=1.0):
     return LeftOut(*as_tensors(np.arange(n_rows), frozen, mapped, y, weight, others))
 
 
-def medians(shots, trust, surprise, text_penalty):
+def medians(n_classes, shots, trust, surprise, text_penalty):
     """Of the priors, as the Notes of the classifier have them."""
     g = (text_penalty * shots) ** 0.2
     g *= (min(max(surprise, 0.2), 0.8) / 0.8) ** (0.35 * trust)
-    return 0.78 / g, 9 * g * (1 + 0.45 * (1 - trust))
+    few = min(1, 25 / 24 * (1 - 1 / n_classes))
+    return 0.78 / g, 9 * few * g * (1 + 0.45 * (1 - trust))
 
 
 def reference_weights(left_out, ratio, **given_):
     _, frozen, mapped, y, weight, others = (part.numpy() for part in left_out)
-    text, image = medians(**given_)
+    text, image = medians(frozen.shape[1], **given_)
     judges = weight * (others > 0)
 
     def weights(x):
@@ -236,7 +237,8 @@ def test_without_rows_to_spare_the_medians_are_taken():
     left_out = make_left_out()
     left_out = left_out._replace(others=0 * left_out.others)
     found = find_weights(left_out, ratio=None, **given_)
-    assert_allclose(found, (*medians(**given_), 0), rtol=1e-6)
+    n_classes = left_out.frozen.shape[1]
+    assert_allclose(found, (*medians(n_classes, **given_), 0), rtol=1e-6)
 
 
 def test_images_that_tell_weigh_more_than_texts_that_do_not():
