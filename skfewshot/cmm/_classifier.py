@@ -216,8 +216,9 @@ class CMMClassifier(
     :math:`(L / 0.8)^{0.35 \bar \pi}` times as much, but *L* is 0.2 at least; where the
     mean trust :math:`\bar \pi` is below one, the median of *b* is
     :math:`1 + 0.45 (1 - \bar \pi)` times as much, and with *C* classes, fewer than 25,
-    :math:`\frac{25}{24} (1 - 1 / C)` times, as prototypes of few are further apart.
-    Where no class has two rows the medians are taken, at :math:`\lambda_T = 3`.
+    :math:`\frac{25}{24} (1 - 1 / C)` times, as prototypes of few are further apart (to
+    the power :math:`\bar n - 1`, below two rows a class). Where no class has two rows
+    the medians are taken, at :math:`\lambda_T = 3`.
 
     **The intercepts** maximise the likelihood of the left-out rows times a normal prior
     of standard deviation 1, with classes weighted equally. In `left_out_proba_` each

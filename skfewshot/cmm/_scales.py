@@ -41,7 +41,8 @@ SURPRISE, _LEAST_SURPRISE, _SURPRISE_POWER = 0.8, 0.2, 0.35
 # ... of images, more by this share where no text is trusted.
 _ALONE = 0.45
 # Classes from which on that image weight holds. Prototypes of C classes less their mean
-# are at cosines of -1 / (C - 1), so that fewer classes are further apart.
+# are at cosines of -1 / (C - 1), so that fewer classes are further apart. Lone images
+# are near none of them, and need no less.
 _MANY_CLASSES = 25
 _TEXT_SPREAD, _IMAGE_SPREAD = 0.5, 0.4
 # Standard deviation of the intercepts of the classes.
@@ -231,7 +232,8 @@ def find_weights(
     growth *= share ** (_SURPRISE_POWER * trust)
     text, image = _TEXT_WEIGHT / growth, _IMAGE_WEIGHT * _MAPPED_SCALE * growth
     image *= 1 + _ALONE * (1 - trust)
-    image *= min(1.0, (1 - 1 / frozen.shape[1]) / (1 - 1 / _MANY_CLASSES))
+    few = min(1.0, (1 - 1 / max(frozen.shape[1], 2)) / (1 - 1 / _MANY_CLASSES))
+    image *= few ** min(max(shots - 1, 0.0), 1.0)
 
     def weights(x: Tensor) -> tuple[Tensor, Tensor]:
         a = text * (_TEXT_SPREAD * x[0]).exp()

@@ -193,7 +193,7 @@ def medians(n_classes, shots, trust, surprise, text_penalty):
     """Of the priors, as the Notes of the classifier have them."""
     g = (text_penalty * shots) ** 0.2
     g *= (min(max(surprise, 0.2), 0.8) / 0.8) ** (0.35 * trust)
-    few = min(1, 25 / 24 * (1 - 1 / n_classes))
+    few = min(1, 25 / 24 * (1 - 1 / n_classes)) ** min(1, max(0, shots - 1))
     return 0.78 / g, 9 * few * g * (1 + 0.45 * (1 - trust))
 
 
