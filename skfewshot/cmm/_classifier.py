@@ -262,7 +262,8 @@ class CMMClassifier(
     kept, but multiplied by :math:`1 - 0.3 \, \epsilon \, u / (u + \bar n)` for *u*
     weighted unlabelled rows a class and their mean doubt
     :math:`\epsilon = 1 - \max_c r_{uc}` in the first round, as mistakes that are
-    learned make sure of themselves. Classes without labelled rows begin at the means
+    learned make sure of themselves, and with *C* classes, fewer than 25, by
+    :math:`\frac{25}{24} (1 - 1 / C)`. Classes without labelled rows begin at the means
     that follow from their texts, and the intercept of each is :math:`3 / (3 + w n_c)`
     of theirs, with the rows that it gets.
 

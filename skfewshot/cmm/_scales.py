@@ -232,8 +232,7 @@ def find_weights(
     growth *= share ** (_SURPRISE_POWER * trust)
     text, image = _TEXT_WEIGHT / growth, _IMAGE_WEIGHT * _MAPPED_SCALE * growth
     image *= 1 + _ALONE * (1 - trust)
-    few = min(1.0, (1 - 1 / max(frozen.shape[1], 2)) / (1 - 1 / _MANY_CLASSES))
-    image *= few ** min(max(shots - 1, 0.0), 1.0)
+    image *= of_few_classes(frozen.shape[1]) ** min(max(shots - 1, 0.0), 1.0)
 
     def weights(x: Tensor) -> tuple[Tensor, Tensor]:
         a = text * (_TEXT_SPREAD * x[0]).exp()
@@ -247,6 +246,11 @@ def find_weights(
     x, least = _mode(loss, frozen, 2)
     a, b = weights(x)
     return Weights(float(a), float(b), least)
+
+
+def of_few_classes(n_classes: int) -> float:
+    """Return how much of the image weight of many classes so many have."""
+    return min(1.0, (1 - 1 / max(n_classes, 2)) / (1 - 1 / _MANY_CLASSES))
 
 
 def find_intercepts(logits: Tensor, y: Tensor, weight: Tensor) -> Tensor:

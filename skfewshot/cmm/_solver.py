@@ -15,7 +15,13 @@ from skfewshot.cmm._labelled import (
     left_out_logits,
     weigh,
 )
-from skfewshot.cmm._scales import LeftOut, Weights, find_intercepts, trust_labels
+from skfewshot.cmm._scales import (
+    LeftOut,
+    Weights,
+    find_intercepts,
+    of_few_classes,
+    trust_labels,
+)
 from skfewshot.cmm._solution import Solution, Unlabelled
 from skfewshot.cmm._unlabelled import (
     HeldOut,
@@ -121,8 +127,9 @@ def _learn_unlabelled(
         weights, found_intercept = _weigh_again(fit, held_out, alpha, intercept, shots)
         flat = 1.0
     else:
+        flat *= of_few_classes(len(trust))  # whose images are lone no longer
         found_intercept = flat * intercept
-        weights = weights._replace(text=flat * weights.text, image=flat * weights.image)
+        weights = weights._replace(text=flat * text, image=flat * weights.image)
     with_pool = weights.text / text * held_out.texts + weights.image * held_out.cosines
     gain, error = held_out.gain(support, with_pool + intercept)
     # Where no row could be held out nothing speaks against them; few rows say little.

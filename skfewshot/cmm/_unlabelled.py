@@ -28,7 +28,7 @@ take their rows from the pool, which would else be taken for those of other clas
 Mean images that stand in for texts without trust are those of all rows, too. Weights
 and intercepts are found again by labelled rows that are held out of all this. Where
 none can be they stay, but for one number: logits are made flatter by as much as the
-pool repeats its own mistakes.
+pool repeats its own mistakes, and those of fewer than 25 classes more so.
 """
 
 from collections.abc import Iterator

@@ -54,19 +54,25 @@ def smallest_by_refits(task, coverage, model):
             0.0,
         ),
         # The weights and the trust are kept, not found anew without each row.
-        (CMMClassifier(store_left_out=True), CMMClassifier(), 0.06),
+        pytest.param(
+            *(CMMClassifier(store_left_out=True), CMMClassifier(), 0.06),
+            marks=pytest.mark.slow,
+        ),
     ],
     ids=["gda", "cmm"],
 )
 def test_sets_are_those_of_refits_without_each_row(
     keeping, plain, most, make_inspected
 ):
-    task = make_inspected(4, 6, noise=1.2)
-    for model in (keeping, plain):
-        model.set_params(text_features=task.text)
-    sets = predict_set(keeping.fit(task.X, task.y), task.queries)
-    expected = smallest_by_refits(task, 0.9, plain)
-    assert (sets != expected).mean() <= most
+    others = []
+    for seed in range(8):
+        task = make_inspected(4, 6, seed, noise=1.2)
+        for model in (keeping, plain):
+            model.set_params(text_features=task.text)
+        sets = predict_set(keeping.fit(task.X, task.y), task.queries)
+        expected = smallest_by_refits(task, 0.9, plain)
+        others.append((sets != expected).mean())
+    assert np.mean(others) <= most
     assert 1 < expected.sum(axis=1).mean() < 5
 
 
