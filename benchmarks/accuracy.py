@@ -54,12 +54,7 @@ def main():
         for method in arguments.methods:
             # An error now is better than one after an hour.
             find_class(METHODS[method][0])
-    make_and_report(
-        arguments,
-        lambda run: run["method"] in arguments.redo and is_asked_for(run, arguments),
-        run_all,
-        report,
-    )
+    make_and_report(arguments, is_asked_for, run_all, report)
 
 
 def run_all(arguments, results):

@@ -13,7 +13,9 @@ from pathlib import Path
 
 import numpy as np
 from feature_data import draw_rows, load
+from report import markdown_table
 from sklearn.metrics import log_loss
+from trouble import wrong_labels
 
 from skfewshot import (
     CMMClassifier,
@@ -25,19 +27,13 @@ from skfewshot import (
 from skfewshot.metrics import expected_calibration_error
 
 DATA = ("dtd47", "pets25", "caltech69", "flowers102")
-
-
-def methods(text):
-    """Return unfitted classifiers by their name in the table."""
-    kinds = {
-        "Tip-Adapter": TipAdapterClassifier,
-        "GDA": GaussianDiscriminantClassifier,
-        "ProKeR": ProKeRClassifier,
-        "CMM": CMMClassifier,
-    }
-    if text is not None:
-        kinds = {"zero-shot": ZeroShotClassifier, **kinds}
-    return {name: kind(text) for name, kind in kinds.items()}
+KINDS = {
+    "zero-shot": ZeroShotClassifier,
+    "Tip-Adapter": TipAdapterClassifier,
+    "GDA": GaussianDiscriminantClassifier,
+    "ProKeR": ProKeRClassifier,
+    "CMM": CMMClassifier,
+}
 
 
 def choose_classes(data, n_classes, seed):
@@ -52,14 +48,6 @@ def choose_classes(data, n_classes, seed):
     return np.argsort(-means @ means[chosen[0]])[:n_classes]
 
 
-def mistaken(y, share, rng):
-    """Return labels of which a share is another class's."""
-    y, n_classes = y.copy(), int(y.max()) + 1
-    wrong = rng.permutation(len(y))[: round(share * len(y))]
-    y[wrong] = (y[wrong] + rng.integers(1, n_classes, len(wrong))) % n_classes
-    return y
-
-
 def run(data, n_classes, shots, seed, wrong, has_names):
     """Return accuracy, calibration error and log loss by method; {} without rows."""
     classes = np.sort(choose_classes(data, n_classes, seed))
@@ -72,12 +60,13 @@ def run(data, n_classes, shots, seed, wrong, has_names):
     if np.bincount(y).min() < shots:
         return {}
     rows = draw_rows(y, shots, seed)
-    labels = mistaken(y[rows], wrong, np.random.default_rng(seed))
-    if len(np.unique(labels)) < n_classes:
-        return {}
+    labels = wrong_labels(y[rows], wrong, np.random.default_rng(seed))
+    text = data["text"][classes] if has_names else None
     scores = {}
-    for name, model in methods(data["text"][classes] if has_names else None).items():
-        proba = model.fit(X[rows], labels).predict_proba(Q)
+    for name, kind in KINDS.items():
+        if kind is ZeroShotClassifier and text is None:
+            continue
+        proba = kind(text).fit(X[rows], labels).predict_proba(Q)
         scores[name] = (
             100 * float((proba.argmax(axis=1) == asked).mean()),
             expected_calibration_error(asked, proba),
@@ -95,8 +84,7 @@ def main():
     parser.add_argument("--wrong", type=float, default=0.0)
     arguments = parser.parse_args()
     sets = {name: load(arguments.data / f"{name}.npz") for name in DATA}
-    print("| classes, images each, names | runs | method: accuracy, error, log loss |")
-    print("|---|---|---|")
+    rows = []
     for has_names, n_classes, shots in product(
         (True, False), arguments.classes, arguments.shots
     ):
@@ -106,15 +94,20 @@ def main():
             if not has_names or "text" in data
         ]
         runs = [found for found in runs if found]
-        cells = []
-        for name in runs[0]:
-            mean = np.mean([found[name] for found in runs], axis=0)
-            cells.append(
-                f"{name} {mean[0]:.1f}, .{1000 * mean[1]:03.0f}, {mean[2]:.3f}"
-            )
         named = "with" if has_names else "without"
-        head = f"{n_classes}, {shots}, {named}"
-        print(f"| {head} | {len(runs)} | {'; '.join(cells)} |", flush=True)
+        cells = [
+            _cell([found[name] for found in runs if name in found]) for name in KINDS
+        ]
+        rows.append([f"{n_classes}, {shots}, {named}", len(runs), *cells])
+    print("Accuracy in %, calibration error, log loss:\n")
+    print(markdown_table(["classes, images each, names", "tasks", *KINDS], rows))
+
+
+def _cell(found):
+    if not found:
+        return "-"
+    accuracy, error, loss = np.mean(found, axis=0)
+    return f"{accuracy:.1f}, .{1000 * error:03.0f}, {loss:.3f}"
 
 
 if __name__ == "__main__":

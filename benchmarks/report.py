@@ -126,15 +126,16 @@ class Results:
         os.replace(file.name, self.path)
 
 
-def make_and_report(arguments, is_stale, make_runs, report):
+def make_and_report(arguments, asked, make_runs, report):
     """Make the runs that the file lacks, unless only a report is asked for.
 
     Parameters
     ----------
     arguments : argparse.Namespace
-        With ``json``, the file of the runs, and ``report``, to make none.
-    is_stale : callable
-        From a run to whether it is to be made again.
+        With ``json``, the file of the runs, ``report``, to make none, and ``redo``, the
+        methods whose runs are to be made again, or True for all.
+    asked : callable
+        ``asked(run, arguments)`` says whether a run is of what was asked for.
     make_runs, report : callable
         Called with ``arguments`` and the `Results`, one after the other.
     """
@@ -142,7 +143,14 @@ def make_and_report(arguments, is_stale, make_runs, report):
     warnings.filterwarnings("ignore", "The number of unique classes")
     results = Results(arguments.json)
     if not arguments.report:
-        results.remove(is_stale)
+        redo = arguments.redo
+        results.remove(
+            lambda run: (
+                redo
+                and (redo is True or run["method"] in redo)
+                and asked(run, arguments)
+            )
+        )
         make_runs(arguments, results)
     report(arguments, results)
 

@@ -42,12 +42,7 @@ MEASURES = (
 
 def main():
     arguments = _parse()
-    make_and_report(
-        arguments,
-        lambda run: run["method"] in arguments.redo and asked(run, arguments),
-        run_all,
-        report,
-    )
+    make_and_report(arguments, asked, run_all, report)
 
 
 def run_all(arguments, results):

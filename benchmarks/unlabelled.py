@@ -79,12 +79,7 @@ ANY = "any"
 
 def main():
     arguments = _parse()
-    make_and_report(
-        arguments,
-        lambda run: run["method"] in arguments.redo and asked(run, arguments),
-        run_all,
-        report,
-    )
+    make_and_report(arguments, asked, run_all, report)
 
 
 def run_all(arguments, results):

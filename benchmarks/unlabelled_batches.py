@@ -39,12 +39,7 @@ DATASETS = tuple(name for name in DATA if name not in (IMAGENET, RENDERED))
 
 def main():
     arguments = _parse()
-    make_and_report(
-        arguments,
-        lambda run: arguments.redo and asked(run, arguments),
-        run_all,
-        report,
-    )
+    make_and_report(arguments, asked, run_all, report)
 
 
 def run_all(arguments, results):

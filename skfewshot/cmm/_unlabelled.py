@@ -39,7 +39,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, normalize
 
-from skfewshot._base import Support
+from skfewshot._support import Support
 from skfewshot.cmm._gaussian import GaussianModel, Sample, fit_gaussian, summarise
 
 # Labelled rows that a class's unlabelled ones are worth at most.
